@@ -1,0 +1,397 @@
+"""``manifest.json``: what a bundle is, and the size and sha256 of every other file in it.
+
+The manifest is strict both ways: what is written is validated, and a manifest that is read is
+refused, with the path of the field, when a field is missing, unknown or of the wrong type. A
+manifest of a newer schema is refused as such, before its fields are looked at.
+
+The rule for the order of a compiled program's arguments: its weights, in the order that
+``Program.weights`` lists them, then its inputs sorted by name. Results are its outputs sorted by
+name. File names follow from names: ``stablehlo_path``, ``executable_path``, ``golden_path``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from maas_sdk.errors import InputError, ManifestError
+from maas_sdk.tensors import Signature, TensorSpec
+
+__all__ = [
+    "MANIFEST",
+    "SCHEMA",
+    "WEIGHTS",
+    "FileEntry",
+    "Manifest",
+    "Program",
+    "Target",
+    "Verification",
+    "executable_path",
+    "golden_path",
+    "stablehlo_path",
+]
+
+SCHEMA: Final = 1
+MANIFEST: Final = "manifest.json"
+WEIGHTS: Final = "weights.safetensors"
+
+# Model, program and target names become path components and URL segments.
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+def stablehlo_path(program: str, bucket: int) -> str:
+    """Where the portable program for a batch of ``bucket`` rows lies in the bundle."""
+    return f"programs/{program}-b{bucket}.stablehlo"
+
+
+def executable_path(target: str, program: str, bucket: int) -> str:
+    """Where the executable for one target and a batch of ``bucket`` rows lies in the bundle."""
+    return f"executables/{target}/{program}-b{bucket}.xla"
+
+
+def golden_path(program: str) -> str:
+    """Where a program's golden tensors lie: ``input/<name>`` and ``output/<name>``, safetensors."""
+    return f"golden/{program}.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileEntry:
+    """Size and hash of one file of the bundle."""
+
+    size_bytes: int
+    # Lower-case hex.
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verification:
+    """What ``verify`` measured on one program: packaged answers against the reference model."""
+
+    # Rows compared, over all buckets and targets.
+    rows: int
+    # Allowed: |packaged - reference| ≤ atol + rtol · |reference|, elementwise.
+    atol: float
+    rtol: float
+    # Largest |packaged - reference| seen, by output name.
+    max_abs_error: Mapping[str, float]
+    # Targets whose executables were really run on the exporting host.
+    targets_run: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Program:
+    """One named function over the bundle's weights."""
+
+    signature: Signature
+    # Names in weights.safetensors, in the order of the compiled program's first arguments.
+    weights: tuple[str, ...]
+    # Compiled batch sizes, ascending.
+    buckets: tuple[int, ...]
+    # True: no row's answer depends on another row, so a batch may be padded up to a bucket and
+    # split above the largest. False: only batches of exactly a bucket's size are answered.
+    row_independent: bool
+    # Custom calls in the program, sorted; the runtime registers the ones that jaxlib ships.
+    custom_calls: tuple[str, ...] = ()
+    # None when export was told not to verify.
+    verification: Verification | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """What a set of executables was compiled for and by."""
+
+    # PJRT platform: "cpu", "cuda", "tpu".
+    platform: str
+    # Machine architecture as ``platform.machine()`` says it: "x86_64", "aarch64".
+    arch: str
+    # jaxlib's version and git hash, "0.10.2+990e6a0b"; executables do not cross builds.
+    jaxlib: str
+    # LLVM names of the processor features that the compiler was free to use, sorted.
+    cpu_features: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """The whole of ``manifest.json``."""
+
+    # Name of the model.
+    name: str
+    programs: Mapping[str, Program]
+    targets: Mapping[str, Target]
+    # Every file but the manifest, by its path in the bundle with forward slashes.
+    files: Mapping[str, FileEntry] = field(default_factory=dict)
+    # Version of each package that took part in the export, by distribution name.
+    producer: Mapping[str, str] = field(default_factory=dict)
+    # UTC, RFC 3339, to the second.
+    created: str = "1970-01-01T00:00:00Z"
+    # The user's own words, such as accuracy or a training run's id.
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_names("name", [self.name])
+        _check_names("programs", self.programs)
+        _check_names("targets", self.targets)
+        if not self.programs:
+            raise ManifestError("manifest.programs: expected at least one program, got none")
+        for name, program in self.programs.items():
+            buckets = program.buckets
+            if not buckets or list(buckets) != sorted(set(buckets)) or buckets[0] < 1:
+                raise ManifestError(
+                    f"manifest.programs.{name}.buckets: expected ascending sizes ≥ 1, "
+                    f"got {list(buckets)}"
+                )
+        for path, entry in self.files.items():
+            _check_path(path)
+            if entry.size_bytes < 0 or not _SHA256.fullmatch(entry.sha256):
+                raise ManifestError(
+                    f"manifest.files.{path}: expected a size ≥ 0 and 64 lower-case hex digits"
+                )
+
+    def to_json(self) -> bytes:
+        """The manifest as UTF-8 JSON, keys sorted, the same bytes for the same manifest."""
+        document = {
+            "schema": SCHEMA,
+            "name": self.name,
+            "created": self.created,
+            "producer": dict(self.producer),
+            "metadata": dict(self.metadata),
+            "programs": {name: _program_out(value) for name, value in self.programs.items()},
+            "targets": {
+                name: {
+                    "platform": value.platform,
+                    "arch": value.arch,
+                    "jaxlib": value.jaxlib,
+                    "cpu_features": list(value.cpu_features),
+                }
+                for name, value in self.targets.items()
+            },
+            "files": {
+                path: {"size_bytes": entry.size_bytes, "sha256": entry.sha256}
+                for path, entry in self.files.items()
+            },
+        }
+        text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+        return text.encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Manifest:
+        """Read a manifest.
+
+        Raises:
+            ManifestError: not JSON, another schema, a field missing, unknown or of the wrong type.
+        """
+        try:
+            document = json.loads(data, object_pairs_hook=_no_duplicates)
+        except (ValueError, RecursionError) as error:
+            raise ManifestError(f"{MANIFEST} is not JSON: {error}") from error
+        if not isinstance(document, dict):
+            raise ManifestError(f"{MANIFEST}: expected an object, got {_kind(document)}")
+        schema = document.get("schema")
+        if type(schema) is not int:
+            raise ManifestError(f"manifest.schema: expected a whole number, got {schema!r}")
+        if schema != SCHEMA:
+            remedy = (
+                "pip install --upgrade maas-sdk"
+                if schema > SCHEMA
+                else "export the model again with this version"
+            )
+            raise ManifestError(
+                f"{MANIFEST} is of schema {schema}, this maas-sdk reads schema {SCHEMA}: {remedy}",
+                schema=schema,
+            )
+        try:
+            manifest: Manifest = _MANIFEST_IN(document, "manifest")
+        except InputError as error:  # a TensorSpec refused its dtype or shape
+            raise ManifestError(f"{MANIFEST}: {error}") from error
+        return manifest
+
+
+def _program_out(program: Program) -> dict[str, object]:
+    verification = program.verification
+    return {
+        "inputs": {name: _spec_out(spec) for name, spec in program.signature.inputs.items()},
+        "outputs": {name: _spec_out(spec) for name, spec in program.signature.outputs.items()},
+        "weights": list(program.weights),
+        "buckets": list(program.buckets),
+        "row_independent": program.row_independent,
+        "custom_calls": list(program.custom_calls),
+        "verification": None
+        if verification is None
+        else {
+            "rows": verification.rows,
+            "atol": verification.atol,
+            "rtol": verification.rtol,
+            "max_abs_error": dict(verification.max_abs_error),
+            "targets_run": list(verification.targets_run),
+        },
+    }
+
+
+def _spec_out(spec: TensorSpec) -> dict[str, object]:
+    return {"dtype": spec.dtype, "shape": list(spec.shape)}
+
+
+# ---- reading: small readers, each (value, path) → checked value, combined below ----
+
+type_names: Final = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    type(None): "null",
+}
+
+
+def _kind(value: object) -> str:
+    return type_names.get(type(value), type(value).__name__)
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"the same key twice: {', '.join(twice)}")
+    return found
+
+
+def _is(kind: type) -> Callable[[Any, str], Any]:
+    def read(value: Any, path: str) -> Any:
+        if type(value) is not kind:
+            raise ManifestError(f"{path}: expected {type_names[kind]}, got {_kind(value)}")
+        return value
+
+    return read
+
+
+def _number(value: Any, path: str) -> float:
+    if type(value) not in (int, float):
+        raise ManifestError(f"{path}: expected a number, got {_kind(value)}")
+    return float(value)
+
+
+def _list_of(read: Callable[[Any, str], Any]) -> Callable[[Any, str], tuple[Any, ...]]:
+    def read_list(value: Any, path: str) -> tuple[Any, ...]:
+        _is(list)(value, path)
+        return tuple(read(item, f"{path}[{index}]") for index, item in enumerate(value))
+
+    return read_list
+
+
+def _map_of(read: Callable[[Any, str], Any]) -> Callable[[Any, str], dict[str, Any]]:
+    def read_map(value: Any, path: str) -> dict[str, Any]:
+        _is(dict)(value, path)
+        return {name: read(item, f"{path}.{name}") for name, item in value.items()}
+
+    return read_map
+
+
+def _or_null(read: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+    return lambda value, path: None if value is None else read(value, path)
+
+
+def _record(
+    make: Callable[..., Any], fields: Mapping[str, Callable[[Any, str], Any]]
+) -> Callable[[Any, str], Any]:
+    """A reader of an object with exactly ``fields``, handed to ``make`` by keyword."""
+
+    def read_record(value: Any, path: str) -> Any:
+        _is(dict)(value, path)
+        missing, unknown = fields.keys() - value.keys(), value.keys() - fields.keys()
+        if missing or unknown:
+            raise ManifestError(
+                f"{path}: "
+                + "; ".join(
+                    f"{word} field{'s' if len(names) > 1 else ''} {', '.join(sorted(names))}"
+                    for word, names in (("missing", missing), ("unknown", unknown))
+                    if names
+                ),
+                missing=sorted(missing),
+                unknown=sorted(unknown),
+            )
+        return make(**{name: read(value[name], f"{path}.{name}") for name, read in fields.items()})
+
+    return read_record
+
+
+def _make_program(*, inputs: Any, outputs: Any, **fields: Any) -> Program:
+    return Program(signature=Signature(inputs=inputs, outputs=outputs), **fields)
+
+
+def _make_manifest(*, schema: int, **fields: Any) -> Manifest:
+    return Manifest(**fields)
+
+
+_SPEC_IN = _record(TensorSpec, {"dtype": _is(str), "shape": _list_of(_or_null(_is(int)))})
+_VERIFICATION_IN = _record(
+    Verification,
+    {
+        "rows": _is(int),
+        "atol": _number,
+        "rtol": _number,
+        "max_abs_error": _map_of(_number),
+        "targets_run": _list_of(_is(str)),
+    },
+)
+_PROGRAM_IN = _record(
+    _make_program,
+    {
+        "inputs": _map_of(_SPEC_IN),
+        "outputs": _map_of(_SPEC_IN),
+        "weights": _list_of(_is(str)),
+        "buckets": _list_of(_is(int)),
+        "row_independent": _is(bool),
+        "custom_calls": _list_of(_is(str)),
+        "verification": _or_null(_VERIFICATION_IN),
+    },
+)
+_MANIFEST_IN = _record(
+    _make_manifest,
+    {
+        "schema": _is(int),
+        "name": _is(str),
+        "created": _is(str),
+        "producer": _map_of(_is(str)),
+        "metadata": _map_of(_is(str)),
+        "programs": _map_of(_PROGRAM_IN),
+        "targets": _map_of(
+            _record(
+                Target,
+                {
+                    "platform": _is(str),
+                    "arch": _is(str),
+                    "jaxlib": _is(str),
+                    "cpu_features": _list_of(_is(str)),
+                },
+            )
+        ),
+        "files": _map_of(_record(FileEntry, {"size_bytes": _is(int), "sha256": _is(str)})),
+    },
+)
+
+
+def _check_names(where: str, names: Any) -> None:
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise ManifestError(
+                f"manifest.{where}: {name!r} is not a name: expected letters, digits, '.', '_' "
+                "and '-', starting with a letter or digit, at most 128 characters"
+            )
+
+
+def _check_path(path: str) -> None:
+    parts = path.split("/")
+    if (
+        any(part in ("", ".", "..") for part in parts)
+        or "\\" in path
+        or ":" in path
+        or "\0" in path
+        or path == MANIFEST
+    ):
+        raise ManifestError(f"manifest.files: {path!r} is not a path inside the bundle")

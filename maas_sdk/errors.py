@@ -1,0 +1,215 @@
+"""Every error of the package, in one family, and what each means to a caller.
+
+    MaasError
+    ├── InputError               the inputs do not fit the program's signature
+    ├── WireError                bytes that are not what the protocol says they are
+    │   ├── FrameError           not a frame of the msgpack dialect, or not a whole one
+    │   ├── TooLargeError        over a limit on size, depth or count
+    │   └── MediaTypeError       a content type that no dialect of the endpoint reads
+    ├── NotFoundError            no such model, version, label, program or path
+    ├── MethodError              the path exists, the HTTP method on it does not
+    ├── OverloadedError          load that the server sheds; come back later
+    ├── NotReadyError            the server is loading or draining
+    ├── DeadlineError            the caller's time was up before an answer was there
+    ├── ModelError               the model itself failed while it ran or loaded
+    ├── BundleError              a bundle cannot be used
+    │   ├── ManifestError        manifest.json breaks the schema, or is of another one
+    │   ├── CorruptError         a file's bytes are not the bytes that were sealed
+    │   └── IncompatibleError    no tier of this bundle can run on this host
+    ├── ExportError              a model cannot be made into a bundle
+    ├── ConfigError              options that contradict each other or the machine
+    └── TransportError           no answer arrived: refused, reset, cut or garbled
+
+What a caller may do about an error is a property of its class, not of the place that raised it:
+``TRAITS`` has one row per class. The serving side turns an error into a status with it, the
+client turns a status back into the error and decides whether to try again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = [
+    "TRAITS",
+    "BundleError",
+    "ConfigError",
+    "CorruptError",
+    "DeadlineError",
+    "ExportError",
+    "FrameError",
+    "IncompatibleError",
+    "InputError",
+    "MaasError",
+    "ManifestError",
+    "MediaTypeError",
+    "MethodError",
+    "ModelError",
+    "NotFoundError",
+    "NotReadyError",
+    "OverloadedError",
+    "TooLargeError",
+    "Traits",
+    "TransportError",
+    "WireError",
+    "error_from_code",
+    "traits",
+]
+
+
+class MaasError(Exception):
+    """Base of every error that the package raises on purpose.
+
+    Attributes:
+        message: one or two sentences: where, what was expected, what came, what to do.
+        retry_after_s: seconds after which a retry makes sense, when the raiser knows.
+        evidence: the values behind the message, by name, for programs to read.
+    """
+
+    def __init__(
+        self, message: str, *, retry_after_s: float | None = None, **evidence: object
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_s = retry_after_s
+        self.evidence = evidence
+
+
+class InputError(MaasError):
+    """The inputs do not fit the program's signature: name, dtype, rank, dimension or batch."""
+
+
+class WireError(MaasError):
+    """Bytes that are not what the protocol says they are."""
+
+
+class FrameError(WireError):
+    """Not a frame of the msgpack dialect, or not a whole one."""
+
+
+class TooLargeError(WireError):
+    """Over a limit on size, depth or count, found before memory was taken for it."""
+
+
+class MediaTypeError(WireError):
+    """A content type, or encoding, that no dialect of the endpoint reads."""
+
+
+class NotFoundError(MaasError):
+    """No such model, version, label, program or path."""
+
+
+class MethodError(MaasError):
+    """The path exists, but not with this HTTP method."""
+
+
+class OverloadedError(MaasError):
+    """Load that the server sheds to keep its promises to the calls it has taken."""
+
+
+class NotReadyError(MaasError):
+    """The server is loading its model, or draining before it stops."""
+
+
+class DeadlineError(MaasError):
+    """The caller's time was up before an answer was there; work may not have been started."""
+
+
+class ModelError(MaasError):
+    """The model itself failed, while it was loaded or while it ran."""
+
+
+class BundleError(MaasError):
+    """A bundle cannot be used."""
+
+
+class ManifestError(BundleError):
+    """``manifest.json`` breaks the schema, or is written in a newer one."""
+
+
+class CorruptError(BundleError):
+    """A file of the bundle is missing, added, cut or changed since it was sealed."""
+
+
+class IncompatibleError(BundleError):
+    """No tier of the bundle can run here: another jaxlib, platform or processor."""
+
+
+class ExportError(MaasError):
+    """A model cannot be made into a bundle as asked."""
+
+
+class ConfigError(MaasError):
+    """Options that contradict each other, or ask of the machine what it does not have."""
+
+
+class TransportError(MaasError):
+    """No answer arrived: the connection was refused, reset, cut or carried no HTTP."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Traits:
+    """What a class of errors means outside the process that raised it."""
+
+    # Machine-readable reason, stable across releases; travels in frames and JSON bodies.
+    code: str
+    # HTTP status of a reply that carries it.
+    http_status: int
+    # google.rpc.Code number, for gRPC.
+    grpc_code: int
+    # Whether the very same call can succeed when it is sent again.
+    retryable: bool
+
+
+def _row(code: str, http_status: int, grpc_code: int, retryable: bool = False) -> Traits:
+    return Traits(code=code, http_status=http_status, grpc_code=grpc_code, retryable=retryable)
+
+
+# gRPC numbers: https://grpc.github.io/grpc/core/md_doc_statuscodes.html
+# 3 INVALID_ARGUMENT, 4 DEADLINE_EXCEEDED, 5 NOT_FOUND, 8 RESOURCE_EXHAUSTED,
+# 9 FAILED_PRECONDITION, 12 UNIMPLEMENTED, 13 INTERNAL, 14 UNAVAILABLE, 15 DATA_LOSS.
+TRAITS: Final[dict[type[MaasError], Traits]] = {
+    MaasError: _row("internal", 500, 13),
+    InputError: _row("invalid_input", 422, 3),
+    WireError: _row("malformed", 400, 3),
+    FrameError: _row("malformed_frame", 400, 3),
+    TooLargeError: _row("too_large", 413, 8),
+    MediaTypeError: _row("unsupported_media_type", 415, 3),
+    NotFoundError: _row("not_found", 404, 5),
+    MethodError: _row("method_not_allowed", 405, 12),
+    OverloadedError: _row("overloaded", 429, 8, retryable=True),
+    NotReadyError: _row("not_ready", 503, 14, retryable=True),
+    DeadlineError: _row("deadline_exceeded", 504, 4),
+    ModelError: _row("model_failed", 500, 13),
+    BundleError: _row("bundle_unusable", 500, 9),
+    ManifestError: _row("manifest_invalid", 500, 9),
+    CorruptError: _row("bundle_corrupt", 500, 15),
+    IncompatibleError: _row("bundle_incompatible", 500, 9),
+    ExportError: _row("export_failed", 500, 9),
+    ConfigError: _row("config_invalid", 500, 9),
+    TransportError: _row("no_answer", 502, 14, retryable=True),
+}
+
+_BY_CODE: Final = {row.code: kind for kind, row in TRAITS.items()}
+
+
+def traits(error: BaseException) -> Traits:
+    """The row of ``TRAITS`` for an error; anything foreign counts as internal."""
+    for kind in type(error).__mro__:
+        if kind in TRAITS:
+            return TRAITS[kind]
+    return TRAITS[MaasError]
+
+
+def error_from_code(
+    code: str, message: str, *, retry_after_s: float | None = None, **evidence: object
+) -> MaasError:
+    """The error that a ``code`` received from the other side stands for.
+
+    A code of a newer release, unknown here, becomes a plain ``MaasError`` that keeps the code in
+    its evidence.
+    """
+    kind = _BY_CODE.get(code)
+    if kind is None:
+        return MaasError(message, retry_after_s=retry_after_s, code=code, **evidence)
+    return kind(message, retry_after_s=retry_after_s, **evidence)
