@@ -1,0 +1,5 @@
+"""The contract between client and service: bytes on the wire, and nothing that sends them.
+
+Reading order: ``frames`` (our msgpack dialect, many calls in one body), ``tfserving`` (TensorFlow
+Serving's REST v1 in JSON). Every function here is pure: bytes → value, value → bytes.
+"""

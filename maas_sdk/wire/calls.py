@@ -1,0 +1,60 @@
+"""What travels in a frame: calls one way, a result or a failure for each on the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from maas_sdk.errors import MaasError, error_from_code, traits
+from maas_sdk.tensors import Array
+
+__all__ = ["Call", "Failure", "Result"]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One prediction that a caller asks for."""
+
+    # Chosen by the caller, unique in its frame; the answer carries it back.
+    id: str
+    inputs: Mapping[str, Array] = field(repr=False)
+    # None: the model's default program.
+    program: str | None = None
+    # Seconds from now until the answer is of no use; relative, so clocks need not agree. It
+    # travels in whole milliseconds, rounded up. None: no deadline.
+    timeout_s: float | None = None
+    # Higher goes first where calls wait.
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The answer to one call."""
+
+    id: str
+    outputs: Mapping[str, Array] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why one call has no answer, while others in its frame may have theirs."""
+
+    id: str
+    # A code of ``errors.TRAITS``, or of a newer release.
+    code: str
+    message: str
+    # Seconds after which a retry makes sense, when the server knows.
+    retry_after_s: float | None = None
+
+    @classmethod
+    def from_error(cls, id: str, error: BaseException) -> Failure:
+        """What a caller is told about ``error``; nothing of a foreign one but its class."""
+        if isinstance(error, MaasError):
+            return cls(id, traits(error).code, error.message, error.retry_after_s)
+        return cls(id, traits(error).code, f"internal error: {type(error).__name__}")
+
+    def to_error(self) -> MaasError:
+        """The error that this failure stands for, to be raised on the caller's side."""
+        return error_from_code(
+            self.code, self.message, retry_after_s=self.retry_after_s, call_id=self.id
+        )
