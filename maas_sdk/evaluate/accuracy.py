@@ -1,0 +1,171 @@
+"""How often a classifier is right, for which classes, and how well it knows.
+
+The rule it keeps: numpy in, plain numbers out; nothing here knows where the answers came from, so
+the same code judges the in-process model and the endpoint.
+
+Dimension letters: N rows, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from maas_sdk.errors import InputError
+from maas_sdk.tensors import Array
+
+__all__ = ["ClassScore", "Classification", "accuracy", "classification", "confusion_matrix"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassScore:
+    """How one class fared. A ratio over nothing is 0."""
+
+    name: str
+    # Rows that belong to the class.
+    support: int
+    # Of the rows called this class, the share that is.
+    precision: float
+    # Of the rows that are this class, the share called so.
+    recall: float
+    # Harmonic mean of the two.
+    f1: float
+
+    def to_dict(self) -> dict[str, object]:
+        """The score as JSON-ready values."""
+        return {
+            "name": self.name,
+            "support": self.support,
+            "precision": self.precision,
+            "recall": self.recall,
+            "f1": self.f1,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Classification:
+    """A classifier judged on labelled rows."""
+
+    rows: int
+    # Share of rows whose most likely class is their label.
+    accuracy: float
+    classes: tuple[ClassScore, ...]
+    # [K, K] counts: row = the label, column = what it was called.
+    confusion: tuple[tuple[int, ...], ...]
+    # Expected calibration error in ten equal bins of confidence (Guo et al. 2017, eq. 3): how far
+    # the share of right answers is from the confidence they were given with, on average.
+    calibration_error: float
+
+    def to_dict(self) -> dict[str, object]:
+        """The judgement as JSON-ready values."""
+        return {
+            "rows": self.rows,
+            "accuracy": self.accuracy,
+            "classes": [score.to_dict() for score in self.classes],
+            "confusion": [list(row) for row in self.confusion],
+            "calibration_error": self.calibration_error,
+        }
+
+
+def accuracy(logits: Array, labels: Array) -> float:
+    """Share of rows whose largest logit is at their label.
+
+    Args:
+        logits: float[N, K]; probabilities do as well.
+        labels: integer[N].
+
+    Raises:
+        InputError: no rows, or shapes that do not belong together.
+    """
+    _check(logits, labels)
+    return float(np.mean(np.argmax(logits, axis=-1) == labels))
+
+
+def confusion_matrix(predicted: Array, labels: Array, *, classes: int) -> Array:
+    """Counts, int64[K, K], with the label as row and the predicted class as column.
+
+    Args:
+        predicted: integer[N], the class that each row was called.
+        labels: integer[N], the class that it is.
+        classes: K.
+
+    Raises:
+        InputError: shapes that differ, or a class outside 0…K-1.
+    """
+    if predicted.shape != labels.shape or labels.ndim != 1:
+        raise InputError(
+            f"predicted and labels must both be [N]; got {list(predicted.shape)} "
+            f"and {list(labels.shape)}"
+        )
+    for name, values in (("predicted", predicted), ("labels", labels)):
+        if values.size and not (values.min() >= 0 and values.max() < classes):
+            raise InputError(
+                f"{name}: expected classes 0 to {classes - 1}, "
+                f"got {int(values.min())} to {int(values.max())}"
+            )
+    counts = np.bincount(labels.astype(np.int64) * classes + predicted, minlength=classes**2)
+    return counts.reshape(classes, classes)
+
+
+def classification(
+    logits: Array, labels: Array, *, class_names: tuple[str, ...] | None = None
+) -> Classification:
+    """Judge a classifier's answers.
+
+    Args:
+        logits: float[N, K].
+        labels: integer[N].
+        class_names: K names; None numbers them.
+
+    Raises:
+        InputError: no rows, or shapes, labels or names that do not belong together.
+    """
+    _check(logits, labels)
+    classes = logits.shape[1]
+    names = tuple(map(str, range(classes))) if class_names is None else class_names
+    if len(names) != classes:
+        raise InputError(f"class_names: expected {classes} names, got {len(names)}")
+    predicted = np.argmax(logits, axis=-1)
+    counts = confusion_matrix(predicted, labels, classes=classes)
+    hits = counts.diagonal()
+    precision, recall = _ratio(hits, counts.sum(axis=0)), _ratio(hits, counts.sum(axis=1))
+    f1 = _ratio(2 * precision * recall, precision + recall)
+    return Classification(
+        rows=len(labels),
+        accuracy=accuracy(logits, labels),
+        classes=tuple(
+            ClassScore(
+                name=names[k],
+                support=int(counts[k].sum()),
+                precision=float(precision[k]),
+                recall=float(recall[k]),
+                f1=float(f1[k]),
+            )
+            for k in range(classes)
+        ),
+        confusion=tuple(tuple(int(count) for count in row) for row in counts),
+        calibration_error=_calibration_error(logits, predicted == labels),
+    )
+
+
+def _calibration_error(logits: Array, right: Array, bins: int = 10) -> float:
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True), dtype=np.float64)
+    confidence = (shifted / shifted.sum(axis=-1, keepdims=True)).max(axis=-1)
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(which, weights=right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(right))
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+
+
+def _check(logits: Array, labels: Array) -> None:
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise InputError(
+            f"expected logits [N, K] and labels [N], got {list(logits.shape)} "
+            f"and {list(labels.shape)}"
+        )
+    if not len(labels):
+        raise InputError("expected at least one row to judge, got none")

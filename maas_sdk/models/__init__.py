@@ -1,0 +1,1 @@
+"""Flax modules: small, honest, with names that sharding rules can match."""
