@@ -1,0 +1,70 @@
+"""Numbers as people read them: each with its unit, three significant digits, no false precision."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["count", "data_size", "duration", "percent", "ratio", "round_duration", "scientific"]
+
+_RAISED: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def duration(seconds: float) -> str:
+    """``0.00042`` → ``420 µs``, ``0.0371`` → ``37.1 ms``, ``95`` → ``1 min 35 s``."""
+    if round(seconds, 1) >= 60:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes} min {rest} s"
+    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
+        if abs(seconds) >= 0.9995 * factor:
+            return f"{_three_digits(seconds / factor)} {unit}"
+    return f"{_three_digits(seconds / 1e-9)} ns" if seconds else "0 s"
+
+
+def round_duration(seconds: float) -> str:
+    """A duration that is a round number already, such as a tick of an axis: ``0.05`` → ``50 ms``."""
+    value, _, unit = duration(seconds).partition(" ")
+    return f"{value.rstrip('0').rstrip('.') if '.' in value else value} {unit}"
+
+
+def data_size(nbytes: int) -> str:
+    """``1536`` → ``1.54 kB``; decimal units, as network and cloud bills use."""
+    if abs(nbytes) < 1000:
+        return f"{nbytes} B"
+    value = float(nbytes)
+    for unit in ("kB", "MB", "GB"):
+        value /= 1000
+        if abs(value) < 999.5:
+            return f"{_three_digits(value)} {unit}"
+    return f"{_three_digits(value / 1000)} TB"
+
+
+def percent(share: float, *, digits: int = 2) -> str:
+    """``0.98611`` → ``98.61 %``."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def count(number: float) -> str:
+    """``12345.6`` → ``12,346``; below ten, one digit after the point unless it is whole."""
+    if abs(number) < 10 and number != int(number):
+        return f"{number:.1f}"
+    return f"{number:,.0f}"
+
+
+def ratio(value: float) -> str:
+    """``1.4142`` → ``1.41 ×``."""
+    return f"{_three_digits(value)} ×"
+
+
+def scientific(value: float) -> str:
+    """``0.0000019`` → ``1.9 × 10⁻⁶``; what needs no exponent, ``0.113``, is left as it is."""
+    if value == 0 or 1e-3 <= abs(value) < 1e4:
+        return f"{value:.3g}"
+    digits, exponent = f"{value:.1e}".split("e")
+    return f"{digits.removesuffix('.0')} × 10{str(int(exponent)).translate(_RAISED)}"
+
+
+def _three_digits(value: float) -> str:
+    size = abs(value)
+    if size >= 99.95:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if size >= 9.995 else f"{value:.2f}"

@@ -1,0 +1,135 @@
+"""SVG by hand: an element as escaped text, scales from values to pixels, and axes.
+
+Colours are never written here: elements carry classes, and the page's style sheet gives them
+their colours in light and in dark.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Final
+
+__all__ = ["Frame", "Scale", "axes", "element", "number", "picture", "text", "ticks"]
+
+# Pixels between an axis and the words beside it.
+_GAP: Final = 8
+
+
+def number(value: float) -> str:
+    """A coordinate with at most two digits after the point, which is finer than any screen."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def element(name: str, *children: str, **attributes: str | float | None) -> str:
+    """One element. Underscores in attribute names become hyphens, a trailing one goes.
+
+    Children are markup and kept as they are; attribute values are escaped.
+    """
+    written = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="'
+        f'{escape(value) if isinstance(value, str) else number(value)}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    inside = "".join(children)
+    return f"<{name}{written}>{inside}</{name}>" if inside else f"<{name}{written}/>"
+
+
+def text(content: str, x: float, y: float, class_: str = "label", anchor: str = "start") -> str:
+    """Words at a point; ``anchor`` is start, middle or end."""
+    return element("text", escape(content), x=x, y=y, class_=class_, text_anchor=anchor)
+
+
+def picture(*children: str, width: float, height: float, title: str, class_: str = "chart") -> str:
+    """A whole picture that scales with its column; ``title`` is what a screen reader says."""
+    return element(
+        "svg",
+        *children,
+        viewBox=f"0 0 {number(width)} {number(height)}",
+        role="img",
+        aria_label=title,
+        class_=class_,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scale:
+    """A straight line from values to pixels; either end may be the larger one."""
+
+    low: float
+    high: float
+    at_low: float
+    at_high: float
+
+    def __call__(self, value: float) -> float:
+        """The pixel of a value."""
+        share = (value - self.low) / ((self.high - self.low) or 1.0)
+        return self.at_low + share * (self.at_high - self.at_low)
+
+
+def ticks(low: float, high: float, wanted: int = 5) -> tuple[float, ...]:
+    """Round values that cover [low, high] from just below to just above it, about ``wanted``.
+
+    Steps are 1, 2 or 5 times a power of ten.
+    """
+    if not high > low:
+        high = low + (abs(low) or 1.0)
+    rough = (high - low) / max(1, wanted - 1)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= 0.999 * rough)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    # round() takes away what 3 * 0.1 carries behind its last digit.
+    digits = max(0, -math.floor(math.log10(step)))
+    return tuple(round(index * step, digits) for index in range(first, last + 1))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Frame:
+    """The rectangle, in pixels, that the data is drawn in."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def axes(
+    frame: Frame,
+    *,
+    x: Scale,
+    y: Scale,
+    x_ticks: Sequence[float],
+    y_ticks: Sequence[float],
+    x_format: Callable[[float], str],
+    y_format: Callable[[float], str],
+    x_label: str,
+    y_label: str,
+) -> str:
+    """Grid lines across, a base line, tick labels on both axes, and what each axis means."""
+    grid = [
+        element("line", x1=frame.left, x2=frame.right, y1=y(v), y2=y(v), class_="grid")
+        for v in y_ticks
+    ]
+    beside = [text(y_format(v), frame.left - _GAP, y(v) + 4, "tick", "end") for v in y_ticks]
+    below = [
+        element("line", x1=x(v), x2=x(v), y1=frame.bottom, y2=frame.bottom + 4, class_="axis")
+        + text(x_format(v), x(v), frame.bottom + 18, "tick", "middle")
+        for v in x_ticks
+    ]
+    base = element(
+        "line", x1=frame.left, x2=frame.right, y1=frame.bottom, y2=frame.bottom, class_="axis"
+    )
+    return "".join(
+        [
+            *grid,
+            *beside,
+            base,
+            *below,
+            text(x_label, (frame.left + frame.right) / 2, frame.bottom + 38, "label", "middle"),
+            # Above the axis and level, so that nobody has to turn their head.
+            text(y_label, frame.left - _GAP, frame.top - 12, "label", "start"),
+        ]
+    )
