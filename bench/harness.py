@@ -49,10 +49,11 @@ class Sample:
 
     @property
     def median(self) -> float:
+        """Of the values, whatever their unit."""
         return statistics.median(self.values)
 
     def row(self, *, unit: str = "ms", scale: float = 1e3) -> dict[str, object]:
-        """Name, median, least and greatest for ``table``; ``scale`` takes the values to ``unit``."""
+        """Name, median, least and greatest for ``table``; ``scale`` turns values into ``unit``."""
         return {
             "what": self.name,
             f"median {unit}": round(self.median * scale, 3),
