@@ -1,1 +1,21 @@
-"""Contract one: the bundle, a folder that holds a compiled model and everything to trust it."""
+"""Contract one: the bundle, a folder that holds a compiled model and everything to trust it.
+
+What a reader needs is here; the rest by module: ``manifest`` (the fields), ``weights`` (tensors),
+``archive`` (zip), ``store`` (models and their versions).
+"""
+
+from __future__ import annotations
+
+from maas_sdk.bundle.folder import Bundle, BundleWriter, open_bundle
+from maas_sdk.bundle.manifest import Manifest
+from maas_sdk.bundle.weights import Weights, open_weights, write_weights
+
+__all__ = [
+    "Bundle",
+    "BundleWriter",
+    "Manifest",
+    "Weights",
+    "open_bundle",
+    "open_weights",
+    "write_weights",
+]

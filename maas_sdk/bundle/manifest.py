@@ -12,6 +12,7 @@ name. File names follow from names: ``stablehlo_path``, ``executable_path``, ``g
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -29,8 +30,10 @@ __all__ = [
     "Program",
     "Target",
     "Verification",
+    "check_path",
     "executable_path",
     "golden_path",
+    "is_name",
     "stablehlo_path",
 ]
 
@@ -40,6 +43,7 @@ WEIGHTS: Final = "weights.safetensors"
 
 # Model, program and target names become path components and URL segments.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_CREATED: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -137,6 +141,10 @@ class Manifest:
         _check_names("targets", self.targets)
         if not self.programs:
             raise ManifestError("manifest.programs: expected at least one program, got none")
+        if not _CREATED.fullmatch(self.created):
+            raise ManifestError(
+                f"manifest.created: expected a time like 2026-01-31T12:00:00Z, got {self.created!r}"
+            )
         for name, program in self.programs.items():
             buckets = program.buckets
             if not buckets or list(buckets) != sorted(set(buckets)) or buckets[0] < 1:
@@ -145,14 +153,18 @@ class Manifest:
                     f"got {list(buckets)}"
                 )
         for path, entry in self.files.items():
-            _check_path(path)
+            check_path(path)
             if entry.size_bytes < 0 or not _SHA256.fullmatch(entry.sha256):
                 raise ManifestError(
                     f"manifest.files.{path}: expected a size ≥ 0 and 64 lower-case hex digits"
                 )
 
     def to_json(self) -> bytes:
-        """The manifest as UTF-8 JSON, keys sorted, the same bytes for the same manifest."""
+        """The manifest as UTF-8 JSON, keys sorted, the same bytes for the same manifest.
+
+        Raises:
+            ManifestError: a number that is not finite, or text that UTF-8 cannot hold.
+        """
         document = {
             "schema": SCHEMA,
             "name": self.name,
@@ -174,8 +186,13 @@ class Manifest:
                 for path, entry in self.files.items()
             },
         }
-        text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
-        return text.encode() + b"\n"
+        try:
+            text = json.dumps(
+                document, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False
+            )
+            return text.encode() + b"\n"
+        except ValueError as error:  # a NaN or infinity, or text that UTF-8 cannot hold
+            raise ManifestError(f"{MANIFEST} cannot be written: {error}") from error
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
@@ -185,7 +202,10 @@ class Manifest:
             ManifestError: not JSON, another schema, a field missing, unknown or of the wrong type.
         """
         try:
-            document = json.loads(data, object_pairs_hook=_no_duplicates)
+            # Decoded here: json itself would also take UTF-16 and UTF-32.
+            document = json.loads(
+                data.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
+            )
         except (ValueError, RecursionError) as error:
             raise ManifestError(f"{MANIFEST} is not JSON: {error}") from error
         if not isinstance(document, dict):
@@ -203,10 +223,7 @@ class Manifest:
                 f"{MANIFEST} is of schema {schema}, this maas-sdk reads schema {SCHEMA}: {remedy}",
                 schema=schema,
             )
-        try:
-            manifest: Manifest = _MANIFEST_IN(document, "manifest")
-        except InputError as error:  # a TensorSpec refused its dtype or shape
-            raise ManifestError(f"{MANIFEST}: {error}") from error
+        manifest: Manifest = _MANIFEST_IN(document, "manifest")
         return manifest
 
 
@@ -237,7 +254,7 @@ def _spec_out(spec: TensorSpec) -> dict[str, object]:
 
 # ---- reading: small readers, each (value, path) → checked value, combined below ----
 
-type_names: Final = {
+_KINDS: Final = {
     dict: "an object",
     list: "a list",
     str: "a string",
@@ -249,7 +266,7 @@ type_names: Final = {
 
 
 def _kind(value: object) -> str:
-    return type_names.get(type(value), type(value).__name__)
+    return _KINDS.get(type(value), type(value).__name__)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -261,10 +278,29 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _string(value: Any, path: str) -> str:
+    if type(value) is not str:
+        raise ManifestError(f"{path}: expected a string, got {_kind(value)}")
+    _encodable(value, path)
+    return value
+
+
+def _encodable(text: str, path: str) -> None:
+    """JSON can spell half a surrogate pair, which no UTF-8 can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ManifestError(f"{path!a}: {text!a} is not valid text") from error
+
+
 def _is(kind: type) -> Callable[[Any, str], Any]:
     def read(value: Any, path: str) -> Any:
         if type(value) is not kind:
-            raise ManifestError(f"{path}: expected {type_names[kind]}, got {_kind(value)}")
+            raise ManifestError(f"{path}: expected {_KINDS[kind]}, got {_kind(value)}")
         return value
 
     return read
@@ -273,7 +309,13 @@ def _is(kind: type) -> Callable[[Any, str], Any]:
 def _number(value: Any, path: str) -> float:
     if type(value) not in (int, float):
         raise ManifestError(f"{path}: expected a number, got {_kind(value)}")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ManifestError(f"{path}: expected a finite number")
+    return number
 
 
 def _list_of(read: Callable[[Any, str], Any]) -> Callable[[Any, str], tuple[Any, ...]]:
@@ -287,6 +329,8 @@ def _list_of(read: Callable[[Any, str], Any]) -> Callable[[Any, str], tuple[Any,
 def _map_of(read: Callable[[Any, str], Any]) -> Callable[[Any, str], dict[str, Any]]:
     def read_map(value: Any, path: str) -> dict[str, Any]:
         _is(dict)(value, path)
+        for name in value:
+            _encodable(name, path)
         return {name: read(item, f"{path}.{name}") for name, item in value.items()}
 
     return read_map
@@ -308,14 +352,19 @@ def _record(
             raise ManifestError(
                 f"{path}: "
                 + "; ".join(
-                    f"{word} field{'s' if len(names) > 1 else ''} {', '.join(sorted(names))}"
+                    f"{word} field{'s' if len(names) > 1 else ''} "
+                    + ascii(", ".join(sorted(names)))[1:-1]
                     for word, names in (("missing", missing), ("unknown", unknown))
                     if names
                 ),
                 missing=sorted(missing),
                 unknown=sorted(unknown),
             )
-        return make(**{name: read(value[name], f"{path}.{name}") for name, read in fields.items()})
+        read_fields = {name: read(value[name], f"{path}.{name}") for name, read in fields.items()}
+        try:
+            return make(**read_fields)
+        except InputError as error:  # a TensorSpec refused its dtype or shape
+            raise ManifestError(f"{path}: {error}") from error
 
     return read_record
 
@@ -328,7 +377,7 @@ def _make_manifest(*, schema: int, **fields: Any) -> Manifest:
     return Manifest(**fields)
 
 
-_SPEC_IN = _record(TensorSpec, {"dtype": _is(str), "shape": _list_of(_or_null(_is(int)))})
+_SPEC_IN = _record(TensorSpec, {"dtype": _string, "shape": _list_of(_or_null(_is(int)))})
 _VERIFICATION_IN = _record(
     Verification,
     {
@@ -336,7 +385,7 @@ _VERIFICATION_IN = _record(
         "atol": _number,
         "rtol": _number,
         "max_abs_error": _map_of(_number),
-        "targets_run": _list_of(_is(str)),
+        "targets_run": _list_of(_string),
     },
 )
 _PROGRAM_IN = _record(
@@ -344,10 +393,10 @@ _PROGRAM_IN = _record(
     {
         "inputs": _map_of(_SPEC_IN),
         "outputs": _map_of(_SPEC_IN),
-        "weights": _list_of(_is(str)),
+        "weights": _list_of(_string),
         "buckets": _list_of(_is(int)),
         "row_independent": _is(bool),
-        "custom_calls": _list_of(_is(str)),
+        "custom_calls": _list_of(_string),
         "verification": _or_null(_VERIFICATION_IN),
     },
 )
@@ -355,37 +404,43 @@ _MANIFEST_IN = _record(
     _make_manifest,
     {
         "schema": _is(int),
-        "name": _is(str),
-        "created": _is(str),
-        "producer": _map_of(_is(str)),
-        "metadata": _map_of(_is(str)),
+        "name": _string,
+        "created": _string,
+        "producer": _map_of(_string),
+        "metadata": _map_of(_string),
         "programs": _map_of(_PROGRAM_IN),
         "targets": _map_of(
             _record(
                 Target,
                 {
-                    "platform": _is(str),
-                    "arch": _is(str),
-                    "jaxlib": _is(str),
-                    "cpu_features": _list_of(_is(str)),
+                    "platform": _string,
+                    "arch": _string,
+                    "jaxlib": _string,
+                    "cpu_features": _list_of(_string),
                 },
             )
         ),
-        "files": _map_of(_record(FileEntry, {"size_bytes": _is(int), "sha256": _is(str)})),
+        "files": _map_of(_record(FileEntry, {"size_bytes": _is(int), "sha256": _string})),
     },
 )
 
 
+def is_name(text: str) -> bool:
+    """Whether a text may name a model, a program or a target."""
+    return _NAME.fullmatch(text) is not None
+
+
 def _check_names(where: str, names: Any) -> None:
     for name in names:
-        if not _NAME.fullmatch(name):
+        if not is_name(name):
             raise ManifestError(
                 f"manifest.{where}: {name!r} is not a name: expected letters, digits, '.', '_' "
                 "and '-', starting with a letter or digit, at most 128 characters"
             )
 
 
-def _check_path(path: str) -> None:
+def check_path(path: str) -> None:
+    """Refuse, with ``ManifestError``, what is no path of a file inside a bundle."""
     parts = path.split("/")
     if (
         any(part in ("", ".", "..") for part in parts)

@@ -1,0 +1,148 @@
+"""A bundle as one zip file, to be carried about, and back.
+
+The rule on the way in: the manifest is read first, and the zip may hold exactly the files that it
+lists, with the sizes that it declares, under paths inside the bundle. Bytes are counted and hashed
+as they come out, so a zip that would unpack to more than it declares is stopped at that byte.
+
+``zipfile`` is imported where it is used: a server that starts from a folder never needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from maas_sdk.bundle.folder import MAX_MANIFEST_BYTES, Bundle, copy_checked, open_bundle
+from maas_sdk.bundle.manifest import MANIFEST, Manifest
+from maas_sdk.bundle.staging import Staging, disk_errors
+from maas_sdk.errors import BundleError, CorruptError, NotFoundError
+
+if TYPE_CHECKING:
+    from zipfile import ZipFile, ZipInfo
+
+__all__ = ["unzip_bundle", "zip_bundle"]
+
+_REMEDY: Final = "zip or copy the bundle again"
+_CHUNK_BYTES: Final = 2**20
+# The same bundle gives the same zip, whenever it is made; 1980 is where zip's time begins.
+_TIME: Final = (1980, 1, 1, 0, 0, 0)
+
+
+def zip_bundle(folder: str | os.PathLike[str], zip_path: str | os.PathLike[str]) -> Path:
+    """Check a bundle and write it as a zip file, beside its target first and then renamed.
+
+    Weights are stored as they are, for they hardly shrink; everything else is deflated.
+
+    Returns:
+        The zip file's path. A file of that name is replaced.
+
+    Raises:
+        BundleError: the bundle is corrupt, or the disk is full.
+    """
+    from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
+
+    bundle, target = open_bundle(folder), Path(zip_path)
+    bundle.check()
+    temporary = target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    with disk_errors(target):
+        try:
+            with ZipFile(temporary, "x") as archive:
+                for name in [MANIFEST, *sorted(bundle.manifest.files)]:
+                    info = ZipInfo(name, _TIME)
+                    info.external_attr = 0o644 << 16
+                    stored = name.endswith(".safetensors")
+                    info.compress_type = ZIP_STORED if stored else ZIP_DEFLATED
+                    info.file_size = (bundle.path / name).stat().st_size
+                    with open(bundle.path / name, "rb") as file, archive.open(info, "w") as out:
+                        while chunk := file.read(_CHUNK_BYTES):
+                            out.write(chunk)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    return target
+
+
+def unzip_bundle(
+    zip_path: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+) -> Bundle:
+    """Unpack a zipped bundle, every byte checked, into a folder that appears whole or not at all.
+
+    Raises:
+        NotFoundError: no file at ``zip_path``.
+        CorruptError: not a whole zip file, or not exactly what its manifest lists.
+        ManifestError: its manifest breaks the schema.
+        ConfigError: the folder exists and ``overwrite`` is off.
+        BundleError: the disk is full.
+    """
+    import zlib
+    from zipfile import BadZipFile, ZipFile
+
+    where = os.path.basename(zip_path)
+    try:
+        with ZipFile(zip_path) as archive:
+            return _unpack(archive, where, folder, overwrite)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"no zip file at {os.fspath(zip_path)}: check the path") from error
+    except (BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
+        # RuntimeError is zipfile's word for an encrypted entry.
+        raise CorruptError(f"{where} is not a whole zip file: {error}; {_REMEDY}") from error
+
+
+def _unpack(
+    archive: ZipFile, where: str, folder: str | os.PathLike[str], overwrite: bool
+) -> Bundle:
+    entries = _entries(archive, where)
+    if MANIFEST not in entries:
+        raise BundleError(f"{where} is no zipped bundle: it has no {MANIFEST} at its top")
+    data = _read_manifest(archive, entries[MANIFEST], where)
+    manifest = Manifest.from_json(data)
+    expected = manifest.files.keys() | {MANIFEST}
+    if entries.keys() != expected:
+        raise CorruptError(
+            f"{where}: missing {sorted(expected - entries.keys())}, unlisted "
+            f"{sorted(entries.keys() - expected)}: expected exactly the files of its manifest; "
+            f"{_REMEDY}"
+        )
+    for name, entry in manifest.files.items():
+        if entries[name].file_size != entry.size_bytes:
+            raise CorruptError(
+                f"{where}: {name}: expected {entry.size_bytes} bytes, found "
+                f"{entries[name].file_size} declared; {_REMEDY}",
+                file=name,
+            )
+    with Staging(folder, overwrite=overwrite) as staging:
+        for name, entry in manifest.files.items():
+            with archive.open(entries[name]) as source:
+                copy_checked(source, staging.path / name, name, entry)
+        (staging.path / MANIFEST).write_bytes(data)
+        staging.commit()
+    return Bundle(staging.target, manifest)
+
+
+def _entries(archive: ZipFile, where: str) -> dict[str, ZipInfo]:
+    """Entries by name; folders, which other tools add, do not count."""
+    entries: dict[str, ZipInfo] = {}
+    for info in archive.infolist():
+        if info.is_dir():
+            continue
+        # ``orig_filename`` is the name before zipfile made it agreeable.
+        if info.orig_filename in entries:
+            raise CorruptError(f"{where}: {info.orig_filename!r} is in it twice; {_REMEDY}")
+        entries[info.orig_filename] = info
+    return entries
+
+
+def _read_manifest(archive: ZipFile, info: ZipInfo, where: str) -> bytes:
+    with archive.open(info) as file:
+        data = file.read(MAX_MANIFEST_BYTES + 1)
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise CorruptError(f"{where}: {MANIFEST} is over {MAX_MANIFEST_BYTES} bytes; {_REMEDY}")
+    return data
