@@ -1,0 +1,33 @@
+"""The predict function in functions-framework's ASGI flavour, to measure beside the sync one."""
+
+import os
+
+import functions_framework.aio
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request as StarletteRequest
+from starlette.responses import Response as StarletteResponse
+
+import maas_sdk.runtime
+from maas_sdk.serve.endpoint import Endpoint, Request
+from maas_sdk.serve.host import ModelHost
+
+endpoint = Endpoint(
+    ModelHost(lambda: maas_sdk.runtime.load(os.environ["MAAS_BUNDLE"], check="deferred"))
+)
+os.register_at_fork(after_in_child=endpoint.start)
+
+
+@functions_framework.aio.http
+async def predict(request: StarletteRequest) -> StarletteResponse:
+    """One request through the same endpoint core."""
+    body = await request.body()
+    asked = Request(
+        method=request.method,
+        path=request.scope["raw_path"].decode("latin-1"),
+        headers=dict(request.headers),
+        body=body,
+    )
+    response = await run_in_threadpool(endpoint.handle, asked)
+    return StarletteResponse(
+        b"".join(response.body), status_code=response.status, headers=dict(response.headers)
+    )

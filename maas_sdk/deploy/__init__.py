@@ -1,0 +1,1 @@
+"""From a bundle to what a cloud runs, and how long that takes to start."""

@@ -1,0 +1,195 @@
+"""A function folder running as Cloud Functions would run it: functions-framework, its own process.
+
+The rule it keeps: whatever happens inside the ``with`` block, the process is gone after it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from maas_sdk.errors import ConfigError, DeadlineError, TransportError
+
+__all__ = ["FunctionProcess", "framework_command"]
+
+# Cloud Run sends SIGTERM this long before it kills.
+_GRACE_S: Final = 10.0
+# How often a port that is not open yet is tried: much finer than what is measured.
+_POLL_S: Final = 0.001
+# What of the parent's environment would make the child another program than in the cloud.
+_NOT_INHERITED: Final = ("XLA_FLAGS", "PYTHONDONTWRITEBYTECODE", "PYTHONPROFILEIMPORTTIME")
+
+
+def framework_command() -> list[str]:
+    """The console script of functions-framework that belongs to this interpreter.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    for folder in (Path(sys.executable).parent, Path(sysconfig.get_path("scripts"))):
+        for name in ("functions-framework", "functions-framework.exe"):
+            if (folder / name).is_file():
+                return [str(folder / name)]
+    raise ConfigError("functions-framework is not installed: pip install 'maas-sdk[serve]'")
+
+
+class FunctionProcess:
+    """A running function folder.
+
+    Attributes:
+        port: on 127.0.0.1, where it listens or will.
+        spawned_unix_s: wall clock just before the process was started.
+    """
+
+    def __init__(
+        self, folder: Path, *, target: str = "predict", environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Start ``folder/main.py``; returns at once, long before the function can answer.
+
+        Args:
+            folder: holds main.py.
+            target: the function in it.
+            environment: variables on top of this process's own.
+
+        Raises:
+            ConfigError: no main.py there, or functions-framework is not installed.
+        """
+        source = folder / "main.py"
+        if not source.is_file():
+            raise ConfigError(f"{folder}: expected a function folder, with a main.py in it")
+        command = framework_command()
+        self.port = _free_port()
+        self._log = tempfile.TemporaryFile()
+        inherited = {k: v for k, v in os.environ.items() if k not in _NOT_INHERITED}
+        self.spawned_unix_s = time.time()
+        self._process = subprocess.Popen(
+            [
+                *command,
+                *("--source", str(source), "--target", target),
+                *("--host", "127.0.0.1", "--port", str(self.port)),
+            ],
+            cwd=folder,
+            env={**inherited, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            # A group of its own, so that gunicorn's worker is stopped with its master.
+            start_new_session=True,
+        )
+
+    @property
+    def url(self) -> str:
+        """Address of the function."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Of the process that was started; gunicorn's worker is its child."""
+        return self._process.pid
+
+    def log(self) -> str:
+        """All that the process has written so far."""
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")
+
+    def first_answer(
+        self,
+        path: str,
+        body: Sequence[bytes | memoryview] = (),
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 60.0,
+    ) -> tuple[int, bytes]:
+        """Status and body of the first answer, asked for from before the port is open.
+
+        Args:
+            path: to POST to.
+            body: the request's body, in parts.
+            headers: of the request.
+            timeout_s: to wait in all.
+
+        Raises:
+            TransportError: the process ended before it answered; its last words are in the message.
+            DeadlineError: no answer in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        data = b"".join(body)
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise DeadlineError(f"{self.url}: no answer within {timeout_s:g} s{self._words()}")
+            if self._process.poll() is not None:
+                raise TransportError(
+                    f"the function process ended with {self._process.returncode} before it "
+                    f"answered{self._words()}"
+                )
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=left)
+            try:
+                connection.request("POST", path, data, dict(headers or {}))
+                response = connection.getresponse()
+                return response.status, response.read()
+            except ConnectionRefusedError:
+                time.sleep(_POLL_S)
+            except TimeoutError:
+                continue
+            except (http.client.HTTPException, ConnectionError) as error:
+                if self._process.poll() is None:
+                    raise TransportError(f"{self.url}: {error}{self._words()}") from error
+            finally:
+                connection.close()
+
+    def stop(self) -> int:
+        """SIGTERM, as the cloud sends it; SIGKILL after its grace. Returns the exit code."""
+        if self._process.poll() is None:
+            self._signal(signal.SIGTERM)
+            try:
+                self._process.wait(_GRACE_S)
+            except subprocess.TimeoutExpired:
+                self._signal(signal.SIGKILL)
+        code = self._process.wait()
+        # A worker that outlived its master.
+        self._signal(signal.SIGKILL)
+        return code
+
+    def _signal(self, number: signal.Signals) -> None:
+        try:
+            if number is signal.SIGTERM:
+                self._process.send_signal(number)
+            else:
+                os.killpg(self._process.pid, number)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+    def _words(self) -> str:
+        words = self.log().strip()
+        return f"; it said:\n{words[-2000:]}" if words else "; it said nothing"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+        self._log.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,166 @@
+"""The shell for functions-framework, on a laptop, in Cloud Functions and on Cloud Run.
+
+    predict = serve("model.maas")       # at module level of main.py; then --target predict
+
+functions-framework imports main.py in gunicorn's master process and forks the workers afterwards.
+An XLA client made before the fork hangs the worker, so the rule here: before the fork, modules are
+imported (their pages are shared) and nothing is loaded; in the child, loading starts at once, in
+a thread, while the framework is still setting itself up. Where nothing forks, in the debug server
+and in tests, the first request starts it.
+
+Environment: ``MAAS_MAX_REQUEST_BYTES`` and ``MAAS_READY_WAIT_S`` set ``EndpointLimits``. The
+framework's own ``THREADS`` (default 4 per CPU) and ``WORKERS`` (default 1) say how many requests
+run at once, and in how many processes, each with the model loaded.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import flask
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from maas_sdk.errors import ConfigError, MaasError
+from maas_sdk.serve.endpoint import Endpoint, EndpointLimits, Request, Response
+from maas_sdk.serve.host import Engine, ModelHost
+
+__all__ = ["limits_from_environ", "serve"]
+
+# At the end of the process calls have ended (gunicorn waits 30 s for them); this bound is for a
+# load that is still going on.
+_EXIT_WAIT_S: Final = 5.0
+
+
+def serve(
+    bundle: str | os.PathLike[str],
+    *,
+    limits: EndpointLimits | None = None,
+    load: Callable[[], Engine] | None = None,
+) -> Callable[[flask.Request], flask.Response]:
+    """A function for functions-framework that serves a bundle.
+
+    Args:
+        bundle: path of the bundle's folder.
+        limits: what a request may ask; None: as the environment has it.
+        load: what loads the model; None: ``maas_sdk.runtime.load``.
+
+    Returns:
+        A plain function, as the framework asks for: a callable object would not do.
+
+    Raises:
+        ConfigError: the environment holds a limit that is none. Whatever is wrong with the bundle
+            is told to those who call.
+    """
+    limits = limits or limits_from_environ(os.environ)
+    host = ModelHost(load or _loader(Path(bundle)), is_stopping=_worker_is_stopping)
+    endpoint = Endpoint(host, limits)
+    begun = False
+
+    def begin() -> None:
+        nonlocal begun
+        if not begun:
+            begun = True
+            endpoint.start()
+            # Frees the engine while the interpreter is whole, so that XLA's threads end in peace.
+            atexit.register(endpoint.drain, _EXIT_WAIT_S)
+
+    def predict(request: flask.Request) -> flask.Response:
+        begin()
+        return _send(_answer(endpoint, request))
+
+    _import_early()
+    os.register_at_fork(after_in_child=begin)
+    return predict
+
+
+def limits_from_environ(environ: Mapping[str, str]) -> EndpointLimits:
+    """``EndpointLimits`` with what the environment sets.
+
+    Raises:
+        ConfigError: a value is not a number, or out of range.
+    """
+    default = EndpointLimits()
+    try:
+        return EndpointLimits(
+            max_request_bytes=int(environ.get("MAAS_MAX_REQUEST_BYTES", default.max_request_bytes)),
+            ready_wait_s=float(environ.get("MAAS_READY_WAIT_S", default.ready_wait_s)),
+        )
+    except ValueError as error:
+        raise ConfigError(
+            f"environment: MAAS_MAX_REQUEST_BYTES and MAAS_READY_WAIT_S are numbers: {error}"
+        ) from error
+
+
+def _loader(bundle: Path) -> Callable[[], Engine]:
+    def load() -> Engine:
+        from maas_sdk.runtime import load
+
+        return load(bundle, check="deferred")
+
+    return load
+
+
+def _import_early() -> None:
+    """Import what every worker needs, in the master; no XLA client comes to be by this."""
+    # If it cannot be imported, loading fails with the same error and tells the callers.
+    with contextlib.suppress(ImportError):
+        import maas_sdk.runtime  # noqa: F401
+
+
+def _worker_is_stopping() -> bool:
+    """Whether the gunicorn worker around us has got its SIGTERM.
+
+    functions-framework leaves no way to gunicorn's hooks, and the signal is the worker's to handle;
+    so the worker is asked: it is the owner of the handler, and ``alive`` until the signal comes.
+    """
+    worker = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return getattr(worker, "alive", True) is False
+
+
+def _answer(endpoint: Endpoint, request: flask.Request) -> Response:
+    try:
+        body = _read_body(endpoint, request)
+    except MaasError as error:
+        return endpoint.refuse(error)
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    return endpoint.handle(
+        Request(method=request.method, path=_raw_path(request), headers=headers, body=body)
+    )
+
+
+def _read_body(endpoint: Endpoint, request: flask.Request) -> bytes:
+    """The whole body, refused by its declared length or, if chunked, as soon as it is too long."""
+    limit = endpoint.limits.max_request_bytes
+    endpoint.check_size(request.content_length or 0)
+    request.max_content_length = limit
+    try:
+        return request.stream.read()
+    except RequestEntityTooLarge:
+        endpoint.check_size(limit + 1)
+        raise AssertionError("one byte over the limit is refused") from None
+
+
+def _raw_path(request: flask.Request) -> str:
+    """The path as it came: decoded, a name with an escaped slash would look like two."""
+    target = str(request.environ.get("RAW_URI", "/"))
+    if target.startswith("/"):
+        return target
+    # Absolute form, RFC 9112 3.2.2: http://host/path
+    return "/" + target.partition("://")[2].partition("/")[2]
+
+
+def _send(response: Response) -> flask.Response:
+    # A generator counts as streamed, so the framework does not read what is left of a body that was
+    # refused for its size.
+    return flask.Response(
+        response.chunks(),
+        status=response.status,
+        headers=response.headers,
+        direct_passthrough=True,
+    )

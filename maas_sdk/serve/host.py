@@ -1,0 +1,223 @@
+"""A model and the life it leads: loading, ready or failed, draining.
+
+    LOADING ──▶ READY ──▶ DRAINING          calls wait while it loads, and are
+       └──────▶ FAILED                      refused once it drains
+
+Loading runs in a thread of its own, begun by ``start`` and off the path of any request. Callers
+wait for it within a bound instead of being refused; when it failed, every one of them gets the
+error that it failed with. What a load is, is the ``load`` function's business: tests hand in a
+fake.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import Enum
+from typing import Any, Protocol
+
+from maas_sdk.bundle.manifest import Manifest
+from maas_sdk.errors import MaasError, ModelError, NotReadyError
+from maas_sdk.serve.logs import log
+from maas_sdk.tensors import Array
+
+__all__ = ["Engine", "ModelHost", "State"]
+
+
+class State(Enum):
+    """Where in its life a model is."""
+
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+    DRAINING = "draining"
+
+
+class Engine(Protocol):
+    """What the service needs of a loaded model; ``maas_sdk.runtime.Engine`` is one."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the bundle that was loaded."""
+
+    @property
+    def report(self) -> Any:
+        """How it was loaded: ``tier``, ``target``, ``reason``, ``timings_s``."""
+
+    def run(self, inputs: Mapping[str, Array], *, program: str = ...) -> dict[str, Array]:
+        """Outputs of a program by name; safe to call from many threads."""
+
+    def close(self) -> None:
+        """Free what it holds; no call follows."""
+
+
+class ModelHost:
+    """Owns one model from the start of its loading to the end of its last call. Thread-safe."""
+
+    def __init__(
+        self,
+        load: Callable[[], Engine],
+        *,
+        name: str | None = None,
+        version: str = "1",
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Nothing is loaded yet: this may run before a fork.
+
+        Args:
+            load: loads the model; called once, in a thread.
+            name: of the model; None: the manifest's, known once it is loaded.
+            version: of the model, a positive integer in digits.
+            is_stopping: whether the server around this host has begun to stop; asked at each call.
+        """
+        self._load = load
+        self._name = name
+        self.version = version
+        self._is_stopping = is_stopping
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._engine: Engine | None = None
+        self._error: BaseException | None = None
+        self._draining = False
+        self._in_flight = 0
+
+    @property
+    def name(self) -> str | None:
+        """Of the model; None as long as it is not known."""
+        return self._name
+
+    @property
+    def state(self) -> State:
+        """Where the model is now."""
+        if self._draining or self._is_stopping():
+            return State.DRAINING
+        if self._error is not None:
+            return State.FAILED
+        return State.LOADING if self._engine is None else State.READY
+
+    def start(self) -> None:
+        """Begin to load, in a thread; does nothing the second time."""
+        if self._thread is not None:
+            return
+        with self._changed:
+            if self._thread is None and not self._draining:
+                # A daemon: a load that hangs must not keep the process from ending.
+                thread = threading.Thread(target=self._run, name="maas-load", daemon=True)
+                thread.start()
+                self._thread = thread
+
+    def engine(self, wait_s: float) -> Engine:
+        """The loaded engine; starts loading if nobody did.
+
+        Args:
+            wait_s: longest wait for the load to end.
+
+        Raises:
+            NotReadyError: still loading after ``wait_s``, or draining.
+            MaasError: the load failed: of the class and with the message it failed with. An error
+                from outside the family comes as ``ModelError``.
+        """
+        if self._engine is None:
+            self.start()
+            with self._changed:
+                self._changed.wait_for(self._settled, timeout=wait_s)
+        self.check()
+        assert self._engine is not None
+        return self._engine
+
+    @contextmanager
+    def use(self, wait_s: float) -> Iterator[Engine]:
+        """As ``engine``, and a drain waits until the block has ended."""
+        self.engine(wait_s)
+        with self._changed:
+            self.check()  # under the lock: from here on a drain sees this call
+            self._in_flight += 1
+        assert self._engine is not None
+        try:
+            yield self._engine
+        finally:
+            with self._changed:
+                self._in_flight -= 1
+                self._changed.notify_all()
+
+    def check(self) -> None:
+        """Return if a call could run now. Raises as ``engine``, without waiting."""
+        match self.state:
+            case State.DRAINING:
+                raise NotReadyError(
+                    "the server is draining before it stops: send the call again, another instance "
+                    "will take it",
+                    retry_after_s=1,
+                )
+            case State.FAILED:
+                assert self._error is not None
+                raise _copied(self._error) from self._error
+            case State.LOADING:
+                raise NotReadyError(
+                    "the model is still loading: send the call again later", retry_after_s=1
+                )
+
+    def drain(self, timeout_s: float) -> bool:
+        """Refuse new calls, let those in flight finish, free the engine.
+
+        Returns:
+            Whether all ended within ``timeout_s``; if not, the engine is left as it is.
+        """
+        with self._changed:
+            self._draining = True
+            self._changed.notify_all()
+            idle = self._changed.wait_for(self._idle, timeout=timeout_s)
+            engine = self._engine if idle else None
+            if idle:
+                self._engine = None
+        if engine is not None:
+            engine.close()
+        return idle
+
+    def _settled(self) -> bool:
+        return self._engine is not None or self._error is not None or self._draining
+
+    def _idle(self) -> bool:
+        loading = self._thread is not None and self._engine is None and self._error is None
+        return not self._in_flight and not loading
+
+    def _run(self) -> None:
+        began = time.monotonic()
+        engine, error = None, None
+        try:
+            engine = self._load()
+            name = self._name or engine.manifest.name
+        except BaseException as caught:  # whatever it is, every caller is to hear of it
+            error = caught
+        with self._changed:
+            if error is None:
+                self._name, self._engine = name, engine
+            else:
+                self._error = error
+            self._changed.notify_all()
+        # After the callers were woken: the line must not delay the first answer.
+        seconds = round(time.monotonic() - began, 4)
+        if engine is None or error is not None:
+            log("ERROR", f"loading failed: {error}", error=error, seconds=seconds)
+            return
+        report = engine.report
+        log(
+            "INFO",
+            f"model {name} loaded",
+            model=name,
+            version=self.version,
+            seconds=seconds,
+            tier=report.tier,
+            target=report.target,
+            reason=report.reason,
+            timings_s=dict(report.timings_s),
+        )
+
+
+def _copied(error: BaseException) -> MaasError:
+    """A fresh error for each caller: one raised by many threads would collect all their frames."""
+    if isinstance(error, MaasError):
+        return type(error)(error.message, retry_after_s=error.retry_after_s, **error.evidence)
+    return ModelError(f"the model could not be loaded: {type(error).__name__}: {error}")

@@ -1,0 +1,73 @@
+"""Which path means what. One table; TensorFlow Serving's paths with its regular expressions.
+
+Source of the ``/v1`` patterns: ``http_rest_api_handler.cc``. They ignore case, versions are digits,
+names and labels are percent-decoded after they were found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+from urllib.parse import unquote
+
+from maas_sdk.errors import MethodError, NotFoundError
+
+__all__ = ["Action", "Route", "find_route"]
+
+Action = Literal["predict", "status", "metadata", "live", "ready"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Route:
+    """What a request is for."""
+
+    action: Action
+    # Percent-decoded; None where the path names no model.
+    model: str | None = None
+    # Digits; None: the latest.
+    version: str | None = None
+    label: str | None = None
+
+
+_MODEL: Final = (
+    r"(?i:/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
+)
+_READ: Final = ("GET", "HEAD")
+
+# Path → what each method on it means.
+_TABLE: Final[tuple[tuple[re.Pattern[str], Mapping[str, Action]], ...]] = (
+    (re.compile(_MODEL + r":predict)"), {"POST": "predict"}),
+    (re.compile(_MODEL + r")"), dict.fromkeys(_READ, "status")),
+    (re.compile(_MODEL + r"/metadata)"), dict.fromkeys(_READ, "metadata")),
+    (re.compile(r"/v2/health/live"), dict.fromkeys(_READ, "live")),
+    (re.compile(r"/v2/health/ready"), dict.fromkeys(_READ, "ready")),
+)
+
+
+def find_route(method: str, path: str) -> Route:
+    """What ``method`` on ``path`` means.
+
+    Raises:
+        NotFoundError: no such path.
+        MethodError: the path exists, but not with this method; ``evidence["allow"]`` has those
+            that it has.
+    """
+    path = path.partition("?")[0]
+    for pattern, actions in _TABLE:
+        found = pattern.fullmatch(path)
+        if found is None:
+            continue
+        if method not in actions:
+            raise MethodError(
+                f"{method} is not for {path[:200]}: expected {' or '.join(actions)}",
+                allow=tuple(actions),
+            )
+        names = {name: value and unquote(value) for name, value in found.groupdict().items()}
+        return Route(action=actions[method], **names)
+    raise NotFoundError(
+        f"no path {path[:200]}; there are POST /v1/models/<name>:predict, GET /v1/models/<name>, "
+        "GET /v1/models/<name>/metadata, GET /v2/health/live and GET /v2/health/ready",
+        path=path[:200],
+    )
