@@ -100,7 +100,7 @@ def quantize(
     unused = provider.get_unused_rules()
     if unused:
         paths = ", ".join(repr(rule.module_path) for rule in unused)
-        modules = sorted("/".join(map(str, path)) for path, _ in model.iter_modules() if path)
+        modules = sorted("/".join(map(str, path)) for path, _ in nnx.iter_modules(model) if path)
         raise ConfigError(
             f"no layer that can be quantized matches the rule for module_path {paths}; "
             f"the model's modules are {', '.join(modules)}"

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Final, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from maas_sdk.errors import ConfigError
@@ -100,5 +101,7 @@ def replicate(mesh: Mesh, tree: T) -> T:
     The copies share no memory with ``tree``, so a step may donate them without taking the
     caller's arrays away.
     """
-    placed: T = jax.device_put(tree, replicated(mesh), may_alias=False)
+    # The copy is made first: device_put itself keeps the original as the first device's shard
+    # (``may_alias=False`` too, in jax 0.10.2), and donation would delete it.
+    placed: T = jax.device_put(jax.tree.map(jnp.copy, tree), replicated(mesh))
     return placed

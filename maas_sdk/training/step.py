@@ -21,6 +21,7 @@ import optax
 from flax import nnx
 from jax.typing import ArrayLike
 
+from maas_sdk.errors import ConfigError
 from maas_sdk.training.precision import Policy
 
 __all__ = [
@@ -70,18 +71,37 @@ TrainStep = Callable[[TrainState, ArrayLike, ArrayLike], tuple[TrainState, Metri
 EvalStep = Callable[[TrainState, ArrayLike, ArrayLike, ArrayLike], Metrics]
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Softmax cross-entropy of each row: ``logits`` float[B, K], ``labels`` integer[B]."""
-    loss: jax.Array = optax.losses.softmax_cross_entropy_with_integer_labels(
-        logits.astype(jnp.float32), labels
-    )
-    return loss
+def cross_entropy(*, label_smoothing: float = 0.0) -> LossFn:
+    """A loss: softmax cross-entropy of logits float[B, K] and labels integer[B], in float32.
+
+    Args:
+        label_smoothing: α in Szegedy et al. 2016, section 7: the target is 1 - α + α/K at the label
+            and α/K elsewhere, so the model gains nothing from being ever more certain.
+
+    Raises:
+        ConfigError: α is not in 0 ≤ α < 1.
+    """
+    if not 0.0 <= label_smoothing < 1.0:
+        raise ConfigError(f"label_smoothing: expected 0 ≤ x < 1, got {label_smoothing}")
+
+    def loss_fn(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32)
+        loss: jax.Array = optax.losses.softmax_cross_entropy(
+            logits.astype(jnp.float32), optax.smooth_labels(targets, label_smoothing)
+        )
+        return loss
+
+    return loss_fn
 
 
 def take_apart(
     model: nnx.Module, optimizer: optax.GradientTransformation, policy: Policy
 ) -> tuple[nnx.GraphDef[Any], TrainState]:
-    """The module's structure, and the state that training starts from; ``model`` is left alone."""
+    """The module's structure, and the state that training starts from.
+
+    The state shares its arrays with ``model``; a step donates what it is given, so hand it a copy
+    (``sharding.data_parallel.replicate`` makes one) where the model is still needed.
+    """
     parts: Any = nnx.split(model, nnx.Param, ...)
     graphdef, params, rest = parts
     params = policy.cast_params(params)
@@ -92,7 +112,7 @@ def make_train_step(
     graphdef: nnx.GraphDef[Any],
     optimizer: optax.GradientTransformation,
     policy: Policy,
-    loss_fn: LossFn = cross_entropy,
+    loss_fn: LossFn,
 ) -> TrainStep:
     """Compile-ready ``(state, inputs [B, …], labels [B]) → (state, metrics)``.
 
@@ -103,7 +123,8 @@ def make_train_step(
         params: nnx.State[Any, Any], rest: nnx.State[Any, Any], inputs: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, tuple[Metrics, nnx.State[Any, Any]]]:
         # Casting inside the differentiated function gives gradients in the masters' dtype.
-        model: Any = nnx.merge(graphdef, policy.cast_compute(params), rest)
+        # Copies: a module may only write to variables that were made inside this function.
+        model: Any = nnx.merge(graphdef, policy.cast_compute(params), rest, copy=True)
         outputs = policy.cast_output(model(policy.cast_compute(inputs)))
         losses = loss_fn(outputs, labels)
         new_rest = nnx.state(model, nnx.Not(nnx.Param))
@@ -120,9 +141,7 @@ def make_train_step(
     return jax.jit(step, donate_argnums=0)
 
 
-def make_eval_step(
-    graphdef: nnx.GraphDef[Any], policy: Policy, loss_fn: LossFn = cross_entropy
-) -> EvalStep:
+def make_eval_step(graphdef: nnx.GraphDef[Any], policy: Policy, loss_fn: LossFn) -> EvalStep:
     """Compile-ready ``(state, inputs [B, …], labels [B], real bool[B]) → metrics``.
 
     Rows where ``real`` is false are padding and count for nothing.

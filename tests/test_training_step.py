@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from maas_sdk.errors import ConfigError
+from maas_sdk.sharding.data_parallel import mesh_for, place_batch, replicate
+from maas_sdk.training.precision import Policy
+from maas_sdk.training.step import (
+    cross_entropy,
+    make_eval_step,
+    make_train_step,
+    take_apart,
+)
+
+X = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
+Y = np.arange(16) % 3
+LOSS = cross_entropy()
+
+
+class Normed(nnx.Module):
+    """A model whose state is more than parameters."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+        self.head = nnx.Linear(4, 3, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.head(self.norm(x))
+
+
+def test_cross_entropy_against_numpy() -> None:
+    """-log softmax at the label, row by row, in float32 even from bfloat16 logits."""
+    logits = np.random.default_rng(1).normal(size=(5, 3))
+    labels = np.array([0, 1, 2, 0, 1])
+    expected = np.log(np.exp(logits).sum(-1)) - logits[np.arange(5), labels]
+    np.testing.assert_allclose(LOSS(jnp.asarray(logits), labels), expected, rtol=1e-5)
+    assert LOSS(jnp.asarray(logits, jnp.bfloat16), labels).dtype == jnp.float32
+
+
+def test_label_smoothing_spreads_part_of_the_target() -> None:
+    """With α the loss is (1 - α) of the label's own and α of the mean over all classes."""
+    logits = jnp.asarray([[2.0, 0.0, -1.0]])
+    by_class = np.array([LOSS(logits, jnp.array([k]))[0] for k in range(3)])
+    smooth = cross_entropy(label_smoothing=0.3)(logits, jnp.array([1]))
+    np.testing.assert_allclose(smooth, [0.7 * by_class[1] + 0.3 * by_class.mean()], rtol=1e-6)
+    with pytest.raises(ConfigError, match="label_smoothing: expected 0 ≤ x < 1, got 5"):
+        cross_entropy(label_smoothing=5)
+
+
+def test_a_step_on_eight_devices_is_the_step_on_one() -> None:
+    """Cutting the batch over devices changes where the work is done, not what comes out."""
+    model = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    optimizer = optax.sgd(0.1)
+    graphdef, state = take_apart(model, optimizer, Policy())
+    step = make_train_step(graphdef, optimizer, Policy(), LOSS)
+    kernel, bias = np.asarray(model.kernel[...]), np.asarray(model.bias[...])
+
+    mesh = mesh_for("data_parallel")
+    after, metrics = step(replicate(mesh, state), *place_batch(mesh, (X, Y)))
+
+    logits = X @ kernel + bias
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    gradient = (p - np.eye(3)[Y]) / len(X)
+    np.testing.assert_allclose(
+        after.params["kernel"][...], kernel - 0.1 * X.T @ gradient, atol=1e-6
+    )
+    np.testing.assert_allclose(after.params["bias"][...], bias - 0.1 * gradient.sum(0), atol=1e-6)
+    assert len(after.params["kernel"][...].sharding.device_set) == 8
+    assert int(metrics.correct) == int((logits.argmax(-1) == Y).sum())
+    np.testing.assert_allclose(metrics.loss_sum, -np.log(p[np.arange(16), Y]).sum(), rtol=1e-5)
+
+
+def test_masters_stay_float32_while_the_model_computes_in_bfloat16() -> None:
+    """Weights, gradients and moments are float32; only the call inside sees bfloat16."""
+    seen: list[Any] = []
+
+    class Spy(nnx.Linear):
+        def __call__(self, x: jax.Array) -> jax.Array:
+            seen.append((x.dtype, self.kernel[...].dtype))
+            return super().__call__(x)
+
+    policy = Policy.parse("bf16")
+    optimizer = optax.adam(1e-3)
+    graphdef, state = take_apart(Spy(4, 3, rngs=nnx.Rngs(0)), optimizer, policy)
+    after, _ = make_train_step(graphdef, optimizer, policy, LOSS)(state, X, Y)
+    assert set(seen) == {(jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.bfloat16))}
+    floats = [x.dtype for x in jax.tree.leaves(after) if jnp.issubdtype(x.dtype, jnp.floating)]
+    assert set(floats) == {jnp.dtype(jnp.float32)}
+
+
+def test_other_state_than_parameters_moves_on() -> None:
+    """Batch statistics are taken from each batch, and are not trained."""
+    optimizer = optax.sgd(0.1)
+    model = Normed(nnx.Rngs(0))
+    graphdef, state = take_apart(model, optimizer, Policy())
+    state = replicate(mesh_for("data_parallel"), state)
+    after, _ = make_train_step(graphdef, optimizer, Policy(), LOSS)(state, X, Y)
+    np.testing.assert_allclose(after.rest["norm"]["mean"][...], 0.01 * X.mean(0), rtol=1e-4)
+    np.testing.assert_array_equal(model.norm.mean[...], 0)
+
+
+def test_the_state_is_donated() -> None:
+    """A step writes the new state where the old one was; the old one is gone."""
+    optimizer = optax.sgd(0.1)
+    graphdef, state = take_apart(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), optimizer, Policy())
+    state = replicate(mesh_for("data_parallel"), state)
+    make_train_step(graphdef, optimizer, Policy(), LOSS)(state, X, Y)
+    with pytest.raises(RuntimeError, match="deleted"):
+        np.asarray(state.params["kernel"][...])
+
+
+def test_padding_counts_for_nothing() -> None:
+    """Rows that are not real change neither loss nor hits, NaN in them or not."""
+    graphdef, state = take_apart(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), optax.sgd(0.1), Policy())
+    step = make_eval_step(graphdef, Policy(), LOSS)
+    whole = step(state, X[:5], Y[:5], np.ones(5, bool))
+    padded = X.copy()
+    padded[5:] = np.nan
+    part = step(state, padded, Y, np.arange(16) < 5)
+    np.testing.assert_allclose(part.loss_sum, whole.loss_sum, rtol=1e-6)
+    assert int(part.correct) == int(whole.correct)
