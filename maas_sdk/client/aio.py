@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -212,15 +213,19 @@ class AsyncClient(Shell[httpx.AsyncBaseTransport]):
         signature = await self._drive(self._session.signature(call))
         chunker = self._session.chunker(of=of, signature=signature, chunk_rows=batch_rows)
         index = 0
-        async for item in _asynchronous(items):
-            for chunk in chunker.push(as_inputs(item, signature, where=f"item {index}")):
-                yield chunk
-            index += 1
+        # Closed here, or the event loop would have to find out by itself that it is not needed.
+        async with aclosing(_asynchronous(items)) as drawn:
+            async for item in drawn:
+                for chunk in chunker.push(as_inputs(item, signature, where=f"item {index}")):
+                    yield chunk
+                index += 1
         for chunk in chunker.finish():
             yield chunk
 
 
-async def _asynchronous(items: Iterable[object] | AsyncIterable[object]) -> AsyncIterator[object]:
+async def _asynchronous(
+    items: Iterable[object] | AsyncIterable[object],
+) -> AsyncGenerator[object]:
     if isinstance(items, AsyncIterable):
         async for item in items:
             yield item

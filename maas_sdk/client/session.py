@@ -250,9 +250,8 @@ class Session:
             random=self._random,
         )
         if isinstance(wait_s, str):
-            error.evidence["attempts"] = attempts
             if traits(error).retryable:
-                error.evidence["gave_up"] = wait_s
+                error.evidence |= {"attempts": attempts, "gave_up": wait_s}
                 error.add_note(f"Not tried again: {wait_s}.")
             return None
         return Wait(seconds=wait_s)
