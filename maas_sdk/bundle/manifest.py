@@ -77,13 +77,21 @@ class Verification:
 
     # Rows compared, over all buckets and targets.
     rows: int
-    # Allowed: |packaged - reference| ≤ atol + rtol · |reference|, elementwise.
+    # Allowed, per output: |packaged - reference| ≤ atol + rtol · max |reference|, since float
+    # noise is relative to an output's scale, not to each element.
     atol: float
     rtol: float
     # Largest |packaged - reference| seen, by output name.
     max_abs_error: Mapping[str, float]
     # Targets whose executables were really run on the exporting host.
     targets_run: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.rows < 0 or not (self.atol >= 0 and self.rtol >= 0):
+            raise ManifestError(
+                "verification: expected rows, atol and rtol ≥ 0, got "
+                f"{self.rows}, {self.atol}, {self.rtol}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,6 +166,9 @@ class Manifest:
                 raise ManifestError(
                     f"manifest.files.{path}: expected a size ≥ 0 and 64 lower-case hex digits"
                 )
+            for folder in _folders(path):
+                if folder in self.files:
+                    raise ManifestError(f"manifest.files: {folder!r} is both a file and a folder")
 
     def to_json(self) -> bytes:
         """The manifest as UTF-8 JSON, keys sorted, the same bytes for the same manifest.
@@ -437,6 +448,12 @@ def _check_names(where: str, names: Any) -> None:
                 f"manifest.{where}: {name!r} is not a name: expected letters, digits, '.', '_' "
                 "and '-', starting with a letter or digit, at most 128 characters"
             )
+
+
+def _folders(path: str) -> list[str]:
+    """The folders above a file: a/b/c → a, a/b."""
+    parts = path.split("/")
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
 
 
 def check_path(path: str) -> None:

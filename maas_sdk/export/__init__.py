@@ -1,0 +1,26 @@
+"""The workshop's last step: a model goes in, a verified bundle comes out.
+
+    from maas_sdk.export import export
+
+    bundle = export(model, example_inputs, path="digits.maas")
+
+``events`` names what it reports, ``targets`` what can be compiled for.
+"""
+
+from maas_sdk.export.events import Event
+from maas_sdk.export.inputs import DEFAULT_BUCKETS, ProgramSpec
+from maas_sdk.export.package import export
+from maas_sdk.export.targets import TARGETS, default_targets
+from maas_sdk.export.verify import Check, VerificationReport, verify
+
+__all__ = [
+    "DEFAULT_BUCKETS",
+    "TARGETS",
+    "Check",
+    "Event",
+    "ProgramSpec",
+    "VerificationReport",
+    "default_targets",
+    "export",
+    "verify",
+]

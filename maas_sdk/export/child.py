@@ -1,0 +1,85 @@
+"""The process beside the exporting one: it compiles for one target, or runs packaged programs.
+
+The rule: jaxlib, the runtime and the formats, never jax; what works here works where the model
+is served. So this file is run as a script (importing it as ``maas_sdk.export.child`` would bring
+the whole workshop along), with the job as a JSON file. It prints one JSON line per finished step
+and, last, one with ``result``. The target's XLA flags are in the environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from maas_sdk.bundle.weights import open_weights, write_weights
+from maas_sdk.runtime import host, xla
+from maas_sdk.tensors import dtype_from_name
+
+Say = Callable[[dict[str, Any]], None]
+
+
+def compile_programs(job: dict[str, Any], say: Say) -> dict[str, Any]:
+    """StableHLO files to executables; returns by what and for which processor features."""
+    client = xla.Client()
+    features: set[str] = set()
+    for item in job["items"]:
+        data = client.compile(Path(item["program"]).read_bytes()).serialize()
+        Path(item["executable"]).write_bytes(data)
+        features.update(host.features_of_executable(data))
+        say({"done": item["name"]})
+    return {"jaxlib": xla.jaxlib_build(), "cpu_features": sorted(features)}
+
+
+def run_programs(job: dict[str, Any], say: Say) -> dict[str, Any]:
+    """Run packaged programs on stored inputs and store what they answer.
+
+    Each run: ``file`` and ``kind`` ("executable" or "program"), ``weights`` in argument order,
+    ``inputs`` and ``outputs`` as safetensors paths, ``results`` as [name, dtype, shape].
+    """
+    client = xla.Client()
+    stored = open_weights(job["weights"])
+    buffers: dict[str, Any] = {}
+    for run in job["runs"]:
+        data = Path(run["file"]).read_bytes()
+        program = client.load(data) if run["kind"] == "executable" else client.compile(data)
+        for name in run["weights"]:
+            if name not in buffers:
+                buffers[name] = client.put(stored[name])
+        inputs = open_weights(run["inputs"])
+        arguments = [buffers[name] for name in run["weights"]]
+        arguments += [client.put(inputs[name]) for name in sorted(inputs)]
+        results = run["results"]
+        answers = program.run(
+            arguments, [(tuple(shape), dtype_from_name(dtype)) for _, dtype, shape in results]
+        )
+        named = {result[0]: answer for result, answer in zip(results, answers, strict=True)}
+        write_weights(Path(run["outputs"]), named)
+        say({"done": run["name"]})
+    return {}
+
+
+def _main(job_file: str) -> None:
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    job = json.loads(Path(job_file).read_text())
+    xla.register_custom_calls(job["custom_calls"])
+    work = {"compile": compile_programs, "run": run_programs}[job["work"]]
+    _say({"result": work(job, _say)})
+
+
+def _say(message: dict[str, Any]) -> None:
+    print(json.dumps(message), flush=True)
+
+
+def _exit_with_parent() -> None:
+    """Our stdin is a pipe that nobody writes to: it ends when the parent does."""
+    os.read(0, 1)  # not sys.stdin: its lock would be held when the interpreter shuts down
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

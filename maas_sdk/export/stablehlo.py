@@ -1,0 +1,132 @@
+"""One lowered module as a portable artifact, and what must not be in it.
+
+The rules: weights are arguments, so a module holds no large constant; and it calls only what
+jaxlib itself ships, so that it can run where jax is not installed.
+
+This is the workshop's one file that touches jaxlib's MLIR bindings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from jax.errors import JaxRuntimeError
+from jaxlib import _jax
+from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import stablehlo
+
+from maas_sdk.errors import ExportError, MaasError
+from maas_sdk.runtime import xla
+
+__all__ = ["CONSTANT_LIMIT_BYTES", "Portable", "check_custom_calls", "portable"]
+
+# Scalars, axes and small tables may be written into a program; a constant beyond this is data
+# that every bucket and target would carry once more.
+CONSTANT_LIMIT_BYTES: Final = 4096
+
+# Custom calls that XLA resolves itself, without a registered function.
+_BUILT_IN: Final = frozenset({"Sharding", "SPMDFullToShardShape", "SPMDShardToFullShape"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Portable:
+    """A program as it lies in a bundle."""
+
+    # StableHLO portable artifact: MLIR bytecode of the VHLO dialect.
+    data: bytes
+    # StableHLO version it is written in, such as "0.9.0".
+    version: str
+    # Custom calls that need a registered function, sorted.
+    custom_calls: tuple[str, ...]
+
+
+def portable(module: Any, *, where: str) -> Portable:
+    """Serialize a module in the oldest StableHLO version that can say it.
+
+    Args:
+        module: an MLIR module of the StableHLO and CHLO dialects.
+        where: what the module is, for messages.
+
+    Raises:
+        ExportError: a large constant, or no version of StableHLO can express the module.
+    """
+    custom_calls = _inspect(module, where)
+    # Without locations: they would carry the paths of the exporting machine into the bundle.
+    text = module.operation.get_asm(enable_debug_info=False)
+    reason: Exception | None = None
+    for version in _versions():
+        try:
+            data: bytes = _jax.mlir.serialize_portable_artifact(text, version)
+        except JaxRuntimeError as error:
+            reason = error
+            continue
+        return Portable(data=data, version=version, custom_calls=custom_calls)
+    raise ExportError(f"{where}: no version of StableHLO can express it: {reason}") from reason
+
+
+def check_custom_calls(program: str, names: Iterable[str]) -> None:
+    """Refuse calls of functions that the runtime will not have.
+
+    Raises:
+        ExportError: a call that jaxlib does not ship, such as a Python callback.
+    """
+    try:
+        xla.register_custom_calls(sorted(names))
+    except MaasError as error:
+        raise ExportError(
+            f"program {program!r} makes custom calls that cannot run where it is served: "
+            f"{error}. Served programs have jaxlib, not Python: leave out callbacks "
+            "(jax.pure_callback, jax.debug.print) and kernels of other packages",
+            program=program,
+            custom_calls=sorted(names),
+        ) from error
+
+
+def _versions() -> list[str]:
+    """Every minor version that this jaxlib can write, oldest first."""
+    oldest, newest = stablehlo.get_minimum_version(), stablehlo.get_current_version()
+    major, minor = (int(part) for part in newest.split(".")[:2])
+    return [oldest, *(f"{major}.{step}.0" for step in range(minor)), newest]
+
+
+def _inspect(module: Any, where: str) -> tuple[str, ...]:
+    """Custom calls of a module, after a look for constants that should be arguments."""
+    calls: set[str] = set()
+    large: list[str] = []
+
+    def visit(op: Any) -> Any:
+        name = op.name
+        if name == "stablehlo.custom_call":
+            calls.add(ir.StringAttr(op.attributes["call_target_name"]).value)
+        elif name == "stablehlo.constant":
+            value = op.attributes["value"]
+            nbytes = _nbytes(value.type)
+            # A splat is one number, however large its shape.
+            if nbytes > CONSTANT_LIMIT_BYTES and not getattr(value, "is_splat", False):
+                large.append(f"{value.type} ({nbytes:,} bytes)")
+        return ir.WalkResult.ADVANCE
+
+    with module.context:
+        module.operation.walk(visit)
+    if large:
+        raise ExportError(
+            f"{where} has {len(large)} constant{'s' if len(large) > 1 else ''} over "
+            f"{CONSTANT_LIMIT_BYTES:,} bytes: {', '.join(sorted(large))}. A function closed over "
+            "an array: pass it as a weight instead (an nnx.Variable of the module, a linen "
+            "variable, an entry of the weights of apply(weights, inputs))",
+            constants=large,
+        )
+    return tuple(sorted(calls - _BUILT_IN))
+
+
+def _nbytes(kind: Any) -> int:
+    """Bytes of a ranked tensor type; sub-byte elements count as whole bytes, indices as 8."""
+    element = kind.element_type
+    parts = 1
+    if hasattr(element, "element_type"):  # complex
+        element, parts = element.element_type, 2
+    bits = int(getattr(element, "width", 64))
+    return math.prod(int(size) for size in kind.shape) * parts * max(1, bits // 8)
