@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import msgpack
 import numpy as np
 
-from maas_sdk.errors import FrameError, InputError, TooLargeError
-from maas_sdk.tensors import BITS, Array, array_from_bytes, dtype_from_name, packed_nbytes
+from maas_sdk.errors import FrameError, InputError, TooLargeError, WireError
+from maas_sdk.tensors import BITS, Array, array_from_bytes, dtype_from_name
 from maas_sdk.wire.calls import Call, Failure, Result
 from maas_sdk.wire.layout import (
     ALIGNMENT,
@@ -53,6 +53,10 @@ _T = TypeVar("_T")
 _UNREADABLE: Final = (ValueError, TypeError, OverflowError, msgpack.UnpackException)
 
 
+# Elements; numpy counts the bytes of 16 each in a signed 64-bit number, also where a size is 0.
+_MAX_SPAN: Final = 2**58
+
+
 def decode_calls(
     data: bytes | bytearray | memoryview, limits: FrameLimits | None = None
 ) -> list[Call | Failure]:
@@ -91,7 +95,7 @@ def _decode(
     for item in _items(head, limits):
         if type(item) is not dict:
             raise FrameError(f"{KINDS[kind]}[{len(found)}]: expected a map, got {_kind(item)}")
-        id = reader.name(item.pop("id", None), f"{KINDS[kind]}[{len(found)}].id")
+        id = reader.name(item.pop("id", None), "id")
         if id in ids:
             raise FrameError(f"two {KINDS[kind]} of the frame have the id {id!r}")
         ids.add(id)
@@ -99,6 +103,8 @@ def _decode(
             found.append(read(id, item, reader))
         except InputError as error:
             found.append(Failure.from_error(id, error))
+        except WireError as error:
+            raise type(error)(f"{KINDS[kind]}[{len(found)}] {id!r}: {error}", id=id) from None
     return found
 
 
@@ -143,10 +149,9 @@ def _split(kind: int, body: memoryview, limits: FrameLimits) -> tuple[memoryview
     return body[PREFIX.size : head_end], body[bulk_start:]
 
 
-def _items(head: memoryview, limits: FrameLimits) -> Iterable[Any]:
-    """The values of the head's array, one by one, each measured before it is built."""
-    scanner = msgpack.Unpacker(max_buffer_size=max(head.nbytes, 1))
-    scanner.feed(head)
+def _items(head: memoryview, limits: FrameLimits) -> Iterator[Any]:
+    """The values of the head's array, one by one, after all of them have been measured."""
+    scanner = _unpacker(head, limits)
     try:
         count = scanner.read_array_header()
     except _UNREADABLE as error:
@@ -154,9 +159,11 @@ def _items(head: memoryview, limits: FrameLimits) -> Iterable[Any]:
     if count > limits.max_calls:
         raise TooLargeError(f"a frame of {count} calls, the limit is {limits.max_calls}")
     end = scanner.tell()
-    for index in range(count):
-        start = end
-        try:
+    builder = _unpacker(head[end:], limits)
+    index = 0
+    try:
+        for index in range(count):
+            start = end
             scanner.skip()
             end = scanner.tell()
             if end - start > limits.max_head_bytes:
@@ -164,17 +171,26 @@ def _items(head: memoryview, limits: FrameLimits) -> Iterable[Any]:
                     f"entry {index} of the head has {end - start} bytes, "
                     f"the limit is {limits.max_head_bytes}"
                 )
-            yield msgpack.unpackb(
-                head[start:end],
-                max_array_len=max(3, limits.max_rank),
-                max_map_len=max(8, limits.max_tensors),
-            )
-        except _UNREADABLE as error:
-            reason = _reason(error)
-            refusal = TooLargeError if "max_" in reason else FrameError
-            raise refusal(f"entry {index} of the head: {reason}") from error
-    if end != head.nbytes:
-        raise FrameError(f"{head.nbytes - end} bytes after the last entry of the head")
+        if end != head.nbytes:
+            raise FrameError(f"{head.nbytes - end} bytes after the last entry of the head")
+        for index in range(count):  # noqa: B007 - it is in the message below
+            yield builder.unpack()
+    except _UNREADABLE as error:
+        reason = _reason(error)
+        deep = isinstance(error, msgpack.StackError)
+        refusal = TooLargeError if deep or "max_" in reason else FrameError
+        raise refusal(f"entry {index} of the head: {reason}") from error
+
+
+def _unpacker(data: memoryview, limits: FrameLimits) -> Any:
+    unpacker = msgpack.Unpacker(
+        max_buffer_size=max(data.nbytes, 1),
+        # read_array_header counts the calls itself; within a call, arrays are shapes and tensors.
+        max_array_len=max(3, limits.max_rank),
+        max_map_len=max(8, limits.max_tensors),
+    )
+    unpacker.feed(data)
+    return unpacker
 
 
 def _reason(error: BaseException) -> str:
@@ -199,76 +215,75 @@ class _Reader:
         if type(value) is not str:
             raise FrameError(f"{where}: expected a string, got {_kind(value)}")
         limit = self._limits.max_name_bytes
-        if len(value) > limit or (not value.isascii() and len(value.encode()) > limit):
+        # A character has at most 4 bytes: most names need no encoding to be measured.
+        if 4 * len(value) > limit and len(value.encode()) > limit:
             raise TooLargeError(f"{where}: a name of over {limit} bytes")
         return value
 
-    def tensors(self, value: object, where: str) -> dict[str, Array]:
+    def tensors(self, value: object) -> dict[str, Array]:
         if type(value) is not dict:
-            raise FrameError(f"{where}: expected a map, got {_kind(value)}")
+            raise FrameError(f"expected a map of tensors, got {_kind(value)}")
         if len(value) > self._limits.max_tensors:
-            raise TooLargeError(
-                f"{where}: {len(value)} tensors, the limit is {self._limits.max_tensors}"
-            )
+            raise TooLargeError(f"{len(value)} tensors, the limit is {self._limits.max_tensors}")
         refusal: InputError | None = None
         arrays = {}
         for key, tensor in value.items():
-            name = self.name(key, where)
+            name = self.name(key, "the name of a tensor")
             try:
-                arrays[name] = self._tensor(tensor, f"{where}.{name}")
+                arrays[name] = self._tensor(tensor)
             except InputError as error:  # the walk goes on: later offsets are held against these
-                refusal = refusal or error
+                refusal = refusal or InputError(f"tensor {name!r}: {error}", tensor=name)
+            except WireError as error:
+                raise type(error)(f"tensor {name!r}: {error}", tensor=name) from None
         if refusal is not None:
             raise refusal
         return arrays
 
-    def _tensor(self, value: object, where: str) -> Array:
+    def _tensor(self, value: Any) -> Array:
         if type(value) is not list or len(value) != 3:
-            raise FrameError(f"{where}: expected [dtype, shape, offset], got {_kind(value)}")
+            raise FrameError(f"expected [dtype, shape, offset], got {_kind(value)}")
         dtype, shape, offset = value
         if type(dtype) is not str or type(shape) is not list or type(offset) is not int:
-            raise FrameError(f"{where}: expected [string, array of sizes, offset]")
+            raise FrameError("expected [string, array of sizes, offset]")
         if len(shape) > self._limits.max_rank:
-            raise TooLargeError(f"{where}: {len(shape)} dimensions, over {self._limits.max_rank}")
-        cells = 1
+            raise TooLargeError(f"{len(shape)} dimensions, the limit is {self._limits.max_rank}")
+        span = 1  # elements, were no dimension 0: what numpy must be able to count
         for size in shape:
             if type(size) is not int or size < 0:
-                raise FrameError(f"{where}: expected sizes ≥ 0, got {size!r}")
-            cells *= size or 1
-        if offset % ALIGNMENT or not self._end <= offset <= self._bulk.nbytes:
+                raise FrameError(f"expected sizes ≥ 0 in the shape, got {size!r:.64}")
+            span *= size or 1
+        available = self._bulk.nbytes
+        if offset % ALIGNMENT or not self._end <= offset <= available:
             raise FrameError(
-                f"{where}: offset {offset} is not a multiple of {ALIGNMENT} from {self._end} up "
-                f"to the bulk's end at {self._bulk.nbytes}"
+                f"offset {offset} is not a multiple of {ALIGNMENT} between {self._end}, the end of "
+                f"the tensor before, and {available}, the end of the bulk"
             )
         self._end = offset
-        if dtype not in BITS:
-            raise InputError(f"{where}: {_unknown(dtype)}", dtype=dtype[:64])
-        nbytes = packed_nbytes(dtype, shape)
-        if offset + nbytes > self._bulk.nbytes:
+        bits = BITS.get(dtype)
+        if bits is None:
+            known = ", ".join(sorted(BITS))
+            raise InputError(f"unknown dtype {dtype[:64]!r}; known are {known}", dtype=dtype[:64])
+        nbytes = 0 if 0 in shape else (span * bits + 7) // 8
+        if offset + nbytes > available:
             raise FrameError(
-                f"{where}: {dtype}{shape} takes {nbytes} bytes at offset {offset}, "
-                f"the bulk has {self._bulk.nbytes}"
+                f"{dtype}{shape} takes {nbytes} bytes at offset {offset}, the bulk has {available}"
             )
-        if cells * 16 >= 2**63:  # no bytes, yet more than numpy can count
-            raise TooLargeError(f"{where}: shape {shape} is beyond addressing")
+        if span > _MAX_SPAN:
+            raise TooLargeError(f"shape {shape} is beyond addressing")
         self._end = offset + nbytes
-        if BITS[dtype] < 8:
+        if bits < 8:
             return array_from_bytes(dtype, tuple(shape), self._bulk[offset : offset + nbytes])
         if not nbytes:
             return np.empty(shape, dtype_from_name(dtype))
         return np.ndarray(shape, dtype_from_name(dtype), self._bulk, offset)
 
 
-def _unknown(dtype: str) -> str:
-    return f"unknown dtype {dtype[:64]!r}; known are {', '.join(sorted(BITS))}"
-
-
 def _call_in(id: str, head: dict[str, Any], reader: _Reader) -> Call:
     # The tensors come first, whatever else is wrong: the walk over the bulk must not stop.
-    inputs = reader.tensors(head.pop("inputs", None), f"call {id!r}: inputs")
+    inputs = reader.tensors(head.pop("inputs", None))
     program = head.pop("program", None)
     if program is not None:
-        reader.name(program, f"call {id!r}: program")
+        reader.name(program, "program")
     timeout_ms = head.pop("timeout_ms", None)
     priority = head.pop("priority", 0)
     if timeout_ms is not None and (type(timeout_ms) is not int or not 0 <= timeout_ms <= MAX_MS):
@@ -285,14 +300,14 @@ def _call_in(id: str, head: dict[str, Any], reader: _Reader) -> Call:
 
 def _result_in(id: str, head: dict[str, Any], reader: _Reader) -> Result | Failure:
     if "error" not in head:
-        return Result(id, reader.tensors(head.get("outputs"), f"result {id!r}: outputs"))
+        return Result(id, reader.tensors(head.get("outputs")))
     error = head["error"]
     if type(error) is not dict:
-        raise FrameError(f"result {id!r}: error: expected a map, got {_kind(error)}")
+        raise FrameError(f"error: expected a map, got {_kind(error)}")
     code, message = error.get("code"), error.get("message")
     if type(code) is not str or type(message) is not str:
-        raise FrameError(f"result {id!r}: error: expected a code and a message")
+        raise FrameError("error: expected a code and a message")
     wait_ms = error.get("retry_after_ms")
     if wait_ms is not None and (type(wait_ms) is not int or not 0 <= wait_ms <= MAX_MS):
-        raise FrameError(f"result {id!r}: retry_after_ms: expected whole milliseconds ≥ 0")
+        raise FrameError("retry_after_ms: expected whole milliseconds ≥ 0")
     return Failure(id, code, message, None if wait_ms is None else wait_ms / 1000)
