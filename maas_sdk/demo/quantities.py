@@ -21,7 +21,7 @@ def duration(seconds: float) -> str:
 
 
 def round_duration(seconds: float) -> str:
-    """A duration that is a round number already, such as a tick of an axis: ``0.05`` → ``50 ms``."""
+    """A duration that is round already, such as a tick of an axis: ``0.05`` → ``50 ms``."""
     value, _, unit = duration(seconds).partition(" ")
     return f"{value.rstrip('0').rstrip('.') if '.' in value else value} {unit}"
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from maas_sdk.demo.quantities import percent
+from maas_sdk.deploy.coldstart import ColdStart, Stage
 from maas_sdk.tensors import Array
 
 __all__ = [
@@ -36,14 +37,6 @@ __all__ = [
 
 # The least share of held-out digits that the trained and the quantized model must get right.
 ACCURACY_WANTED: Final = 0.97
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Stage:
-    """One step on the way, and how long it took."""
-
-    name: str
-    duration_s: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,32 +92,6 @@ class Packaged:
     max_abs_error: float
     atol: float
     rtol: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ColdStart:
-    """Process start to first correct answer: medians over ``runs`` starts, stage by stage."""
-
-    function: tuple[Stage, ...]
-    empty: tuple[Stage, ...]
-    runs: int
-    # "executable" or "program": how the function got its model to run.
-    tier: str
-
-    @property
-    def function_s(self) -> float:
-        """Seconds from process start to the first correct answer of our function."""
-        return sum(stage.duration_s for stage in self.function)
-
-    @property
-    def empty_s(self) -> float:
-        """The same for a function that does nothing."""
-        return sum(stage.duration_s for stage in self.empty)
-
-    @property
-    def ratio(self) -> float:
-        """How many times as long as the empty function ours takes."""
-        return self.function_s / self.empty_s
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,1 +1,5 @@
-"""From a bundle to what a cloud runs, and how long that takes to start."""
+"""From a bundle to something that a cloud runs: ``package`` writes a function's folder."""
+
+from maas_sdk.deploy.package import package
+
+__all__ = ["package"]

@@ -5,19 +5,21 @@ The rule it keeps: whatever happens inside the ``with`` block, the process is go
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import sysconfig
-import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from maas_sdk.errors import ConfigError, DeadlineError, TransportError
 
@@ -70,7 +72,7 @@ class FunctionProcess:
             raise ConfigError(f"{folder}: expected a function folder, with a main.py in it")
         command = framework_command()
         self.port = _free_port()
-        self._log = tempfile.TemporaryFile()
+        self._lines: list[tuple[float, str]] = []
         inherited = {k: v for k, v in os.environ.items() if k not in _NOT_INHERITED}
         self.spawned_unix_s = time.time()
         self._process = subprocess.Popen(
@@ -82,11 +84,18 @@ class FunctionProcess:
             cwd=folder,
             env={**inherited, **(environment or {})},
             stdin=subprocess.DEVNULL,
-            stdout=self._log,
+            stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             # A group of its own, so that gunicorn's worker is stopped with its master.
             start_new_session=True,
         )
+        self._reader = threading.Thread(target=self._read, name="function-log", daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.append((time.time(), line.decode(errors="replace").rstrip()))
 
     @property
     def url(self) -> str:
@@ -100,8 +109,16 @@ class FunctionProcess:
 
     def log(self) -> str:
         """All that the process has written so far."""
-        self._log.seek(0)
-        return self._log.read().decode(errors="replace")
+        return "\n".join(line for _, line in list(self._lines))
+
+    def events(self) -> list[tuple[float, dict[str, Any]]]:
+        """The lines of its log that are JSON objects, each with the Unix time of its arrival."""
+        found = []
+        for arrived, line in list(self._lines):
+            if line.startswith("{"):
+                with contextlib.suppress(ValueError):
+                    found.append((arrived, json.loads(line)))
+        return found
 
     def first_answer(
         self,
@@ -185,7 +202,9 @@ class FunctionProcess:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
-        self._log.close()
+        self._reader.join(_GRACE_S)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
 
 def _free_port() -> int:

@@ -1,0 +1,42 @@
+"""All commands under one name, in the order in which a newcomer meets them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from maas_sdk import __version__
+from maas_sdk.cli import bench, bundles, demo, export, predict, serve
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="maas",
+    help="Serverless serving of JAX models: a Flax model in, a scale-to-zero endpoint out.",
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with: [bold]maas demo[/bold]",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"maas {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and leave.", callback=_version)
+    ] = False,
+) -> None:
+    """Options of ``maas`` itself."""
+
+
+for family in (demo, export, bundles, serve, predict):
+    family.register(app)
+app.add_typer(bench.app, name="bench")

@@ -1,0 +1,157 @@
+"""Files as a model's inputs, and a model's outputs as files: npy, npz, JSON and pictures.
+
+What a file says is bent to the signature only where nothing is lost in meaning: a lone row gets its
+batch dimension, float64 becomes the float that the model wants, a picture is scaled to the model's
+size. Everything else is left to the model's own check, whose message names what differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from maas_sdk.errors import ConfigError, InputError
+from maas_sdk.tensors import Array, Signature, TensorSpec, dtype_from_name
+
+__all__ = ["PICTURES", "read_inputs", "write_outputs"]
+
+PICTURES: Final = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+def read_inputs(path: Path, signature: Signature, *, invert: bool = False) -> dict[str, Array]:
+    """A file's arrays by input name.
+
+    Args:
+        path: .npy, .npz, a picture, or .json: ``{"instances": …}``, ``{"inputs": …}``, a list.
+        signature: of the program that they are for.
+        invert: for pictures: dark becomes high, as in models of ink on paper.
+
+    Raises:
+        InputError: no such file, not what its name says, or not for this program.
+        ConfigError: a kind of file that is not known.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        return _from_json(path, signature)
+    if suffix == ".npz":
+        named = _from_npz(path, signature)
+    elif suffix == ".npy":
+        named = {_only_input(path, signature): _load(path)}
+    elif suffix in PICTURES:
+        name = _only_input(path, signature)
+        named = {name: _from_picture(path, signature.inputs[name], invert=invert)}
+    else:
+        raise ConfigError(
+            f"{path}: expected a file that ends in .npy, .npz, .json or {', '.join(PICTURES)}"
+        )
+    return {
+        name: _bend(array, signature.inputs[name]) if name in signature.inputs else array
+        for name, array in named.items()
+    }
+
+
+def write_outputs(path: Path, outputs: Mapping[str, Array]) -> None:
+    """Outputs as an .npz, one entry per name.
+
+    The format has no name for bfloat16 and its kin; they are written as float32, which holds them.
+
+    Raises:
+        ConfigError: the path does not end in .npz, or cannot be written.
+    """
+    if path.suffix.lower() != ".npz":
+        raise ConfigError(f"{path}: answers are written as .npz; give the file that ending")
+    try:
+        named: dict[str, Any] = {
+            name: array.astype(np.float32) if array.dtype.kind == "V" else array
+            for name, array in outputs.items()
+        }
+        np.savez(path, **named)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _only_input(path: Path, signature: Signature) -> str:
+    names = list(signature.inputs)
+    if len(names) != 1:
+        raise InputError(
+            f"{path} holds one array, the program has inputs {', '.join(names)}: "
+            "put them in an .npz under these names"
+        )
+    return names[0]
+
+
+def _load(path: Path) -> Array:
+    try:
+        loaded: Array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: not a readable .npy file: {error}") from error
+    return loaded
+
+
+def _from_npz(path: Path, signature: Signature) -> dict[str, Array]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            named = {name: archive[name] for name in archive.files}
+    except Exception as error:  # zipfile, zlib and numpy each have their own
+        raise InputError(f"{path}: not a readable .npz file: {error}") from error
+    if len(named) == 1 and len(signature.inputs) == 1:
+        # np.savez(path, x) calls its only array arr_0, which nobody meant as a name.
+        return dict(zip(signature.inputs, named.values(), strict=True))
+    return named
+
+
+def _from_json(path: Path, signature: Signature) -> dict[str, Array]:
+    import json
+
+    from maas_sdk.wire.tfserving import decode_predict
+
+    body = path.read_bytes()
+    try:
+        if isinstance(json.loads(body), list):
+            body = b'{"instances": ' + body + b"}"
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}") from error
+    return dict(decode_predict(body, lambda _: signature).inputs)
+
+
+def _from_picture(path: Path, spec: TensorSpec, *, invert: bool) -> Array:
+    """[1, H, W, C] or [1, H, W], as the spec has it; floats from 0 to 1, bytes from 0 to 255."""
+    from maas_sdk.cli.output import extra
+
+    with extra("demo"):
+        from PIL import Image, UnidentifiedImageError
+
+    sizes = spec.shape[1:]
+    channels = sizes[2] if len(sizes) == 3 else 1
+    if len(sizes) not in (2, 3) or channels not in (1, 3, 4):
+        raise InputError(f"{path}: the program takes {spec}, which is not a picture")
+    height, width = sizes[0], sizes[1]
+    assert height is not None
+    assert width is not None
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
+    except (UnidentifiedImageError, OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable picture: {error}") from error
+    pixels = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
+    if invert:
+        pixels = 255 - pixels
+    dtype = dtype_from_name(spec.dtype)
+    scaled = pixels if dtype.kind in "ui" else (pixels / 255.0).astype(dtype)
+    return scaled.astype(dtype).reshape(1, *(size or 0 for size in sizes))
+
+
+def _bend(array: Array, spec: TensorSpec) -> Array:
+    if array.ndim == len(spec.shape) - 1 and spec.shape[:1] == (None,):
+        array = array[None]
+    dtype = dtype_from_name(spec.dtype)
+    if array.dtype != dtype and (
+        np.can_cast(array.dtype, dtype, "same_kind") or (array.dtype.kind, dtype.kind) == ("f", "V")
+    ):
+        array = array.astype(dtype)
+    return array

@@ -1,0 +1,210 @@
+"""``maas inspect``, ``maas verify`` and ``maas package``: what a bundle is, holds and becomes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from maas_sdk.cli.output import Debug, Json, Output, examples, extra, reporting
+
+if TYPE_CHECKING:
+    from maas_sdk.bundle.manifest import Manifest, Program
+
+__all__ = ["register"]
+
+_BundleArgument = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(epilog=examples("maas inspect digits.maas", "maas inspect digits.maas --json"))(
+        inspect
+    )
+    app.command(
+        epilog=examples("maas verify digits.maas", "maas verify digits.maas --tier program")
+    )(verify)
+    app.command(
+        epilog=examples(
+            "maas package digits.maas digits-function",
+            "maas package digits.maas digits-function.zip",
+        )
+    )(package)
+
+
+def inspect(bundle: _BundleArgument, as_json: Json = False, debug: Debug = False) -> None:
+    """Show what a bundle is: programs, inputs and outputs, sizes, targets.
+
+    Says which tier would open on this machine (a compiled executable, or the portable program),
+    and why. No hash is checked; that is what `maas verify` is for.
+    """
+    with reporting(as_json, debug) as output:
+        import json
+
+        from maas_sdk.bundle.folder import open_bundle
+
+        manifest = open_bundle(bundle).manifest
+        tier, target, reason = _tier(bundle)
+        output.document(
+            {
+                "manifest": json.loads(manifest.to_json()),
+                "here": {"tier": tier, "target": target, "reason": reason},
+            }
+        )
+        if not as_json:
+            output.show(_tree(manifest, tier, target, reason))
+
+
+def _tier(bundle: Path) -> tuple[str, str | None, str]:
+    """Which tier would open here and why: found out by opening it."""
+    from maas_sdk.errors import BundleError, MaasError
+
+    try:
+        with extra("serve"):
+            from maas_sdk.runtime import load
+
+        engine = load(bundle)
+    except BundleError as error:
+        return "refuse", None, error.message
+    except MaasError as error:
+        return "unknown", None, error.message
+    try:
+        report = engine.report
+        return report.tier, report.target, report.reason
+    finally:
+        engine.close()
+
+
+def _tree(manifest: Manifest, tier: str, target: str | None, reason: str) -> Any:
+    from rich.tree import Tree
+
+    from maas_sdk.demo.quantities import data_size
+
+    total = sum(entry.size_bytes for entry in manifest.files.values())
+    tree = Tree(f"[bold]{escape(manifest.name)}[/bold]  {data_size(total)}, {manifest.created}")
+    colour = {"executable": "green", "program": "yellow"}.get(tier, "red")
+    here = tree.add(f"here: [{colour}]{tier}[/{colour}]{f' {target}' if target else ''}")
+    here.add(escape(reason))
+    programs = tree.add("programs")
+    for name, program in manifest.programs.items():
+        _add_program(programs.add(f"[bold]{escape(name)}[/bold]"), program)
+    targets = tree.add("targets")
+    for name, made_for in manifest.targets.items():
+        targets.add(
+            f"{escape(name)}  {made_for.platform} {made_for.arch}, jaxlib {made_for.jaxlib}, "
+            f"{len(made_for.cpu_features)} processor features"
+        )
+    if not manifest.targets:
+        targets.add("none: compiled where it is opened")
+    files = tree.add(f"{len(manifest.files)} files")
+    for folder, (count, size) in sorted(_by_folder(manifest).items()):
+        files.add(f"{escape(folder)}  {count} × , {data_size(size)}".replace(" × ,", "×,"))
+    for title, values in (("metadata", manifest.metadata), ("producer", manifest.producer)):
+        if values:
+            branch = tree.add(title)
+            for key, value in values.items():
+                branch.add(f"{escape(key)}: {escape(value)}")
+    return tree
+
+
+def _add_program(branch: Any, program: Program) -> None:
+    for word, specs in (("in ", program.signature.inputs), ("out", program.signature.outputs)):
+        for name, spec in specs.items():
+            branch.add(escape(f"{word} {name}: {spec}"))
+    rows = "padded up, split above" if program.row_independent else "exact sizes only"
+    branch.add(f"batches {', '.join(map(str, program.buckets))} ({rows})")
+    branch.add(f"{len(program.weights)} weight tensors")
+    if program.custom_calls:
+        branch.add(f"custom calls {escape(', '.join(program.custom_calls))}")
+    if program.verification is None:
+        branch.add("[yellow]not verified at export[/yellow]")
+    else:
+        worst = max(program.verification.max_abs_error.values(), default=0.0)
+        branch.add(f"verified on {program.verification.rows} rows, largest difference {worst:.2g}")
+
+
+def _by_folder(manifest: Manifest) -> dict[str, tuple[int, int]]:
+    """Count and size of files, by the folder they are in (or their own name at the top)."""
+    found: dict[str, tuple[int, int]] = {}
+    for path, entry in manifest.files.items():
+        folder = path.rpartition("/")[0] + "/" if "/" in path else path
+        count, size = found.get(folder, (0, 0))
+        found[folder] = (count + 1, size + entry.size_bytes)
+    return found
+
+
+def verify(
+    bundle: _BundleArgument,
+    tier: Annotated[
+        str | None, typer.Option(help="Run this tier, executable or program; else the usual one.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check every file's hash, open the bundle here and run its golden inputs.
+
+    Exits with 1 if a byte differs from what was sealed, no tier can open it, or an answer differs
+    from the stored one by more than the tolerance of the export.
+    """
+    with reporting(as_json, debug) as output:
+        from maas_sdk.bundle.folder import open_bundle
+        from maas_sdk.errors import ConfigError
+
+        if tier not in (None, "executable", "program"):
+            raise ConfigError(f"--tier: expected executable or program, got {tier!r}")
+        opened = open_bundle(bundle)
+        opened.check()
+        with extra("serve"):
+            from maas_sdk.runtime import load
+        engine = load(bundle, tier=tier)  # type: ignore[arg-type]
+        try:
+            engine.prime()
+            report = engine.report
+        finally:
+            engine.close()
+        _show_verified(output, opened.manifest, report.tier, report.target, report.reason)
+
+
+def _show_verified(
+    output: Output, manifest: Manifest, tier: str, target: str | None, reason: str
+) -> None:
+    from maas_sdk.demo.quantities import data_size
+
+    total = sum(entry.size_bytes for entry in manifest.files.values())
+    output.show(f"[green]✓[/green] {len(manifest.files)} files, {data_size(total)}: hashes agree")
+    output.show(f"[green]✓[/green] opens as {tier}{f' {target}' if target else ''}: {reason}")
+    output.show(f"[green]✓[/green] golden answers of {', '.join(manifest.programs)} agree")
+    output.document(
+        {
+            "name": manifest.name,
+            "files": len(manifest.files),
+            "nbytes": total,
+            "tier": tier,
+            "target": target,
+            "reason": reason,
+            "programs": list(manifest.programs),
+        }
+    )
+
+
+def package(
+    bundle: _BundleArgument,
+    out: Annotated[Path, typer.Argument(help="Folder to make, or a .zip file.")],
+    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make a function folder (or a zip of one) that Cloud Functions can run as it is.
+
+    It holds main.py, requirements.txt, the bundle and the serving part of maas_sdk; nothing of
+    it is fetched from anywhere but what requirements.txt names.
+    """
+    with reporting(as_json, debug) as output:
+        from maas_sdk.demo.quantities import data_size
+        from maas_sdk.deploy.function_folder import package as make
+
+        made = make(bundle, out, overwrite=overwrite)
+        output.show(f"{escape(str(made.path))}  {made.files} files, {data_size(made.nbytes)}")
+        output.document({"path": str(made.path), "files": made.files, "nbytes": made.nbytes})

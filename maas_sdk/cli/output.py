@@ -1,0 +1,98 @@
+"""Where a command's answers, notes and errors go, the same for every command.
+
+Answers for people go to stdout, notes and progress to stderr. With ``--json`` stdout carries one
+JSON document and nothing else, also when the command fails: then it is ``{"error", "code"}``.
+Exit codes: 0 done, 1 an error of ``maas_sdk.errors`` or a failed check, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from maas_sdk.errors import ConfigError, MaasError, traits
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+__all__ = ["Debug", "Json", "Output", "examples", "extra", "reporting"]
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout, for machines.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help: lines that can be copied."""
+    return "\n\n".join(["[bold]Examples[/bold]", *(escape(line) for line in lines)])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Output:
+    """What a command writes to."""
+
+    as_json: bool
+    console: Console = field(default_factory=lambda: Console(highlight=False))
+    notes: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
+
+    def show(self, *renderables: Any) -> None:
+        """Part of the answer, for people; with ``--json`` it is left out."""
+        if not self.as_json:
+            self.console.print(*renderables)
+
+    def note(self, text: str) -> None:
+        """A line about what is going on; rich markup allowed. Never on stdout."""
+        self.notes.print(text)
+
+    def progress(self) -> Progress:
+        """A progress bar on stderr that leaves nothing behind."""
+        from rich.progress import Progress
+
+        return Progress(console=self.notes, transient=True)
+
+    def document(self, value: Any) -> None:
+        """The whole answer, for machines; without ``--json`` it is left out."""
+        if self.as_json:
+            typer.echo(json.dumps(value, ensure_ascii=False, default=str))
+
+
+@contextmanager
+def reporting(as_json: bool, debug: bool) -> Iterator[Output]:
+    """Run a command's body; an error of our family becomes one red sentence and exit code 1."""
+    output = Output(as_json=as_json)
+    try:
+        yield output
+    except MaasError as error:
+        if debug:
+            raise
+        output.notes.print(f"[bold red]error:[/bold red] {escape(error.message)}", soft_wrap=True)
+        output.document({"error": error.message, "code": traits(error).code})
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Around imports that need an extra of the distribution: a missing one is named.
+
+    Raises:
+        ConfigError: with the exact install line.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "maas_sdk":
+            raise
+        raise ConfigError(
+            f"this command needs the package {error.name}: pip install 'maas-sdk[{name}]'",
+            package=error.name,
+        ) from error

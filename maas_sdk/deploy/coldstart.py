@@ -1,0 +1,308 @@
+"""How long a function takes from process start to its first correct answer, and where it goes.
+
+Nothing is injected into the function: it is started as Cloud Functions would start it, asked from
+before its port is open, and its answer is held against the bundle's golden outputs. Where the time
+went is read off the lines that it logs anyway:
+
+    spawn ──interpreter──▶ ──imports──▶ loading begins ──bundle, weights, …──▶ loaded ──▶ answer
+
+*interpreter* is a bare ``python -c pass`` of the same environment. *imports* is everything until
+the worker begins to load: the framework, the function's modules, the fork. Beside it runs a
+function that does nothing, so that the framework's share can be told from ours. The two take
+turns, so that a machine that slows down slows both.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from maas_sdk.deploy.process import FunctionProcess
+from maas_sdk.errors import ModelError
+
+if TYPE_CHECKING:
+    from maas_sdk.bundle.manifest import Verification
+    from maas_sdk.tensors import Array
+
+__all__ = ["ColdStart", "FirstCall", "Stage", "golden_call", "largest_excess", "measure"]
+
+_FIRST, _IMPORTS, _LAST = "interpreter", "imports", "first answer"
+
+# The function that does nothing but say when its worker began.
+_EMPTY: Final = '''\
+"""An empty function: what every Python function pays before its own first line."""
+
+import json
+import os
+import sys
+
+import functions_framework
+
+os.register_at_fork(
+    after_in_child=lambda: print(json.dumps({"seconds": 0.0}), file=sys.stderr, flush=True)
+)
+
+
+@functions_framework.http
+def predict(request):
+    return "ok"
+'''
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """One step on the way, and how long it took."""
+
+    name: str
+    duration_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ColdStart:
+    """Process start to first correct answer: medians over ``runs`` starts, stage by stage."""
+
+    function: tuple[Stage, ...]
+    empty: tuple[Stage, ...]
+    runs: int
+    # "executable" or "program": how the function got its model to run.
+    tier: str
+
+    @property
+    def function_s(self) -> float:
+        """Seconds from process start to the first correct answer of our function."""
+        return sum(stage.duration_s for stage in self.function)
+
+    @property
+    def empty_s(self) -> float:
+        """The same for a function that does nothing."""
+        return sum(stage.duration_s for stage in self.empty)
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long as the empty function ours takes."""
+        return self.function_s / self.empty_s
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FirstCall:
+    """A request, and what its answer has to be."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: tuple[bytes | memoryview, ...]
+    # Raises unless the body of the answer is right.
+    check: Callable[[bytes], None]
+
+
+def golden_call(bundle: Path) -> FirstCall:
+    """The bundle's first golden row as a request to its first program.
+
+    Raises:
+        MaasError: the bundle cannot be opened.
+    """
+    from maas_sdk.bundle import open_bundle, open_weights
+    from maas_sdk.bundle.manifest import golden_path
+    from maas_sdk.wire.frames import CONTENT_TYPE, Call, Failure, decode_results, encode_calls
+
+    manifest = open_bundle(bundle).manifest
+    name = "predict" if "predict" in manifest.programs else next(iter(manifest.programs))
+    program = manifest.programs[name]
+    golden = open_weights(bundle / golden_path(name))
+    # A single row, as the first caller of a function that was scaled to zero would send.
+    rows = slice(0, 1) if program.row_independent else slice(None)
+
+    def part(kind: str) -> dict[str, Array]:
+        specs = getattr(program.signature, f"{kind}s")
+        return {
+            key: np.array(
+                golden[f"{kind}/{key}"][rows]
+                if spec.shape[:1] == (None,)
+                else golden[f"{kind}/{key}"]
+            )
+            for key, spec in specs.items()
+        }
+
+    inputs, expected = part("input"), part("output")
+    golden.close()
+
+    def check(body: bytes) -> None:
+        [answer] = decode_results(body)
+        if isinstance(answer, Failure):
+            raise ModelError(f"the first answer was an error: {answer.message}")
+        for key, wanted in expected.items():
+            excess = largest_excess(answer.outputs[key], wanted, program.verification)
+            if excess > 0:
+                raise ModelError(
+                    f"the first answer's {key!r} is off the golden one by {excess:.3g} more than "
+                    "the tolerance of the export"
+                )
+
+    return FirstCall(
+        path=f"/v1/models/{manifest.name}:predict",
+        headers={"Content-Type": CONTENT_TYPE},
+        body=tuple(encode_calls([Call(id="0", inputs=inputs, program=name)])),
+        check=check,
+    )
+
+
+def largest_excess(found: Array, wanted: Array, verification: Verification | None) -> float:
+    """By how much |found - wanted| is over what the export allowed; 0 or less is within.
+
+    The allowance is ``atol + rtol · max|wanted|``, as the export's own comparison has it.
+    """
+    if found.shape != wanted.shape or found.dtype != wanted.dtype:
+        return float("inf")
+    if not wanted.size:
+        return 0.0
+    atol, rtol = (verification.atol, verification.rtol) if verification else (1e-5, 1e-4)
+    exact = wanted.astype(np.float64)
+    finite = np.isfinite(exact)
+    scale = float(np.max(np.abs(exact), where=finite, initial=0.0))
+    if not np.array_equal(exact[~finite], found.astype(np.float64)[~finite], equal_nan=True):
+        return float("inf")
+    gap = float(np.max(np.abs(found.astype(np.float64) - exact), where=finite, initial=0.0))
+    return gap - (atol + rtol * scale) if gap == gap else float("inf")
+
+
+def measure(
+    folder: Path,
+    call: FirstCall,
+    *,
+    scratch: Path,
+    runs: int = 5,
+    timeout_s: float = 60.0,
+    progress: Callable[[int], None] | None = None,
+) -> ColdStart:
+    """Start the function and an empty one in turns, ``runs`` times each, after one uncounted turn.
+
+    Args:
+        folder: the function folder.
+        call: what to ask, and what must be answered.
+        scratch: where the empty function is written.
+        runs: starts that count.
+        timeout_s: to wait for an answer.
+        progress: called with the number of finished turns, 1 to ``runs + 1``.
+
+    Raises:
+        ModelError: an answer is wrong.
+        MaasError: the function does not start or does not answer.
+    """
+    empty_folder = scratch / "empty-function"
+    empty_folder.mkdir(parents=True, exist_ok=True)
+    (empty_folder / "main.py").write_text(_EMPTY, encoding="utf-8")
+    nothing = FirstCall(path="/", headers={}, body=(), check=lambda body: None)
+    ours: list[dict[str, float]] = []
+    empty: list[dict[str, float]] = []
+    tier = "unknown"
+    for turn in range(runs + 1):
+        interpreter_s = _interpreter()
+        stages, tier = _start(folder, call, interpreter_s, timeout_s)
+        bare, _ = _start(empty_folder, nothing, interpreter_s, timeout_s)
+        if turn:  # the first turn fills the page cache and is not counted
+            ours.append(stages)
+            empty.append(bare)
+        if progress is not None:
+            progress(turn + 1)
+    return ColdStart(function=_medians(ours), empty=_medians(empty), runs=runs, tier=tier)
+
+
+def _interpreter() -> float:
+    """Seconds that a bare interpreter of this environment takes from start to end."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "pass"], check=True, stdin=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
+def _start(
+    folder: Path, call: FirstCall, interpreter_s: float, timeout_s: float
+) -> tuple[dict[str, float], str]:
+    """One start: seconds by stage, and the tier that the function says it took."""
+    with FunctionProcess(folder) as process:
+        status, body = process.first_answer(
+            call.path, call.body, headers=call.headers, timeout_s=timeout_s
+        )
+        total_s = time.time() - process.spawned_unix_s
+        if status != 200:
+            raise ModelError(
+                f"the function's first answer has status {status}: "
+                f"{body[:500].decode(errors='replace')}"
+            )
+        call.check(body)
+        loaded = _loaded(process, timeout_s=2.0)
+    if loaded is None:
+        return {
+            _FIRST: interpreter_s,
+            _IMPORTS: 0.0,
+            _LAST: max(0.0, total_s - interpreter_s),
+        }, "unknown"
+    at_s, line = loaded[0] - process.spawned_unix_s, loaded[1]
+    return split_stages(
+        total_s=total_s,
+        interpreter_s=interpreter_s,
+        loaded_at_s=at_s,
+        loading_s=float(line["seconds"]),
+        timings_s=line.get("timings_s") or {},
+    ), str(line.get("tier", "unknown"))
+
+
+def _loaded(process: FunctionProcess, timeout_s: float) -> tuple[float, dict[str, Any]] | None:
+    """When the function said that its model is loaded; the line may come just after the answer."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        for arrived, event in process.events():
+            if isinstance(event.get("seconds"), float):
+                return arrived, event
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.005)
+
+
+def split_stages(
+    *,
+    total_s: float,
+    interpreter_s: float,
+    loaded_at_s: float,
+    loading_s: float,
+    timings_s: Mapping[str, float],
+) -> dict[str, float]:
+    """Consecutive stages that add up to ``total_s``.
+
+    Parts of the loading run side by side, so ``timings_s`` may add up to more than
+    ``loading_s``; then each is given its share of it. What they leave over counts as the last of
+    them.
+    """
+    loaded_at_s = min(loaded_at_s, total_s)
+    begin_s = max(0.0, loaded_at_s - loading_s)
+    stages = {_FIRST: min(interpreter_s, begin_s), _IMPORTS: max(0.0, begin_s - interpreter_s)}
+    loading_s = loaded_at_s - begin_s
+    parts = {_words(name): max(0.0, float(value)) for name, value in timings_s.items()}
+    added = sum(parts.values())
+    shrink = min(1.0, loading_s / added) if added else 1.0
+    stages |= {name: value * shrink for name, value in parts.items()}
+    if loading_s > added * shrink + 1e-9:
+        last = next(reversed(parts), "model loaded")
+        stages[last] = stages.get(last, 0.0) + loading_s - added * shrink
+    return {**stages, _LAST: total_s - loaded_at_s}
+
+
+def _words(name: str) -> str:
+    """The runtime's key for a part of loading, as people read it."""
+    return {"bundle": "bundle opened"}.get(name, name.replace("_", " "))
+
+
+def _medians(runs: Sequence[Mapping[str, float]]) -> tuple[Stage, ...]:
+    names = list(dict.fromkeys(name for run in runs for name in run))
+    # first answer stays last, whatever order the runs brought.
+    names.sort(key=lambda name: name == _LAST)
+    return tuple(
+        Stage(name=name, duration_s=statistics.median(run.get(name, 0.0) for run in runs))
+        for name in names
+    )
