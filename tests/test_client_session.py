@@ -236,6 +236,19 @@ def test_time_that_passed_while_waiting_is_a_deadline() -> None:
     assert isinstance(outcome, TransportError)
 
 
+def test_a_call_that_comes_too_late_is_not_sent() -> None:
+    """Time may run out while the metadata is asked for, or between the pieces of a split call."""
+    session, clock = make(max_rows_per_call=2)
+    run(session.signature(PLAIN), clock, document(METADATA))
+
+    def slowly(send: Send) -> Reply:
+        clock.now += 40
+        return ok(send)
+
+    with pytest.raises(DeadlineError, match=r"^item 0, rows 2–3: .*time was up before"):
+        run(session.predict({"x": np.zeros((6, 3), np.float32)}, PLAIN), clock, slowly)
+
+
 def test_the_budget_is_shared_by_the_clients_calls() -> None:
     """When everything fails, later calls are no longer retried at all."""
     session, clock = make(retry=RetryPolicy(budget_tokens=2.0, budget_share=0.0))
@@ -290,6 +303,8 @@ def test_metadata_is_retried_and_routed() -> None:
     assert steps[0].url == f"{URL}/v1/models/digits/labels/a%2Fb/metadata"  # type: ignore[union-attr]
     with pytest.raises(MaasError, match="HTTP 404"):
         run(session.metadata(PLAIN), clock, status(404))
+    answer, steps = run(session.metadata(PLAIN), clock, gone, document(METADATA))
+    assert [type(step) for step in steps] == [Send, Wait, Send]
 
 
 @pytest.mark.parametrize(

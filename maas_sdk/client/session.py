@@ -159,10 +159,7 @@ class Session:
 
     def probe(self, path: str) -> Steps[bool]:
         """Whether a health path answers 200; False too if nothing answers. Never retried."""
-        try:
-            reply = yield self._get(path, self._clock.monotonic() + self.options.timeout_s)
-        except DeadlineError:
-            return False
+        reply = yield self._get(path, self._clock.monotonic() + self.options.timeout_s)
         return isinstance(reply, Reply) and reply.status == 200
 
     # ---- for predict_many, whose scheduling is the shells' ----
@@ -194,12 +191,13 @@ class Session:
         pending = list(range(len(parts)))
         self._budget.pay_in()
         attempts = 0
-        while pending:
+        while True:
             attempts += 1
             left_s = deadline - self._clock.monotonic()
             if left_s <= 0:
-                late: dict[int, Outputs | MaasError] = dict.fromkeys(pending, _too_late(url))
-                outcomes = late | outcomes
+                # What the last attempt met says more than that time is up.
+                for index in pending:
+                    outcomes.setdefault(index, _too_late(url))
                 break
             calls = [
                 Call(
