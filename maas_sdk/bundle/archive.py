@@ -91,8 +91,9 @@ def unzip_bundle(
             return _unpack(archive, where, folder, overwrite)
     except FileNotFoundError as error:
         raise NotFoundError(f"no zip file at {os.fspath(zip_path)}: check the path") from error
-    except (BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
-        # RuntimeError is zipfile's word for an encrypted entry.
+    except (BadZipFile, EOFError, RuntimeError, ValueError, zlib.error) as error:
+        # zipfile says RuntimeError of an encrypted entry or a method that it does not know, and
+        # ValueError of offsets and names that make no sense.
         raise CorruptError(f"{where} is not a whole zip file: {error}; {_REMEDY}") from error
 
 

@@ -112,14 +112,15 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
                 raise
 
 
-def _identity(folder: Path) -> tuple[int, int]:
+def _identity(folder: Path) -> tuple[int, int, int]:
+    # A new folder may get the inode of one just removed; renaming sets its ctime.
     try:
         status = os.stat(folder)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(
             f"no bundle at {folder}: nothing is there; check the path", path=str(folder)
         ) from error
-    return status.st_dev, status.st_ino
+    return status.st_dev, status.st_ino, status.st_ctime_ns
 
 
 def _open_once(folder: Path) -> Bundle:
