@@ -69,7 +69,7 @@ def test_the_example() -> None:
     assert found
     digits = ""
     for line in found[1].splitlines():
-        digits += re.match(r"(?: *[0-9a-f]{2}\b)*", line)[0]  # type: ignore[index]
+        digits += line[:48]  # comments stand to the right
     call = Call("a", {"x": np.array([[1, -2]], np.float32)})
     assert b"".join(encode_calls([call])).hex(" ") == bytes.fromhex(digits).hex(" ")
 
