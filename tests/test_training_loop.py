@@ -16,7 +16,6 @@ from maas_sdk.errors import ConfigError
 from maas_sdk.models.convnet import ConvNet
 from maas_sdk.sharding.mesh import make_mesh
 from maas_sdk.training.loop import EpochRecord, TrainConfig, train
-from maas_sdk.training.optimizer import OptimizerConfig, make_optimizer
 from maas_sdk.training.precision import Policy
 from maas_sdk.training.step import cross_entropy
 
@@ -66,8 +65,7 @@ def test_digits_are_learned_in_bfloat16_on_eight_devices() -> None:
     assert np.mean(right) == pytest.approx(told[-1].test_accuracy, abs=0.01)
 
 
-@pytest.mark.parametrize("hash_seed", ["1"])
-def test_the_same_seed_gives_the_same_weights_in_another_process(hash_seed: str) -> None:
+def test_the_same_seed_gives_the_same_weights_in_another_process() -> None:
     """Bit for bit, whatever Python's own hash seed is."""
     here = trained_digest()
     there = subprocess.run(
@@ -77,7 +75,7 @@ def test_the_same_seed_gives_the_same_weights_in_another_process(hash_seed: str)
             "import sys, runpy; print(runpy.run_path(sys.argv[1])['trained_digest']())",
             __file__,
         ],
-        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        env={**os.environ, "PYTHONHASHSEED": "1"},
         capture_output=True,
         text=True,
         check=True,
@@ -113,30 +111,3 @@ def test_counts_are_positive(field: str) -> None:
     """Zero epochs or rows is a mistake, and is said to be one."""
     with pytest.raises(ConfigError, match=f"{field}: expected 1 or more, got 0"):
         TrainConfig(**{field: 0})
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"learning_rate": 0.0}, "learning_rate: expected more than 0"),
-        ({"warmup_fraction": 1.0}, "warmup_fraction: expected 0 ≤ x < 1"),
-        ({"weight_decay": -1.0}, "weight_decay: expected 0 or more"),
-        ({"clip_norm": 0.0}, "clip_norm: expected more than 0 or None"),
-    ],
-)
-def test_optimizer_options_are_checked(options: dict[str, float], message: str) -> None:
-    """Each option says what it may be."""
-    with pytest.raises(ConfigError, match=message):
-        OptimizerConfig(**options)
-
-
-@pytest.mark.parametrize("options", [{}, {"warmup_fraction": 0.0, "clip_norm": None}])
-@pytest.mark.parametrize("steps", [1, 7, 100])
-def test_every_length_of_run_has_an_optimizer(steps: int, options: dict[str, float]) -> None:
-    """Short runs, without warm-up or clipping too, give finite updates."""
-    optimizer = make_optimizer(OptimizerConfig(**options), steps=steps)
-    params = jnp.ones(3)
-    state = optimizer.init(params)
-    for _ in range(min(steps, 7)):
-        updates, state = optimizer.update(jnp.full(3, 100.0), state, params)
-        assert np.all(np.isfinite(updates))

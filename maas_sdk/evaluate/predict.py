@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from maas_sdk.errors import InputError
 from maas_sdk.tensors import Array
 
 __all__ = ["predict"]
@@ -26,7 +27,12 @@ def predict(model: nnx.Module, inputs: Array, *, batch_size: int = 256) -> Array
 
     Returns:
         The outputs, ``[N, …]``.
+
+    Raises:
+        InputError: no rows.
     """
+    if not len(inputs):
+        raise InputError("expected at least one row to predict, got none")
     graphdef, state = nnx.split(model)
 
     @jax.jit
