@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -312,3 +314,22 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
 def test_the_schema_is_one() -> None:
     """A change of the schema is a change of this number, and of docs/bundle.md."""
     assert SCHEMA == 1
+
+
+def test_the_table_in_the_docs_lists_these_fields() -> None:
+    """docs/bundle.md names every field of a manifest, and no other."""
+    page = (Path(__file__).parents[1] / "docs" / "bundle.md").read_text("utf-8")
+    documented = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    found = set()
+    for path in records(DOCUMENT):
+        value: Any = reduce(lambda v, s: v[s], path, DOCUMENT)
+        steps = [
+            "<name>" if above in MAPS else step
+            for above, step in zip(("", *path), path, strict=False)
+            if isinstance(step, str)
+        ]
+        whole = path and not any(isinstance(step, int) for step in path)
+        if whole and (not isinstance(value, dict) or path[-1] == "verification"):
+            found.add(".".join(steps))
+    assert set(documented) == found
+    assert len(documented) == len(found)

@@ -9,6 +9,7 @@ as they come out, so a zip that would unpack to more than it declares is stopped
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from pathlib import Path
@@ -91,9 +92,11 @@ def unzip_bundle(
             return _unpack(archive, where, folder, overwrite)
     except FileNotFoundError as error:
         raise NotFoundError(f"no zip file at {os.fspath(zip_path)}: check the path") from error
-    except (BadZipFile, EOFError, RuntimeError, ValueError, zlib.error) as error:
-        # zipfile says RuntimeError of an encrypted entry or a method that it does not know, and
-        # ValueError of offsets and names that make no sense.
+    except (BadZipFile, EOFError, OSError, RuntimeError, ValueError, zlib.error) as error:
+        # zipfile says RuntimeError of an encrypted entry, ValueError or EINVAL of offsets and
+        # names that make no sense.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         raise CorruptError(f"{where} is not a whole zip file: {error}; {_REMEDY}") from error
 
 
@@ -130,6 +133,8 @@ def _unpack(
 
 def _entries(archive: ZipFile, where: str) -> dict[str, ZipInfo]:
     """Entries by name; folders, which other tools add, do not count."""
+    from zipfile import ZIP_DEFLATED, ZIP_STORED
+
     entries: dict[str, ZipInfo] = {}
     for info in archive.infolist():
         if info.is_dir():
@@ -137,6 +142,11 @@ def _entries(archive: ZipFile, where: str) -> dict[str, ZipInfo]:
         # ``orig_filename`` is the name before zipfile made it agreeable.
         if info.orig_filename in entries:
             raise CorruptError(f"{where}: {info.orig_filename!r} is in it twice; {_REMEDY}")
+        if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+            raise CorruptError(
+                f"{where}: {info.orig_filename}: expected stored or deflated, found compression "
+                f"{info.compress_type}; {_REMEDY}"
+            )
         entries[info.orig_filename] = info
     return entries
 
