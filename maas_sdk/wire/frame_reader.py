@@ -281,6 +281,8 @@ class _Reader:
 def _call_in(id: str, head: dict[str, Any], reader: _Reader) -> Call:
     # The tensors come first, whatever else is wrong: the walk over the bulk must not stop.
     inputs = reader.tensors(head.pop("inputs", None))
+    if not head:  # most calls say no more
+        return Call(id, inputs)
     program = head.pop("program", None)
     if program is not None:
         reader.name(program, "program")
