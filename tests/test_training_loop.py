@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +92,31 @@ def test_another_seed_gives_other_weights() -> None:
     first = train(ConvNet(rngs=nnx.Rngs(0)), data, config).model
     other = train(ConvNet(rngs=nnx.Rngs(0)), data, TrainConfig(epochs=1, seed=1)).model
     assert digest(first) != digest(other)
+
+
+class Restless(nnx.Module):
+    """A model with everything that is not a parameter: batch statistics and random streams."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.norm = nnx.BatchNorm(64, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.head = nnx.Linear(64, 10, rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return self.head(self.dropout(self.norm(images.reshape(-1, 64))))
+
+
+def test_dropout_and_batch_statistics_are_trained_with_and_judged_without() -> None:
+    """The result is in eval mode with statistics of its own; the given model keeps its mode."""
+    model = Restless(nnx.Rngs(0))
+    data = load_split()
+    result = train(model, data, TrainConfig(epochs=1))
+    trained: Any = result.model
+    rows = data.test.inputs[:8]
+    np.testing.assert_array_equal(trained(rows), trained(rows))
+    assert np.ptp(trained.norm.mean[...]) > 0
+    assert np.ptp(model.norm.mean[...]) == 0
+    assert not model.dropout.deterministic
 
 
 def test_a_batch_must_fit_mesh_and_data() -> None:

@@ -28,6 +28,7 @@ from maas_sdk.training.step import (
     LossFn,
     Metrics,
     TrainState,
+    TrainStep,
     cross_entropy,
     make_eval_step,
     make_train_step,
@@ -139,16 +140,9 @@ def train(
     history: list[EpochRecord] = []
     for epoch in range(1, config.epochs + 1):
         epoch_started = time.perf_counter()
-        sums: list[Metrics] = []
-        rows = 0
-        for batch in epoch_batches(
-            len(data.train), batch_size=config.batch_size, seed=config.seed, epoch=epoch
-        ):
-            inputs, labels = place_batch(mesh, (data.train.inputs[batch], data.train.labels[batch]))
-            state, metrics = train_step(state, inputs, labels)
-            sums.append(metrics)
-            rows += len(batch)
-        train_loss, train_accuracy = _means(sums, rows)
+        state, (train_loss, train_accuracy) = _learn(
+            train_step, state, data.train, config, epoch, mesh
+        )
         test_loss, test_accuracy = _evaluate(eval_step, state, data.test, config.batch_size, mesh)
         record = EpochRecord(
             epoch=epoch,
@@ -162,14 +156,34 @@ def train(
         if progress is not None:
             progress(record)
 
-    trained = _put_together(graphdef, state)
     return TrainResult(
-        model=trained,
+        model=_put_together(graphdef, state),
         history=tuple(history),
         devices=mesh.size,
         steps=steps,
         wall_s=time.perf_counter() - started,
     )
+
+
+def _learn(
+    train_step: TrainStep,
+    state: TrainState,
+    examples: Examples,
+    config: TrainConfig,
+    epoch: int,
+    mesh: Mesh,
+) -> tuple[TrainState, tuple[float, float]]:
+    """One pass over ``examples``: the state after it, mean loss and accuracy."""
+    sums: list[Metrics] = []
+    rows = 0
+    for batch in epoch_batches(
+        len(examples), batch_size=config.batch_size, seed=config.seed, epoch=epoch
+    ):
+        inputs, labels = place_batch(mesh, (examples.inputs[batch], examples.labels[batch]))
+        state, metrics = train_step(state, inputs, labels)
+        sums.append(metrics)
+        rows += len(batch)
+    return state, _means(sums, rows)
 
 
 def _put_together(graphdef: nnx.GraphDef[Any], state: TrainState) -> nnx.Module:
