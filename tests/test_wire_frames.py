@@ -322,6 +322,30 @@ def test_refused_when_read(frame: bytes, error: type[WireError], message: str) -
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (FrameLimits(max_tensors=1), "2 tensors, the limit is 1"),
+        (FrameLimits(max_rank=1), "2 dimensions, the limit is 1"),
+        (FrameLimits(max_calls=1, max_head_bytes=20), "a head of 39 bytes is over the limits"),
+    ],
+)
+def test_small_limits(limits: FrameLimits, message: str) -> None:
+    """Limits hold below what a frame's own fields need."""
+    tensor = ["int8", [0, 0], 0]
+    with pytest.raises(TooLargeError, match=message):
+        decode_calls(build([{"id": "q", "inputs": {"x": tensor, "y": tensor}}]), limits)
+
+
+def test_four_gib_are_refused_when_written() -> None:
+    """Lengths have four bytes; what they cannot say is refused, with the way out."""
+    array = np.zeros(64 << 20, np.uint8)
+    calls = [Call(str(index), {"x": array}) for index in range(64)]
+    with pytest.raises(TooLargeError, match=r"less than 4 GiB.*fewer calls per frame"):
+        encode_calls(calls)
+    assert len(encode_calls(calls[:-1])) == 64
+
+
 def test_no_byte_is_claimed_twice() -> None:
     """Two tensors cannot lie on the same bytes, so a small body cannot become large inputs."""
     tensor = ["uint8", [200], 0]

@@ -64,7 +64,7 @@ _DEFAULT_SIGNATURE: Final = "serving_default"
 class PredictRequest:
     """What a predict body asks for."""
 
-    # ``signature_name``; None: the model's default program.
+    # ``signature_name``; None: the model's default program, which ``serving_default`` means too.
     program: str | None
     # By input name, dtypes as the program's signature has them.
     inputs: Mapping[str, Array]
@@ -98,12 +98,14 @@ def decode_predict(
         )
     if not has_rows and not has_columns:
         raise WireError("Missing 'inputs' or 'instances' key")
-    specs = signatures(program or None).inputs
+    if program in ("", _DEFAULT_SIGNATURE):
+        program = None
+    specs = signatures(program).inputs
     if has_rows:
         inputs = _from_rows(request["instances"], specs)
     else:
         inputs = _from_columns(request["inputs"], specs)
-    return PredictRequest(program=program or None, inputs=inputs, row_format=has_rows)
+    return PredictRequest(program=program, inputs=inputs, row_format=has_rows)
 
 
 def encode_predict(outputs: Mapping[str, Array], *, row_format: bool) -> bytes:
