@@ -74,12 +74,10 @@ def test_the_program_is_asked_for_by_name() -> None:
         return signature(x="int32")
 
     assert decode_predict(b'{"signature_name": "embed", "inputs": [1]}', look_up).program == "embed"
-    for default in (b"", b"serving_default"):
-        body = b'{"signature_name": "%s", "inputs": [1]}' % default
-        assert decode_predict(body, look_up).program is None
+    assert decode_predict(b'{"signature_name": "", "inputs": [1]}', look_up).program is None
     with pytest.raises(NotFoundError, match="nope"):
         decode_predict(b'{"signature_name": "nope", "inputs": [1]}', look_up)
-    assert asked == ["embed", None, None, "nope"]
+    assert asked == ["embed", None, "nope"]
 
 
 def test_tokens_and_trailing_bytes() -> None:

@@ -64,7 +64,7 @@ _DEFAULT_SIGNATURE: Final = "serving_default"
 class PredictRequest:
     """What a predict body asks for."""
 
-    # ``signature_name``; None: the model's default program, which ``serving_default`` means too.
+    # ``signature_name`` as it came; None where it is absent or empty.
     program: str | None
     # By input name, dtypes as the program's signature has them.
     inputs: Mapping[str, Array]
@@ -79,8 +79,8 @@ def decode_predict(
 
     Args:
         body: UTF-8 JSON. Its size is the caller's to limit: it is parsed whole.
-        signatures: program name (None: the default one) → its signature; raises
-            ``NotFoundError`` for a name it does not know.
+        signatures: program name (None and ``serving_default``: the default one) → its signature;
+            raises ``NotFoundError`` for a name it does not know.
 
     Raises:
         WireError: not JSON, or not a predict request (status 400, as TensorFlow Serving has it).
@@ -98,14 +98,12 @@ def decode_predict(
         )
     if not has_rows and not has_columns:
         raise WireError("Missing 'inputs' or 'instances' key")
-    if program in ("", _DEFAULT_SIGNATURE):
-        program = None
-    specs = signatures(program).inputs
+    specs = signatures(program or None).inputs
     if has_rows:
         inputs = _from_rows(request["instances"], specs)
     else:
         inputs = _from_columns(request["inputs"], specs)
-    return PredictRequest(program=program, inputs=inputs, row_format=has_rows)
+    return PredictRequest(program=program or None, inputs=inputs, row_format=has_rows)
 
 
 def encode_predict(outputs: Mapping[str, Array], *, row_format: bool) -> bytes:
