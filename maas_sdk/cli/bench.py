@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from maas_sdk.cli.output import Debug, Json, examples, extra, reporting
+from maas_sdk.cli.output import Debug, Json, add_command, examples, extra, reporting
 
 __all__ = ["app"]
 
@@ -15,11 +15,12 @@ app = typer.Typer(
     help="Measure: cold starts of a bundle, load on an endpoint.",
     no_args_is_help=True,
     rich_markup_mode="rich",
-    epilog=examples("maas bench cold digits.maas", "maas bench load http://127.0.0.1:8080"),
+    epilog=examples(
+        "maas bench cold digits.maas", "maas bench load http://127.0.0.1:8080/v1/models/digits"
+    ),
 )
 
 
-@app.command(epilog=examples("maas bench cold digits.maas", "maas bench cold digits.maas --runs 9"))
 def cold(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     runs: Annotated[int, typer.Option(min=1, help="Starts to take the median of.")] = 5,
@@ -86,12 +87,6 @@ def stage_table(found: Any) -> Any:
     return table
 
 
-@app.command(
-    epilog=examples(
-        "maas bench load http://127.0.0.1:8080",
-        "maas bench load http://127.0.0.1:8080/v1/models/digits --clients 8 --calls 2000",
-    )
-)
 def load(
     url: Annotated[str, typer.Argument(metavar="URL", help="An endpoint.")],
     model: Annotated[
@@ -128,3 +123,12 @@ def load(
         output.document(asdict(found))
         if not found.answered:
             raise typer.Exit(1)
+
+
+add_command(app, cold, "maas bench cold digits.maas", "maas bench cold digits.maas --runs 9")
+add_command(
+    app,
+    load,
+    "maas bench load http://127.0.0.1:8080/v1/models/digits",
+    "maas bench load http://127.0.0.1:8080 --model digits --clients 8 --calls 2000",
+)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from maas_sdk.cli.output import Debug, Json, Output, examples, extra, reporting
+from maas_sdk.cli.output import Debug, Json, Output, add_command, extra, reporting
 
 if TYPE_CHECKING:
     from maas_sdk.bundle.manifest import Manifest, Program
@@ -20,18 +20,14 @@ _BundleArgument = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command(epilog=examples("maas inspect digits.maas", "maas inspect digits.maas --json"))(
-        inspect
+    add_command(app, inspect, "maas inspect digits.maas", "maas inspect digits.maas --json")
+    add_command(app, verify, "maas verify digits.maas", "maas verify digits.maas --tier program")
+    add_command(
+        app,
+        package,
+        "maas package digits.maas digits-function",
+        "maas package digits.maas digits-function.zip",
     )
-    app.command(
-        epilog=examples("maas verify digits.maas", "maas verify digits.maas --tier program")
-    )(verify)
-    app.command(
-        epilog=examples(
-            "maas package digits.maas digits-function",
-            "maas package digits.maas digits-function.zip",
-        )
-    )(package)
 
 
 def inspect(bundle: _BundleArgument, as_json: Json = False, debug: Debug = False) -> None:

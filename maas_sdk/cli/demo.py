@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from maas_sdk.cli.output import Debug, Json, examples, extra, reporting
+from maas_sdk.cli.output import Debug, Json, add_command, extra, reporting
 from maas_sdk.errors import ConfigError
 
 __all__ = ["register"]
@@ -20,9 +20,7 @@ _DEVICES_FLAG = "--xla_force_host_platform_device_count"
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(
-        epilog=examples("maas demo", "maas demo --out /tmp/digits --seed 1", "maas demo --json")
-    )(demo)
+    add_command(app, demo, "maas demo", "maas demo --out /tmp/digits --seed 1", "maas demo --json")
 
 
 def demo(

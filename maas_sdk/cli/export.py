@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maas_sdk.cli.output import Debug, Json, Output, examples, extra, reporting
+from maas_sdk.cli.output import Debug, Json, Output, add_command, extra, reporting
 from maas_sdk.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -21,13 +21,13 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(
-        epilog=examples(
-            "maas export my_model:model --example my_model:example",
-            "maas export my_model.py:model --example rows.npy --out digits.maas --name digits",
-            "maas export my_model:apply --weights my_model:weights --example my_model:example",
-        )
-    )(export)
+    add_command(
+        app,
+        export,
+        "maas export my_model:model --example my_model:example",
+        "maas export my_model.py:model --example rows.npy --out digits.maas --name digits",
+        "maas export my_model:apply --weights my_model:weights --example my_model:example",
+    )
 
 
 def export(

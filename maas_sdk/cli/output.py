@@ -7,8 +7,9 @@ Exit codes: 0 done, 1 an error of ``maas_sdk.errors`` or a failed check, 2 wrong
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,12 +23,20 @@ from maas_sdk.errors import ConfigError, MaasError, traits
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["Debug", "Json", "Output", "examples", "extra", "reporting"]
+__all__ = ["Debug", "Json", "Output", "add_command", "examples", "extra", "reporting"]
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, for machines.")
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def add_command(app: typer.Typer, function: Callable[..., None], *lines: str) -> None:
+    """Register a command; ``lines`` are the examples that its help ends with."""
+    words = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+    # Typer would keep the line breaks of the source.
+    text = "\n\n".join(" ".join(paragraph.split()) for paragraph in words)
+    app.command(help=text, epilog=examples(*lines))(function)
 
 
 def examples(*lines: str) -> str:

@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 import typer
 
-from maas_sdk.cli.output import Debug, Json, Output, examples, extra, reporting
+from maas_sdk.cli.output import Debug, Json, Output, add_command, extra, reporting
 
 if TYPE_CHECKING:
     from maas_sdk.tensors import Array, Signature
@@ -23,13 +23,13 @@ _VALUES_SHOWN: Final = 10
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(
-        epilog=examples(
-            "maas predict digits.maas rows.npy",
-            "maas predict digits.maas seven.png --invert",
-            "maas predict http://127.0.0.1:8080/v1/models/digits rows.npz --out answers.npz",
-        )
-    )(predict)
+    add_command(
+        app,
+        predict,
+        "maas predict digits.maas rows.npy",
+        "maas predict digits.maas seven.png --invert",
+        "maas predict http://127.0.0.1:8080/v1/models/digits rows.npz --out answers.npz",
+    )
 
 
 def predict(

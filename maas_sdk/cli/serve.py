@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from maas_sdk.cli.output import Debug, Json, examples, extra, reporting
+from maas_sdk.cli.output import Debug, Json, add_command, extra, reporting
 from maas_sdk.errors import ConfigError
 
 __all__ = ["register"]
@@ -16,12 +16,9 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(
-        epilog=examples(
-            "maas serve digits.maas",
-            "maas serve digits.maas --host 0.0.0.0 --port 9000",
-        )
-    )(serve)
+    add_command(
+        app, serve, "maas serve digits.maas", "maas serve digits.maas --host 0.0.0.0 --port 9000"
+    )
 
 
 def serve(

@@ -1,0 +1,164 @@
+"""The demo's first half, in this process: train, quantize, export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import jax
+import numpy as np
+from flax import nnx
+
+from maas_sdk.bundle import Bundle
+from maas_sdk.compress.quantize import parameters
+from maas_sdk.compress.quantize import quantize as quantize_model
+from maas_sdk.demo.digits import CLASS_NAMES, load_split
+from maas_sdk.demo.result import Epoch, Training, Variant
+from maas_sdk.errors import ConfigError
+from maas_sdk.evaluate.accuracy import accuracy
+from maas_sdk.evaluate.predict import predict
+from maas_sdk.export import export as export_bundle
+from maas_sdk.export.events import Event
+from maas_sdk.models.convnet import ConvNet
+from maas_sdk.tensors import Array
+from maas_sdk.training.data import Split
+from maas_sdk.training.loop import EpochRecord, TrainConfig
+from maas_sdk.training.loop import train as train_model
+from maas_sdk.training.precision import Policy
+
+if TYPE_CHECKING:
+    from maas_sdk.demo.run import DemoConfig
+
+__all__ = ["BUCKETS", "Quantized", "Report", "Trained", "export", "quantize", "train"]
+
+Report = Callable[[int, int, str], None]
+
+BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64)
+_PRECISION: Final = Policy(params="float32", compute="bfloat16", output="float32")
+# Rows that the export compares and keeps: real ones say more than made-up ones.
+_EXAMPLE_ROWS: Final = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """A trained model and what it was trained on."""
+
+    model: nnx.Module
+    split: Split
+    # Of the held-out rows, float32[N, 10].
+    logits: Array
+    facts: Training
+    variant: Variant
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quantized:
+    """The int8 form of a trained model."""
+
+    model: nnx.Module
+    # Of the held-out rows, float32[N, 10].
+    logits: Array
+    variant: Variant
+
+
+def train(config: DemoConfig, report: Report) -> Trained:
+    """Train a small convnet, data-parallel, and judge it on the held-out digits.
+
+    Raises:
+        ConfigError: JAX has another number of devices than was asked for.
+    """
+    if jax.local_device_count() != config.devices:
+        raise ConfigError(
+            f"JAX has {jax.local_device_count()} devices, the demo wants {config.devices}: set "
+            f"XLA_FLAGS=--xla_force_host_platform_device_count={config.devices} before it starts"
+        )
+    split = load_split()
+    found = train_model(
+        ConvNet(rngs=nnx.Rngs(config.seed)),
+        split,
+        TrainConfig(epochs=config.epochs, seed=config.seed, precision=_PRECISION),
+        progress=lambda record: report(record.epoch, config.epochs, _words(record)),
+    )
+    logits = predict(found.model, split.test.inputs)
+    weights = parameters(found.model).values()
+    return Trained(
+        model=found.model,
+        split=split,
+        logits=logits,
+        facts=Training(
+            epochs=tuple(
+                Epoch(
+                    number=record.epoch,
+                    train_loss=record.train_loss,
+                    test_loss=record.test_loss,
+                    test_accuracy=record.test_accuracy,
+                )
+                for record in found.history
+            ),
+            train_rows=len(split.train),
+            test_rows=len(split.test),
+            parameters=sum(weight.size for weight in weights),
+            mesh=f"data-parallel over {found.devices} virtual CPU devices",
+            precision=f"{_PRECISION.compute} compute, {_PRECISION.params} master weights",
+            seed=config.seed,
+        ),
+        variant=Variant(
+            name="as trained",
+            accuracy=accuracy(logits, split.test.labels),
+            nbytes=sum(weight.nbytes for weight in weights),
+        ),
+    )
+
+
+def _words(record: EpochRecord) -> str:
+    return f"loss {record.train_loss:.3f}, held-out {100 * record.test_accuracy:.1f} %"
+
+
+def quantize(trained: Trained) -> Quantized:
+    """Quantize to int8 and judge against the trained model."""
+    test = trained.split.test
+    found = quantize_model(trained.model, (test.inputs[:1],))
+    logits = predict(found.model, test.inputs)
+    weights = parameters(found.model).values()
+    return Quantized(
+        model=found.model,
+        logits=logits,
+        variant=Variant(
+            name="int8",
+            accuracy=accuracy(logits, test.labels),
+            nbytes=sum(weight.nbytes for weight in weights),
+            max_abs_error=float(np.max(np.abs(logits - trained.logits))),
+            agreement=float(np.mean(logits.argmax(1) == trained.logits.argmax(1))),
+        ),
+    )
+
+
+def export(trained: Trained, quantized: Quantized, config: DemoConfig, report: Report) -> Bundle:
+    """Export the quantized model for this machine's targets, verified."""
+    steps = 0
+
+    def progress(event: Event) -> None:
+        nonlocal steps
+        steps += 1
+        # Steps are not known beforehand; a bar that never quite fills is honest about it.
+        report(steps, max(_EXPORT_STEPS, steps + 1), f"{event.stage} {event.message}")
+
+    return export_bundle(
+        quantized.model,
+        trained.split.train.inputs[:_EXAMPLE_ROWS],
+        path=config.out / "digits.maas",
+        name="digits",
+        buckets=BUCKETS,
+        metadata={
+            "accuracy": f"{quantized.variant.accuracy:.4f}",
+            "classes": " ".join(CLASS_NAMES),
+            "seed": str(config.seed),
+        },
+        progress=progress,
+        overwrite=True,
+    )
+
+
+# About how many events an export of seven buckets and two targets gives.
+_EXPORT_STEPS: Final = 45

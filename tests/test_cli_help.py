@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from maas_sdk import __version__
+from maas_sdk.cli.app import app
+
+ROOT = typer.main.get_command(app)
+DOCS = Path(__file__).parent.parent / "docs" / "cli.md"
+
+
+def commands(group: Any = ROOT, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Every command under its full name, ``bench cold`` for instance."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield " ".join((*path, name)), command
+
+
+ALL = dict(commands())
+
+
+def example_lines(command: Any) -> list[str]:
+    """The examples at the end of a command's help."""
+    return re.findall(r"^maas .*$", command.epilog or "", re.MULTILINE)
+
+
+def parse(words: list[str]) -> None:
+    """Parse arguments as the command would, without running it."""
+    group, name = ROOT, words.pop(0)
+    while hasattr(group.commands[name], "commands"):
+        group, name = group.commands[name], words.pop(0)
+    group.commands[name].make_context(name, words)
+
+
+def test_all_commands_of_the_issue_are_there() -> None:
+    """Nobody loses a command by renaming a file."""
+    assert set(ALL) == {
+        *("demo", "export", "inspect", "verify", "package", "serve", "predict"),
+        *("bench cold", "bench load"),
+    }
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_command_is_explained(name: str) -> None:
+    """Help, a help text for each option, and at least one example that parses."""
+    command = ALL[name]
+    assert command.help
+    for parameter in command.params:
+        assert parameter.help, f"{name}: {parameter.name} has no help"
+    lines = example_lines(command)
+    assert lines, f"{name} has no example"
+    for line in lines:
+        words = shlex.split(line)
+        assert " ".join(words).startswith(f"maas {name}")
+        parse(words[1:])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_command_speaks_json(name: str) -> None:
+    """``--json`` and ``--debug`` are options of each."""
+    options = {option for parameter in ALL[name].params for option in parameter.opts}
+    assert {"--json", "--debug"} <= options
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_command_is_documented(name: str) -> None:
+    """docs/cli.md has a section for it that names each of its options, and its examples."""
+    sections = re.split(r"^## ", DOCS.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    found = [text for text in sections if text.startswith(f"`maas {name}`\n")]
+    assert len(found) == 1, f"docs/cli.md needs one section '## `maas {name}`'"
+    for parameter in ALL[name].params:
+        for option in parameter.opts:
+            if option.startswith("--") and option not in ("--help", "--json", "--debug"):
+                assert f"`{option}" in found[0], f"docs/cli.md, maas {name}: {option} is missing"
+    for line in example_lines(ALL[name]):
+        assert line in found[0], f"docs/cli.md, maas {name}: the example {line!r} is missing"
+
+
+def test_examples_of_the_document_parse() -> None:
+    """Each line that starts with ``maas`` in a code block of docs/cli.md is a valid call."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", DOCS.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("maas ")]
+    assert lines
+    for line in lines:
+        parse(shlex.split(line, comments=True)[1:])
+
+
+def test_help_prints_the_examples() -> None:
+    """What a person sees."""
+    result = CliRunner().invoke(app, ["inspect", "--help"], env={"COLUMNS": "100"})
+    assert result.exit_code == 0
+    assert "maas inspect digits.maas --json" in result.output
+
+
+def test_version() -> None:
+    """``maas --version`` says the package's."""
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.output == f"maas {__version__}\n"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    """A fresh process that prints the help has loaded neither numpy nor JAX nor a web server."""
+    code = (
+        "import sys\n"
+        "from maas_sdk.cli import main\n"
+        "sys.argv = ['maas', '--help']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "heavy = {'numpy', 'jax', 'jaxlib', 'flax', 'httpx', 'uvicorn', 'flask', 'PIL'}\n"
+        "print('loaded:', sorted(heavy & sys.modules.keys()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "loaded: []" in done.stdout
+    assert "demo" in done.stdout
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_without_its_packages_the_install_line_is_printed(missing: str) -> None:
+    """The base install is the client; ``maas`` then says what to install, without a traceback."""
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        "from maas_sdk.cli import main\n"
+        "sys.argv = ['maas', 'demo']; main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == f"maas needs the package {missing}: pip install 'maas-sdk[cli]'\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["inspect"], ["nothing"], ["serve", "x", "--port", "70000"], ["bench", "cold", "x", "--x"]],
+)
+def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
+    """Usage errors are told from failures by their exit code."""
+    assert CliRunner().invoke(app, arguments).exit_code == 2
