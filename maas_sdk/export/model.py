@@ -165,7 +165,8 @@ def _from_nnx(model: nnx.Module) -> Model:
     )
     # A view shares the arrays; the caller's module keeps its own flags.
     view = nnx.view(model, deterministic=True, use_running_average=True, raise_if_not_found=False)
-    graph, random, state = nnx.split(view, nnx.RngState, ...)
+    parts: Any = nnx.split(view, nnx.RngState, ...)
+    graph, random, state = parts
     named, tree = jax.tree_util.tree_flatten_with_path(state)
     random_named, random_tree = jax.tree_util.tree_flatten_with_path(random)
 

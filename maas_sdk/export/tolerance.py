@@ -25,7 +25,7 @@ __all__ = ["Difference", "Tolerance", "compare", "default_rtol", "rtol_of_dtypes
 # vector widths: some 1e-6 of the scale per deep layer. bfloat16 keeps 8 bits, float16 11.
 # A float rounded to int8 may land one step aside when its float noise crosses a half.
 _RTOL: Final[tuple[tuple[frozenset[str], float], ...]] = (
-    (frozenset({"float8", "float6", "float4", "int4", "int2", "int1"}), 1e-1),
+    (frozenset({"float8_", "float6_", "float4_", "int4", "int2", "int1"}), 1e-1),
     (frozenset({"int8", "bfloat16"}), 2e-2),
     (frozenset({"float16"}), 5e-3),
     (frozenset({"float32", "complex64"}), 5e-5),
