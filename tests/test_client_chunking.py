@@ -160,6 +160,17 @@ def test_outputs_without_rows_are_not_dealt_out() -> None:
     assert "of='batches'" in str(answers[0])
 
 
+def test_a_split_batch_with_outputs_without_rows_is_not_joined() -> None:
+    """A mean over all rows cannot be had from the pieces' means: an error instead of a guess."""
+    pieces = list(chunks_of(chunker("batches", max_rows=4), [{"x": np.zeros((10, 3))}]))
+    collector = Collector()
+    means: Outputs = {"mean": np.zeros(3)}
+    (answer,) = [a for (part,) in pieces for a in collector.add(part, means)]
+    assert type(answer) is InputError
+    assert "output 'mean': expected one row per input row, 4" in str(answer)
+    assert list(collector.finish()) == []
+
+
 def test_options_that_make_no_sense_are_refused() -> None:
     """The argument is named as the caller wrote it."""
     with pytest.raises(ConfigError, match="of: expected 'rows' or 'batches', got 'row'"):

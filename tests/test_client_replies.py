@@ -73,6 +73,14 @@ def test_every_cut_frame_is_a_transport_error() -> None:
         assert "garbled" in error.message
 
 
+def test_a_frame_over_a_limit_keeps_its_class() -> None:
+    """A frame that is too large is not garbage: it would be the same the next time."""
+    body = frame(Result("0", {"y": np.arange(3)}))
+    limits = FrameLimits(max_bytes=20)
+    (error,) = read_results(reply(body=body), ["0"], limits=limits, now=NOW).values()
+    assert type(error) is TooLargeError
+
+
 def test_another_content_type_is_named_and_shown() -> None:
     """A login page with status 200 is not an answer; the message shows how it begins."""
     (error,) = read(reply(body=HTML, type="text/html; charset=utf-8"), ["0"]).values()
@@ -107,7 +115,9 @@ def test_proxies_have_only_a_status(status: int) -> None:
     assert traits(found).retryable == (status in (408, 429, 502, 503))
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"error": "e"}', b'{"code": 1}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b'{"error": "e"}', b'{"error": "e", "code": 1}']
+)
 def test_json_without_a_code_counts_by_its_status(body: bytes) -> None:
     """TensorFlow Serving's own errors, for instance."""
     assert type(read_error(reply(503, body, "application/json"), now=NOW)) is NotReadyError

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maas_sdk.client.clock import Clock, FakeClock
 from maas_sdk.client.retries import RetryBudget, RetryPolicy, parse_retry_after
 from maas_sdk.errors import TRAITS, ConfigError, MaasError, NotReadyError, OverloadedError
 
@@ -138,6 +139,19 @@ def test_no_retry_after_header_breaks_the_client(header: str) -> None:
     """Whatever a server writes there, it is seconds ≥ 0 or nothing."""
     seconds = parse_retry_after(header, now=NOW)
     assert seconds is None or seconds >= 0
+
+
+async def test_the_real_clock_moves_on_by_itself() -> None:
+    """Sleeping takes at least as long as asked, in both ways; the fake only says so."""
+    clock, fake = Clock(), FakeClock(now=5.0)
+    before = clock.monotonic()
+    clock.sleep(0.01)
+    await clock.sleep_async(0.01)
+    assert clock.monotonic() - before >= 0.015
+    assert clock.time() > 1.7e9
+    fake.sleep(3)
+    await fake.sleep_async(4)
+    assert (fake.monotonic(), fake.time(), fake.slept) == (12.0, 12.0, [3, 4])
 
 
 @pytest.mark.parametrize(

@@ -351,9 +351,10 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message
 def test_secrets_are_not_shown() -> None:
     """Neither in repr nor in the error about a header."""
     assert "secret" not in repr(ClientOptions(url=URL, token="secret", headers={"X": "secret"}))
-    with pytest.raises(ConfigError) as caught:
-        ClientOptions(url=URL, token="secret\r\n")
-    assert "secret" not in str(caught.value)
+    for options in ({"url": URL, "token": "secret\r\n"}, {"url": "https://user:secret@endpoint"}):
+        with pytest.raises(ConfigError) as caught:
+            ClientOptions(**options)  # type: ignore[arg-type]
+        assert "secret" not in str(caught.value)
 
 
 def test_routes() -> None:

@@ -348,7 +348,8 @@ def test_many_batches_keep_their_sizes(make: Any, endpoint: Endpoint) -> None:
     found = list(make(max_request_bytes=4000).predict_many(batches, of="batches"))
     for x, y in zip(batches, found, strict=True):
         np.testing.assert_array_equal(y, expected(x))
-    assert len(endpoint.calls[0]) == 4
+    # Which request arrives first is open.
+    assert max(len(calls) for calls in endpoint.calls) == 4
     assert max(endpoint.body_bytes) <= 4000
 
 

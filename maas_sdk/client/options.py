@@ -57,6 +57,9 @@ class ClientOptions:
                 f"{self.url!r}",
                 url=self.url,
             )
+        if parts.username is not None or parts.password is not None:
+            # They would show in messages and logs; this one does not repeat them.
+            raise ConfigError("url: credentials do not belong there: use token= or headers=")
         for name in ("timeout_s", "connect_timeout_s"):
             check_seconds(name, getattr(self, name))
         for name in ("max_request_bytes", "max_rows_per_call", "max_response_bytes"):

@@ -275,7 +275,8 @@ class Session:
     ) -> Send:
         headers = {
             **self.options.all_headers(),
-            "Accept": f"{media_type}, application/json;q=0.9",
+            # Errors are JSON, whatever was asked for.
+            "Accept": ", ".join(dict.fromkeys((media_type, "application/json"))),
             # Tensors hardly shrink, and a compressed reply's size is no bound on memory.
             "Accept-Encoding": "identity",
         }
