@@ -89,7 +89,7 @@ bundle = export(
     name="digits",
     buckets=(1, 16),
 )
-print(f"exported {bundle.path.name}")
+print(f"exported {bundle.path}")
 
 # ---- run the bundle: jaxlib and numpy only, any number of rows ----------------------------------
 

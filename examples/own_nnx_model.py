@@ -75,7 +75,7 @@ model.eval()
 
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
 bundle = export(model, x_test[:8], path=folder / "tumours.maas", name="tumours", buckets=(1, 16))
-print(f"exported {bundle.path.name}")
+print(f"exported {bundle.path}")
 
 # ---- run the bundle: jaxlib and numpy only, any number of rows ----------------------------------
 
