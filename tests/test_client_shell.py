@@ -381,6 +381,27 @@ def test_an_item_that_is_no_input_is_raised(make: Any) -> None:
         list(make().predict_many([X[0], X[1], np.array(["a"])]))
 
 
+def test_who_stops_early_does_not_wait(make: Any, endpoint: Endpoint) -> None:
+    """Leaving the loop leaves the requests under way to themselves."""
+    release, waited = threading.Event(), []
+
+    def only_the_first(handler: Handler) -> None:
+        if handler.calls[0].inputs["image"][0, 0] == X[0, 0]:
+            answers_all(handler)
+        else:
+            waited.append(release.wait(20))
+            hang_up(handler)
+
+    endpoint.script.extend([only_the_first] * 2)
+    answers = make(retry=RetryPolicy(max_attempts=1)).predict_many(
+        X[:2], batch_rows=1, max_in_flight=2
+    )
+    next(answers)
+    answers.close()
+    assert waited == []
+    release.set()
+
+
 def test_nothing_to_do_sends_nothing(make: Any, endpoint: Endpoint) -> None:
     """An empty iterable is answered with nothing."""
     assert list(make().predict_many([])) == []

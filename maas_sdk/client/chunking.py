@@ -20,7 +20,7 @@ from maas_sdk.client.inputs import ProgramInputs
 from maas_sdk.errors import ConfigError, InputError, MaasError, TooLargeError
 from maas_sdk.tensors import Array, dtype_name, packed_nbytes
 
-__all__ = ["Chunker", "Collector", "Outputs", "Part"]
+__all__ = ["Chunker", "Collector", "Outputs", "Part", "framed_nbytes"]
 
 Outputs = dict[str, Array]
 
@@ -101,11 +101,11 @@ class Chunker:
             InputError: the item is too large and cannot be split.
             TooLargeError: one row alone is over the byte limit.
         """
-        rows = 1 if self._stacks else count_rows(inputs, self._signature)
+        rows = 1 if self._stacks else _count_rows(inputs, self._signature)
         # A row unlike those before it goes into a call of its own: the server can say what is
         # wrong with it, and the others are answered.
         joins = bool(self._run) and _kind(self._run[0]) == _kind(inputs)
-        nbytes = raw_nbytes(inputs) if joins else framed_nbytes(inputs)
+        nbytes = _raw_nbytes(inputs) if joins else framed_nbytes(inputs)
         calls = len(self._parts) + bool(self._run)
         if calls and (
             self._rows + rows > self._chunk_rows
@@ -175,7 +175,7 @@ class Chunker:
         whole = {name: array for name, array in inputs.items() if name not in batched}
         by_row = {name: array for name, array in inputs.items() if name in batched}
         fixed_nbytes = framed_nbytes(whole) + _TENSOR_OVERHEAD_BYTES * len(by_row)
-        row_nbytes = raw_nbytes({name: array[:1] for name, array in by_row.items()})
+        row_nbytes = _raw_nbytes({name: array[:1] for name, array in by_row.items()})
         if not by_row or rows < 2 or fixed_nbytes + row_nbytes > self._max_bytes:
             raise TooLargeError(
                 f"item {self._items}: takes {framed_nbytes(inputs)} bytes, a request may take "
@@ -234,7 +234,7 @@ class Collector:
             yield _join(pieces, rows)
 
 
-def count_rows(inputs: Mapping[str, Array], signature: ProgramInputs | None) -> int:
+def _count_rows(inputs: Mapping[str, Array], signature: ProgramInputs | None) -> int:
     """B of a batch; 1 where no input has a batch dimension."""
     for name, array in inputs.items():
         if array.ndim and (signature is None or name in signature.batched):
@@ -242,14 +242,14 @@ def count_rows(inputs: Mapping[str, Array], signature: ProgramInputs | None) -> 
     return 1
 
 
-def raw_nbytes(inputs: Mapping[str, Array]) -> int:
+def _raw_nbytes(inputs: Mapping[str, Array]) -> int:
     """Bytes of the tensors alone."""
     return sum(packed_nbytes(dtype_name(array.dtype), array.shape) for array in inputs.values())
 
 
 def framed_nbytes(inputs: Mapping[str, Array]) -> int:
     """Bytes that a call takes in a frame, a little over-estimated."""
-    return _CALL_OVERHEAD_BYTES + _TENSOR_OVERHEAD_BYTES * len(inputs) + raw_nbytes(inputs)
+    return _CALL_OVERHEAD_BYTES + _TENSOR_OVERHEAD_BYTES * len(inputs) + _raw_nbytes(inputs)
 
 
 def _kind(inputs: Mapping[str, Array]) -> list[tuple[str, object, tuple[int, ...]]]:

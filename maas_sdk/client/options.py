@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit
 from maas_sdk.client.retries import RetryPolicy
 from maas_sdk.errors import ConfigError
 
-__all__ = ["DEFAULT_MAX_REQUEST_BYTES", "ClientOptions", "Route"]
+__all__ = ["DEFAULT_MAX_REQUEST_BYTES", "ClientOptions", "Route", "check_seconds"]
 
 # Cloud Functions and Cloud Run refuse request bodies over 32 MB (HTTP/1); the rest is headroom
 # for what proxies on the way add and for reading the M in either way.

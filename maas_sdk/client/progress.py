@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from maas_sdk.errors import ConfigError
 
-__all__ = ["Progress", "reporting", "total_of"]
+__all__ = ["Progress", "check_progress", "reporting", "total_of"]
 
 # True: a bar on the terminal. A function: called with (items answered, items in all or None).
 Progress = bool | Callable[[int, int | None], None]
@@ -50,7 +50,7 @@ def _bar(total: int | None) -> Iterator[Callable[[int], None]]:
         yield lambda done: bar.update(task, completed=done)
 
 
-def check(progress: Progress) -> None:
+def check_progress(progress: Progress) -> None:
     """Find out before the first request whether the progress can be shown.
 
     Raises:

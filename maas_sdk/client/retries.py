@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from maas_sdk.errors import ConfigError, MaasError, traits
 
-__all__ = ["RetryBudget", "RetryPolicy", "parse_retry_after"]
+__all__ = ["RetryBudget", "RetryPolicy", "parse_http_date", "parse_retry_after"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

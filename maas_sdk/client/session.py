@@ -36,7 +36,7 @@ from maas_sdk.wire.frames import (
     encode_calls,
 )
 
-__all__ = ["CallOptions", "Send", "Session", "Steps", "Wait", "plain"]
+__all__ = ["CallOptions", "Send", "Session", "Steps", "T", "Wait", "plain"]
 
 T = TypeVar("T")
 

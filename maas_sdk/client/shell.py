@@ -6,16 +6,15 @@ import ssl
 from collections.abc import Mapping
 from typing import Any, Generic, Literal, TypeVar
 
-from maas_sdk.client import progress as _progress
 from maas_sdk.client.clock import Clock
 from maas_sdk.client.options import DEFAULT_MAX_REQUEST_BYTES, ClientOptions
-from maas_sdk.client.progress import Progress
+from maas_sdk.client.progress import Progress, check_progress
 from maas_sdk.client.retries import RetryPolicy
 from maas_sdk.client.session import Session
 from maas_sdk.client.transport import limits
 from maas_sdk.errors import ConfigError
 
-__all__ = ["Shell"]
+__all__ = ["Shell", "TransportT", "check_many"]
 
 TransportT = TypeVar("TransportT")
 
@@ -108,4 +107,4 @@ def check_many(
         raise ConfigError(f"max_in_flight: expected at least 1, got {max_in_flight}")
     if errors not in ("raise", "return"):
         raise ConfigError(f"errors: expected 'raise' or 'return', got {errors!r}")
-    _progress.check(progress)
+    check_progress(progress)
