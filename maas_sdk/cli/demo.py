@@ -29,7 +29,7 @@ def demo(
         typer.Option("--out", "-o", help="Folder for the bundle, the function and the report."),
     ] = Path("demo-out"),
     seed: Annotated[int, typer.Option(help="Of the weights and the order of the data.")] = 0,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training digits.")] = 20,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training digits.")] = 12,
     starts: Annotated[int, typer.Option(min=1, help="Cold starts to take the median of.")] = 5,
     devices: Annotated[int, typer.Option(min=1, help="Virtual CPU devices to train on.")] = 8,
     open_report: Annotated[

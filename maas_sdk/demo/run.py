@@ -52,7 +52,7 @@ class DemoConfig:
     # Folder for the bundle, the function and the report. The demo's own files in it are replaced.
     out: Path
     seed: int = 0
-    epochs: int = 20
+    epochs: int = 12
     # Cold starts that count.
     starts: int = 5
     # Virtual CPU devices that share each training batch.

@@ -163,13 +163,15 @@ def largest_excess(found: Array, wanted: Array, verification: Verification | Non
     if not wanted.size:
         return 0.0
     atol, rtol = (verification.atol, verification.rtol) if verification else (1e-5, 1e-4)
-    exact = wanted.astype(np.float64)
+    exact, other = wanted.astype(np.float64), found.astype(np.float64)
     finite = np.isfinite(exact)
-    scale = float(np.max(np.abs(exact), where=finite, initial=0.0))
-    if not np.array_equal(exact[~finite], found.astype(np.float64)[~finite], equal_nan=True):
+    if not np.array_equal(exact[~finite], other[~finite], equal_nan=True):
         return float("inf")
-    gap = float(np.max(np.abs(found.astype(np.float64) - exact), where=finite, initial=0.0))
-    return gap - (atol + rtol * scale) if gap == gap else float("inf")
+    if not finite.any():
+        return 0.0
+    gap = float(np.max(np.abs(other[finite] - exact[finite])))
+    allowed = atol + rtol * float(np.max(np.abs(exact[finite])))
+    return gap - allowed if gap == gap else float("inf")  # NaN is never equal to itself
 
 
 def measure(
