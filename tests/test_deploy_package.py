@@ -1,0 +1,137 @@
+"""A bundle becomes a folder that runs as it is: its files, bytecode, pins and refusals."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from maas_sdk.bundle.folder import BundleWriter, open_bundle
+from maas_sdk.bundle.manifest import Manifest, Program, Target
+from maas_sdk.deploy.package import main_source, package, requirements
+from maas_sdk.errors import ConfigError, CorruptError
+from maas_sdk.tensors import Signature, TensorSpec
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def manifest(*jaxlibs: str) -> Manifest:
+    spec = TensorSpec(dtype="float32", shape=(None, 2))
+    one = Program(
+        signature=Signature(inputs={"x": spec}, outputs={"y": spec}),
+        weights=(),
+        buckets=(1,),
+        row_independent=True,
+    )
+    targets = {
+        f"cpu-{index}": Target(platform="cpu", arch="x86_64", jaxlib=build)
+        for index, build in enumerate(jaxlibs)
+    }
+    return Manifest(name="toy", programs={"predict": one}, targets=targets)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    with BundleWriter(tmp_path / "toy.maas") as writer:
+        writer.add("programs/predict-b1.stablehlo", b"not really")
+        writer.seal(manifest("0.10.2+990e6a0b"))
+    return tmp_path / "toy.maas"
+
+
+def test_folder_holds_what_runs(bundle: Path, tmp_path: Path) -> None:
+    """main.py, requirements.txt, the bundle, and of maas_sdk what serves; no more."""
+    out = package(bundle, tmp_path / "out")
+    assert out == tmp_path / "out"
+    assert {path.name for path in out.iterdir()} == {
+        "__pycache__",
+        "maas_sdk",
+        "main.py",
+        "model.maas",
+        "requirements.txt",
+    }
+    open_bundle(out / "model.maas").check()
+    vendored = {path.name for path in (out / "maas_sdk").iterdir()} - {"__pycache__", "runtime"}
+    assert vendored == {"__init__.py", "bundle", "errors.py", "serve", "tensors.py", "wire"}
+
+
+def test_function_source_is_the_template() -> None:
+    """functions/predict/main.py is the file that ``package`` writes, and is short."""
+    source = main_source()
+    assert (REPOSITORY / "functions" / "predict" / "main.py").read_text() == source
+    assert len(source.splitlines()) <= 30
+    compile(source, "main.py", "exec")
+
+
+def test_bytecode_stands_when_times_change(bundle: Path, tmp_path: Path) -> None:
+    """Every source has bytecode, validated by hash, that names no folder of this machine."""
+    out = package(bundle, tmp_path / "out")
+    for source in out.rglob("*.py"):
+        cached = Path(importlib.util.cache_from_source(str(source)))
+        code = cached.read_bytes()
+        # PEP 552: bit 0 says by hash, bit 1 that the source is to be looked at.
+        flags = int.from_bytes(code[4:8], "little")
+        assert flags == (0b11 if source.name == "main.py" else 0b01), source
+        assert str(tmp_path).encode() not in code
+
+
+def test_vendored_package_goes_first(bundle: Path, tmp_path: Path) -> None:
+    """The folder's own maas_sdk serves, wherever the folder was moved, not an installed one."""
+    package(bundle, tmp_path / "out")
+    moved = tmp_path / "moved"
+    shutil.move(tmp_path / "out", moved)
+    code = (
+        "import runpy, sys; m = runpy.run_path(sys.argv[1]); import maas_sdk.serve.function as f; "
+        "print(f.__file__, type(m['predict']).__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(moved / "main.py")],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert done.stdout.split() == [str(moved / "maas_sdk/serve/function.py"), "function"]
+
+
+def test_requirements_are_exact() -> None:
+    """jaxlib is the one that compiled the executables, the others those that are installed here."""
+    lines = [
+        line
+        for line in requirements(manifest("0.9.1+abc", "0.9.1+abc")).splitlines()
+        if line[0] != "#"
+    ]
+    assert "jaxlib==0.9.1" in lines
+    assert f"numpy=={np.__version__}" in lines
+    assert all("==" in line for line in lines)
+    assert "jaxlib==" in requirements(manifest())
+
+
+def test_one_jaxlib_only() -> None:
+    """Executables of two versions of jaxlib cannot run in one function."""
+    with pytest.raises(ConfigError, match=r"compiled by jaxlib 0\.10\.1, 0\.10\.2; a function has"):
+        requirements(manifest("0.10.2+a", "0.10.1+b"))
+
+
+def test_corrupt_bundle_is_not_packaged(bundle: Path, tmp_path: Path) -> None:
+    """A flipped byte is found while copying; nothing is left behind."""
+    (bundle / "programs/predict-b1.stablehlo").write_bytes(b"not reallz")
+    with pytest.raises(CorruptError, match=r"predict-b1\.stablehlo: expected sha256"):
+        package(bundle, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["toy.maas"]
+
+
+def test_overwrite_is_asked_for(bundle: Path, tmp_path: Path) -> None:
+    """A folder that is there stays, unless it is to be replaced."""
+    package(bundle, tmp_path / "out")
+    with pytest.raises(ConfigError, match="exists already"):
+        package(bundle, tmp_path / "out")
+    (tmp_path / "out" / "extra.txt").write_text("x")
+    package(bundle, tmp_path / "out", overwrite=True)
+    assert not (tmp_path / "out" / "extra.txt").exists()
