@@ -42,11 +42,11 @@ def cold(
             import functions_framework  # noqa: F401
 
             from maas_sdk.deploy.coldstart import golden_call, measure
-            from maas_sdk.deploy.function_folder import package
+            from maas_sdk.deploy.package import package
 
         with tempfile.TemporaryDirectory(prefix="maas-bench-") as name, output.progress() as bar:
             scratch = Path(name)
-            folder = package(bundle, scratch / "function").path
+            folder = package(bundle, scratch / "function")
             task = bar.add_task("cold starts", total=runs + 1)
             found = measure(
                 folder,

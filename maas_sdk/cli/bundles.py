@@ -199,8 +199,19 @@ def package(
     """
     with reporting(as_json, debug) as output:
         from maas_sdk.demo.quantities import data_size
-        from maas_sdk.deploy.function_folder import package as make
+        from maas_sdk.deploy.archive import zip_folder
+        from maas_sdk.deploy.package import package as make
 
-        made = make(bundle, out, overwrite=overwrite)
-        output.show(f"{escape(str(made.path))}  {made.files} files, {data_size(made.nbytes)}")
-        output.document({"path": str(made.path), "files": made.files, "nbytes": made.nbytes})
+        if out.suffix == ".zip":
+            import tempfile
+
+            with tempfile.TemporaryDirectory(prefix="maas-package-") as scratch:
+                folder = make(bundle, Path(scratch) / "function")
+                zip_folder(folder, out, overwrite=overwrite)
+                files = [path for path in folder.rglob("*") if path.is_file()]
+                nbytes = out.stat().st_size
+        else:
+            files = [p for p in make(bundle, out, overwrite=overwrite).rglob("*") if p.is_file()]
+            nbytes = sum(path.stat().st_size for path in files)
+        output.show(f"{escape(str(out))}  {len(files)} files, {data_size(nbytes)}")
+        output.document({"path": str(out), "files": len(files), "nbytes": nbytes})

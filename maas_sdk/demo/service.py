@@ -15,7 +15,7 @@ from maas_sdk.client import Client
 from maas_sdk.demo.digits import CLASS_NAMES
 from maas_sdk.demo.result import Calls, Packaged, Sample
 from maas_sdk.deploy.coldstart import ColdStart, golden_call, largest_excess, measure
-from maas_sdk.deploy.function_folder import package as package_bundle
+from maas_sdk.deploy.package import package as package_bundle
 from maas_sdk.deploy.process import FunctionProcess
 from maas_sdk.errors import MaasError
 from maas_sdk.evaluate.accuracy import confusion_matrix
@@ -49,13 +49,13 @@ class Answers:
 
 def package(bundle: Bundle, config: DemoConfig) -> tuple[Path, Packaged]:
     """Write the function folder."""
-    made = package_bundle(bundle.path, config.out / "digits-function", overwrite=True)
+    folder = package_bundle(bundle.path, config.out / "digits-function", overwrite=True)
     program = bundle.manifest.programs["predict"]
     verification = program.verification
     assert verification is not None, "the demo exports with verification"
-    return made.path, Packaged(
+    return folder, Packaged(
         bundle_nbytes=sum(entry.size_bytes for entry in bundle.manifest.files.values()),
-        function_nbytes=made.nbytes,
+        function_nbytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         buckets=program.buckets,
         targets=tuple(bundle.manifest.targets),
         verified_rows=verification.rows,
