@@ -412,6 +412,22 @@ def test_retry_after_is_whole_seconds() -> None:
     assert (response.status, dict(response.headers)["Retry-After"]) == (429, "1")
 
 
+def test_only_program_is_the_default() -> None:
+    """A model's only program answers calls that name none, whatever it is called."""
+    engine = FakeEngine(embed=program())
+    assert isinstance(post_frame(endpoint_of(engine), Call("a", {"x": rows(1)}))[0], Result)
+    assert engine.runs == [("embed", 1)]
+
+
+def test_model_failure_in_json() -> None:
+    """In JSON, where a request is one call, its failure is the response's status."""
+    engine = FakeEngine()
+    engine.error = ModelError("the model said no")
+    response = post(endpoint_of(engine), b'{"inputs": [[1, 2]]}')
+    assert response.status == 500
+    assert document(response) == {"error": "the model said no", "code": "model_failed"}
+
+
 def test_several_models() -> None:
     """Models of different names are told apart by the path; without names they are refused."""
     engines = {"a": FakeEngine(), "b": FakeEngine()}
