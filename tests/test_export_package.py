@@ -163,6 +163,56 @@ def test_an_output_without_a_batch_dimension(tmp_path, caplog):
     assert "output 'sum' has no batch dimension" in caplog.text
 
 
+def test_a_model_of_one_batch_size(tmp_path, caplog):
+    """A model that only works for four rows is exported for four rows."""
+
+    def apply(weights, x):
+        return x.reshape(4, 3) * weights
+
+    rows = np.ones((4, 3), np.float32)
+    bundle = exported(tmp_path, apply, rows, weights=np.float32(2), buckets=(4,))
+    program = bundle.manifest.programs["predict"]
+    assert not program.row_independent
+    assert program.weights == ("weights",)
+    assert "cannot be traced at other batch sizes" in caplog.text
+
+
+def test_bfloat16_in_and_out(tmp_path):
+    """bfloat16 survives as input, weight and output, held to the tolerance of its 8 bits."""
+    rows = np.asarray(jnp.ones((2, 4), jnp.bfloat16))
+    weights = jnp.arange(8, dtype=jnp.bfloat16).reshape(4, 2)
+    bundle = exported(tmp_path, lambda w, x: x @ w, rows, weights=weights, buckets=(2,))
+    program = bundle.manifest.programs["predict"]
+    assert str(program.signature.outputs["output"]) == "bfloat16[B, 2]"
+    assert program.verification is not None
+    assert program.verification.rtol == 2e-2
+
+
+def test_a_callback_that_raises_ends_the_export(tmp_path):
+    """What the user's own progress function raises comes out, and nothing is left."""
+
+    def progress(event):
+        if event.stage == "compile":
+            raise RuntimeError("stop here")
+
+    rows = np.ones((2, 4), np.float32)
+    with pytest.raises(RuntimeError, match="stop here"):
+        exported(tmp_path, lambda w, x: x, rows, weights={}, progress=progress)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_references_that_do_not_fit(tmp_path):
+    """A reference for a program, or with outputs, that the bundle does not have is refused."""
+    rows = np.ones((2, 4), np.float32)
+    bundle = exported(tmp_path, lambda w, x: {"y": x}, rows, weights={}, targets=(), verify=False)
+    with pytest.raises(ExportError, match=r"no program \['embed'\]; has \['predict'\]"):
+        verify(bundle, {"embed": lambda inputs: inputs})
+    with pytest.raises(ExportError, match=r"expected the outputs \['y'\], got \['z'\]"):
+        verify(bundle, lambda inputs: {"z": inputs["input"]})
+    with pytest.raises(ExportError, match=r"the reference gives float32\[\]"):
+        verify(bundle, lambda inputs: np.float32(0))
+
+
 def test_stablehlo_only(tmp_path):
     """Without targets the bundle holds programs alone; all of their buckets are verified."""
     bundle = exported(tmp_path, lambda w, x: x @ w, np.ones((2, 4), np.float32),

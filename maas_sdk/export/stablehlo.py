@@ -102,11 +102,10 @@ def _inspect(module: Any, where: str) -> tuple[str, ...]:
         if name == "stablehlo.custom_call":
             calls.add(ir.StringAttr(op.attributes["call_target_name"]).value)
         elif name == "stablehlo.constant":
-            value = op.attributes["value"]
-            nbytes = _nbytes(value.type)
-            # A splat is one number, however large its shape.
-            if nbytes > CONSTANT_LIMIT_BYTES and not getattr(value, "is_splat", False):
-                large.append(f"{value.type} ({nbytes:,} bytes)")
+            kind = op.results[0].type
+            nbytes = _nbytes(kind)
+            if nbytes > CONSTANT_LIMIT_BYTES and not _is_splat(op):
+                large.append(f"{kind} ({nbytes:,} bytes)")
         return ir.WalkResult.ADVANCE
 
     with module.context:
@@ -120,6 +119,14 @@ def _inspect(module: Any, where: str) -> tuple[str, ...]:
             constants=large,
         )
     return tuple(sorted(calls - _BUILT_IN))
+
+
+def _is_splat(constant: Any) -> bool:
+    """Whether a constant is one number repeated: that is small, however large its shape."""
+    try:
+        return bool(constant.attributes["value"].is_splat)
+    except (AttributeError, TypeError):  # the bindings have no attribute class for complex
+        return False
 
 
 def _nbytes(kind: Any) -> int:

@@ -9,8 +9,8 @@ in their smallest bucket, or in all of them where no executable can run.
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,115 +21,26 @@ from maas_sdk.bundle.manifest import (
     WEIGHTS,
     Program,
     Target,
-    Verification,
     executable_path,
     golden_path,
     stablehlo_path,
 )
 from maas_sdk.bundle.weights import open_weights, write_weights
 from maas_sdk.errors import ExportError
+from maas_sdk.export.checks import Case, Check, VerificationReport
 from maas_sdk.export.children import Child, run_children
 from maas_sdk.export.events import Progress, Reporter
 from maas_sdk.export.targets import obstacle_to_run
 from maas_sdk.export.tolerance import Tolerance, compare, rtol_of_dtypes
 from maas_sdk.tensors import Array
 
-__all__ = ["STABLEHLO", "Case", "Check", "VerificationReport", "run_cases", "verify"]
+__all__ = ["STABLEHLO", "run_cases", "verify"]
 
 # Stands for the StableHLO programs where a target's name is expected.
 STABLEHLO: Final = "stablehlo"
 
-Outputs = Mapping[str, Array]
 # A reference model: inputs by name to outputs by name, or to the one output's array.
 ReferenceFn = Callable[[dict[str, Array]], Any]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
-    """What one bucket of a program is asked, and what the reference answers."""
-
-    program: str
-    bucket: int
-    inputs: Outputs
-    expected: Outputs
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Check:
-    """One output of one packaged program against the reference."""
-
-    program: str
-    # A target's name, or ``STABLEHLO``.
-    target: str
-    bucket: int
-    output: str
-    max_abs_error: float
-    allowed: float
-    # Where the largest error is.
-    index: tuple[int, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether the error is allowed."""
-        return self.max_abs_error <= self.allowed
-
-    def __str__(self) -> str:
-        return (
-            f"program {self.program!r} on {self.target}, bucket {self.bucket}, output "
-            f"{self.output!r}: largest error {self.max_abs_error:.3g} at {list(self.index)}, "
-            f"allowed {self.allowed:.3g}"
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VerificationReport:
-    """Everything that was compared."""
-
-    checks: tuple[Check, ...]
-    tolerances: Mapping[str, Tolerance]
-    # Targets whose executables were run.
-    targets_run: tuple[str, ...]
-    # Why the other targets could not be run here, by name.
-    targets_skipped: Mapping[str, str]
-
-    @property
-    def ok(self) -> bool:
-        """Whether every answer is within tolerance."""
-        return not self.failures
-
-    @property
-    def failures(self) -> tuple[Check, ...]:
-        """Checks that are not, the worst first."""
-        failed = [check for check in self.checks if not check.ok]
-        worst = sorted(failed, key=lambda c: c.max_abs_error / (c.allowed or 1e-300), reverse=True)
-        return tuple(worst)
-
-    def raise_for_failures(self) -> None:
-        """Raise ``ExportError`` about the worst failure, if there is one."""
-        if self.ok:
-            return
-        worst, *others = self.failures
-        more = f" (and {len(others)} more)" if others else ""
-        raise ExportError(
-            f"packaged answers differ from the reference: {worst}{more}. If this error is "
-            "acceptable for the model, say so with atol= or rtol=",
-            failures=[str(check) for check in self.failures],
-        )
-
-    def of_program(self, name: str) -> Verification:
-        """What the manifest records about one program."""
-        checks = [check for check in self.checks if check.program == name]
-        runs = {(check.target, check.bucket) for check in checks}
-        errors: dict[str, float] = {}
-        for check in checks:
-            errors[check.output] = max(errors.get(check.output, 0.0), check.max_abs_error)
-        return Verification(
-            rows=sum(bucket for _, bucket in runs),
-            atol=self.tolerances[name].atol,
-            rtol=self.tolerances[name].rtol,
-            max_abs_error=errors,
-            targets_run=self.targets_run,
-        )
 
 
 def verify(
@@ -266,25 +177,30 @@ def run_cases(
         name: obstacle for name, target in targets.items() if (obstacle := obstacle_to_run(target))
     }
     runnable = tuple(name for name in targets if name not in skipped)
-    smallest = {name: program.buckets[0] for name, program in programs.items()}
     plan = {name: list(cases) for name in runnable}
-    asked = {case.program: case.bucket for case in reversed(cases)}
+    smallest = {case.program: case.bucket for case in sorted(cases, key=lambda c: -c.bucket)}
     plan[STABLEHLO] = [
-        case
-        for case in cases
-        if not runnable or case.bucket == asked.get(case.program, smallest[case.program])
+        case for case in cases if not runnable or case.bucket == smallest[case.program]
     ]
     with tempfile.TemporaryDirectory(prefix="maas-verify-") as name:
         scratch = Path(name)
-        for number, case in enumerate(cases):
-            write_weights(scratch / f"inputs-{number}.safetensors", case.inputs)
+        for case in cases:
+            write_weights(scratch / f"{case.stem}.inputs", case.inputs)
         children = [
-            _child(target, folder, programs, chosen, cases, scratch)
-            for target, chosen in plan.items()
+            _child(target, folder, programs, chosen, scratch) for target, chosen in plan.items()
         ]
 
+        done: Counter[str] = Counter()
+
         def on_step(child: Child, message: dict[str, Any]) -> None:
-            report.step("verify", message["done"], target=child.label)
+            done[child.label] += 1
+            report.step(
+                "verify",
+                message["done"],
+                done=done[child.label],
+                total=len(plan[child.label]),
+                target=child.label,
+            )
 
         run_children(children, folder=scratch, timeout_s=timeout_s, on_step=on_step)
         checks = [
@@ -294,7 +210,7 @@ def run_cases(
             for check in _checks(
                 target,
                 case,
-                open_weights(scratch / f"{target}-{cases.index(case)}.safetensors"),
+                open_weights(scratch / f"{case.stem}.{target}"),
                 tolerances[case.program],
             )
         ]
@@ -311,17 +227,15 @@ def _child(
     folder: Path,
     programs: Mapping[str, Program],
     chosen: Sequence[Case],
-    cases: Sequence[Case],
     scratch: Path,
 ) -> Child:
     runs = []
     for case in chosen:
-        number = cases.index(case)
         program = programs[case.program]
         compiled = target != STABLEHLO
         runs.append(
             {
-                "name": f"{case.program}-b{case.bucket}",
+                "name": case.stem,
                 "kind": "executable" if compiled else "program",
                 "file": str(
                     folder
@@ -332,8 +246,8 @@ def _child(
                     )
                 ),
                 "weights": list(program.weights),
-                "inputs": str(scratch / f"inputs-{number}.safetensors"),
-                "outputs": str(scratch / f"{target}-{number}.safetensors"),
+                "inputs": str(scratch / f"{case.stem}.inputs"),
+                "outputs": str(scratch / f"{case.stem}.{target}"),
                 "results": [
                     [name, spec.dtype, [case.bucket if d is None else d for d in spec.shape]]
                     for name, spec in program.signature.outputs.items()
