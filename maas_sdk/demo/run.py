@@ -6,66 +6,20 @@ goes to a ``Watcher``, which the terminal and the tests implement.
 
 from __future__ import annotations
 
-import os
-import platform
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Final, Protocol
 
 from maas_sdk.demo import service, workshop
+from maas_sdk.demo.config import DemoConfig, StageWatch, Watcher
+from maas_sdk.demo.machine import describe_machine
 from maas_sdk.demo.quantities import count, data_size, duration, percent, ratio
 from maas_sdk.demo.report import render
-from maas_sdk.demo.result import DemoResult, Machine, Stage
-from maas_sdk.errors import ConfigError
+from maas_sdk.demo.result import DemoResult, Stage
 
-__all__ = ["DemoConfig", "StageWatch", "Watcher", "run"]
-
-_PACKAGES: Final = ("jax", "jaxlib", "flax", "qwix", "numpy", "functions-framework", "maas-sdk")
-
-
-class StageWatch(Protocol):
-    """Told how one stage goes."""
-
-    def progress(self, done: int, total: int, note: str = "") -> None:
-        """So much of it is done."""
-
-    def done(self, line: str) -> None:
-        """It is finished, and this is what it found."""
-
-
-class Watcher(Protocol):
-    """Shows the stages while they run."""
-
-    def stage(self, name: str) -> AbstractContextManager[StageWatch]:
-        """A stage begins; it ends with the block."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DemoConfig:
-    """What to run."""
-
-    # Folder for the bundle, the function and the report. The demo's own files in it are replaced.
-    out: Path
-    seed: int = 0
-    epochs: int = 12
-    # Cold starts that count.
-    starts: int = 5
-    # Virtual CPU devices that share each training batch.
-    devices: int = 8
-    # Warm calls of one row.
-    single_calls: int = 500
-    # Times that the held-out rows are sent in frames.
-    batched_rounds: int = 10
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "starts", "devices", "single_calls", "batched_rounds"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+__all__ = ["run"]
 
 
 def run(config: DemoConfig, watcher: Watcher) -> tuple[DemoResult, Path]:
@@ -137,29 +91,8 @@ def run(config: DemoConfig, watcher: Watcher) -> tuple[DemoResult, Path]:
         confusion=answers.confusion,
         samples=answers.samples,
         stages=tuple(stages),
-        machine=machine(),
+        machine=describe_machine(),
     )
     path = config.out / "report.html"
     path.write_text(render(result), encoding="utf-8")
     return result, path
-
-
-def machine(cpuinfo: Callable[[], str] | None = None) -> Machine:
-    """Where this runs, without its name or address."""
-    read = cpuinfo or (lambda: Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    try:
-        processor = next(
-            line.partition(":")[2].strip()
-            for line in read().splitlines()
-            if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        processor = platform.processor() or platform.machine()
-    return Machine(
-        processor=processor,
-        cores=len(os.sched_getaffinity(0)),
-        memory_nbytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        system=f"{platform.system()} {platform.machine()}",
-        versions={"Python": platform.python_version()}
-        | {name: version(name) for name in _PACKAGES},
-    )

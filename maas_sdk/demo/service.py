@@ -12,6 +12,7 @@ import numpy as np
 
 from maas_sdk.bundle import Bundle
 from maas_sdk.client import Client
+from maas_sdk.demo.config import DemoConfig
 from maas_sdk.demo.digits import CLASS_NAMES
 from maas_sdk.demo.result import Calls, Packaged, Sample
 from maas_sdk.deploy.coldstart import ColdStart, golden_call, largest_excess, measure
@@ -23,7 +24,6 @@ from maas_sdk.tensors import Array
 from maas_sdk.training.data import Examples
 
 if TYPE_CHECKING:
-    from maas_sdk.demo.run import DemoConfig
     from maas_sdk.demo.workshop import Quantized
 
 __all__ = ["Answers", "call", "choose_samples", "cold_start", "package"]

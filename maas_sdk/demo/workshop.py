@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ from flax import nnx
 from maas_sdk.bundle import Bundle
 from maas_sdk.compress.quantize import parameters
 from maas_sdk.compress.quantize import quantize as quantize_model
+from maas_sdk.demo.config import DemoConfig
 from maas_sdk.demo.digits import CLASS_NAMES, load_split
 from maas_sdk.demo.result import Epoch, Training, Variant
 from maas_sdk.errors import ConfigError
@@ -26,9 +27,6 @@ from maas_sdk.training.data import Split
 from maas_sdk.training.loop import EpochRecord, TrainConfig
 from maas_sdk.training.loop import train as train_model
 from maas_sdk.training.precision import Policy
-
-if TYPE_CHECKING:
-    from maas_sdk.demo.run import DemoConfig
 
 __all__ = ["BUCKETS", "Quantized", "Report", "Trained", "export", "quantize", "train"]
 

@@ -1,0 +1,37 @@
+"""The machine that figures were measured on: what it can do, never what it is called."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from maas_sdk.demo.result import Machine
+
+__all__ = ["describe_machine"]
+
+_PACKAGES: Final = ("jax", "jaxlib", "flax", "qwix", "numpy", "functions-framework", "maas-sdk")
+
+
+def describe_machine(cpuinfo: Callable[[], str] | None = None) -> Machine:
+    """Where this runs, without its name or address."""
+    read = cpuinfo or (lambda: Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    try:
+        processor = next(
+            line.partition(":")[2].strip()
+            for line in read().splitlines()
+            if line.startswith("model name")
+        )
+    except (OSError, StopIteration):
+        processor = platform.processor() or platform.machine()
+    return Machine(
+        processor=processor,
+        cores=len(os.sched_getaffinity(0)),
+        memory_nbytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        system=f"{platform.system()} {platform.machine()}",
+        versions={"Python": platform.python_version()}
+        | {name: version(name) for name in _PACKAGES},
+    )
