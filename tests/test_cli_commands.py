@@ -1,4 +1,4 @@
-"""The commands on a small bundle, in this process where that is enough and as real ones where not."""
+"""The commands on a small bundle: in this process where that is enough, else as real ones."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 from maas_sdk.cli.app import app
 from maas_sdk.cli.predict import split_url
 
+MAAS = [sys.executable, "-c", "from maas_sdk.cli import main; main()"]
 MODEL = """
 import numpy as np
 
@@ -71,8 +72,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def endpoint(bundle: Path) -> Iterator[str]:
     """``maas serve`` in a process of its own, on a free port."""
     with subprocess.Popen(
-        [sys.executable, "-c", "from maas_sdk.cli import main; main()"]
-        + ["serve", str(bundle), "--port", "0", "--json"],
+        [*MAAS, "serve", str(bundle), "--port", "0", "--json"],
         stdout=subprocess.PIPE,
         text=True,
     ) as process:

@@ -262,7 +262,7 @@ def _packaged(packaged: Packaged) -> str:
             "verified against the in-process model",
             f"{packaged.verified_rows:,} rows, largest difference "
             f"{scientific(packaged.max_abs_error)} (allowed: "
-            f"{scientific(packaged.atol)} + {scientific(packaged.rtol)} × |reference|)",
+            f"{scientific(packaged.atol)} + {scientific(packaged.rtol)} × largest |reference|)",
         ),
     ]
     return _section(
@@ -306,6 +306,10 @@ def _cold_start(cold: ColdStart) -> str:
         format_=duration,
         tick_format=round_duration,
     )
+    how = {
+        "executable": "the model ran as compiled ahead of time",
+        "program": "the model was compiled on the spot",
+    }.get(cold.tier, f"tier {cold.tier}")
     in_empty = {stage.name: stage.duration_s for stage in cold.empty}
     rows = [
         (
@@ -321,7 +325,7 @@ def _cold_start(cold: ColdStart) -> str:
     return _section(
         "Cold start",
         "From process start to the first correct answer over HTTP, through functions-framework. "
-        f"Medians of {cold.runs} interleaved starts; the model ran as {cold.tier}.",
+        f"Medians of {cold.runs} interleaved starts; {how}.",
         _card(
             _legend([(segment.name, segment.class_) for segment in ours]),
             f'<div class="scroll">{picture}</div>',
@@ -338,7 +342,7 @@ def _calls(calls: Calls) -> str:
         calls.latencies_s,
         title=f"Latency of {len(calls.latencies_s)} calls of one row: median {duration(p50)}, "
         f"99 % within {duration(p99)}",
-        x_label="latency of one call, client to client",
+        x_label="latency of one call, as the client saw it",
         x_format=duration,
         tick_format=round_duration,
         marks=(("p50", p50), ("p99", p99)),
