@@ -1,7 +1,7 @@
 """The function shell in a real functions-framework process, over real sockets, with a fake engine.
 
-The engine is fake so that loading can be slow, fail, or be seen; the real one has its turn at the
-end, and in the tests of ``deploy/package.py``.
+The engine is fake so that loading can be slow, fail, or be seen; the real one has its turn in
+``test_deploy_package.py``.
 """
 
 from __future__ import annotations

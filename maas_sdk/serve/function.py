@@ -107,8 +107,8 @@ def _loader(bundle: Path) -> Callable[[], Engine]:
 
 def _import_early() -> None:
     """Import what every worker needs, in the master; no XLA client comes to be by this."""
-    # If it cannot be imported, loading fails with the same error and tells the callers.
-    with contextlib.suppress(ImportError):
+    # Whatever is wrong here, loading meets it again and tells those who call.
+    with contextlib.suppress(Exception):
         import maas_sdk.runtime  # noqa: F401
 
 

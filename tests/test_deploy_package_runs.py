@@ -1,0 +1,79 @@
+"""A really exported bundle, packaged, served by a real functions-framework, and called."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from maas_sdk.deploy.package import package
+from maas_sdk.deploy.process import FunctionProcess
+from maas_sdk.export import default_targets, export
+from maas_sdk.wire.frames import CONTENT_TYPE, Call, Result, decode_results, encode_calls
+
+PREDICT = "/v1/models/toy:predict"
+X = np.arange(12, dtype=np.float32).reshape(6, 2)
+W = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+
+
+def get(process: FunctionProcess, path: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", process.port, timeout=60)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+@pytest.fixture(scope="module")
+def real_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packaged folder of a bundle that was really exported: x → x @ w."""
+    scratch = tmp_path_factory.mktemp("real")
+    bundle = export(
+        lambda weights, inputs: {"y": inputs["x"] @ weights["w"]},
+        {"x": X},
+        path=scratch / "toy.maas",
+        name="toy",
+        weights={"w": W},
+        buckets=(1, 4),
+        targets=default_targets()[:1],
+    )
+    return package(bundle.path, scratch / "out")
+
+
+def test_folder_runs_as_it_is(real_folder: Path) -> None:
+    """functions-framework serves the folder, from its AOT executables, and ends cleanly."""
+    body = encode_calls([Call("a", {"x": X}), Call("b", {"x": X[:1]}), Call("c", {"x": X[:0]})])
+    with FunctionProcess(real_folder) as process:
+        status, answer = process.first_answer(PREDICT, body, headers={"Content-Type": CONTENT_TYPE})
+        assert status == 200, answer
+        for result, x in zip(decode_results(answer), (X, X[:1], X[:0]), strict=True):
+            assert isinstance(result, Result)
+            np.testing.assert_allclose(result.outputs["y"], x @ W, rtol=1e-5)
+        status, answer = get(process, "/v1/models/toy/metadata")
+        assert status == 200
+        assert json.loads(answer)["maas"]["tier"] == "executable"
+        assert process.stop() == 0, process.log()
+        (loaded,) = [event for _, event in process.events() if "tier" in event]
+    assert loaded["model"] == "toy"
+    assert "Traceback" not in process.log()
+
+
+def test_corrupt_folder_tells_every_caller(real_folder: Path, tmp_path: Path) -> None:
+    """A file that changed after packaging: each caller hears which, and the process lives."""
+    folder = tmp_path / "out"
+    shutil.copytree(real_folder, folder)
+    manifest_file = folder / "model.maas" / "manifest.json"
+    manifest_file.write_bytes(manifest_file.read_bytes()[:-20])
+    with FunctionProcess(folder) as process:
+        for _ in range(2):
+            status, answer = process.first_answer(PREDICT, [b'{"inputs": [[1, 2]]}'])
+            assert (status, json.loads(answer)["code"]) == (500, "manifest_invalid")
+        assert get(process, "/v2/health/live")[0] == 200
+        assert get(process, "/v2/health/ready")[0] == 500
+        assert process.stop() == 0
