@@ -1,0 +1,248 @@
+"""A loaded bundle that answers: inputs by name in, outputs by name out.
+
+The rule: what depends on the request alone is done per request; everything else was done at load.
+An engine is safe to call from many threads at once, and all of them share one copy of the weights:
+mapped pages of the file, handed to XLA as they are.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from maas_sdk.bundle.manifest import Manifest, Program
+from maas_sdk.errors import InputError, MaasError, ModelError, NotFoundError
+from maas_sdk.runtime.buckets import pad_rows, plan
+from maas_sdk.runtime.tiers import Tier
+from maas_sdk.runtime.xla import Buffer, Executable
+from maas_sdk.tensors import Array, TensorSpec, dtype_from_name
+
+__all__ = ["Engine", "LoadReport"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadReport:
+    """How a bundle was loaded."""
+
+    tier: Tier
+    # Name of the target; None for the program tier.
+    target: str | None
+    # Why this tier, in a sentence.
+    reason: str
+    # Seconds by stage. Stages run side by side where they can: they do not add up.
+    timings_s: Mapping[str, float]
+    # Weights that could not be used in place and were copied: not aligned, or packed.
+    copied_weights: tuple[str, ...]
+
+
+class LoadedProgram:
+    """One program: its executables by bucket, loaded when a batch first asks for one."""
+
+    def __init__(
+        self,
+        name: str,
+        program: Program,
+        weights: Sequence[Buffer],
+        load: Callable[[int], Executable],
+        put: Callable[[Array], Buffer],
+    ) -> None:
+        self.name = name
+        self.program = program
+        self._weights = list(weights)
+        self._load = load
+        self._put = put
+        self._executables: dict[int, Executable] = {}
+        self._lock = threading.Lock()
+        self._outputs = {bucket: self._result_specs(bucket) for bucket in program.buckets}
+
+    def executable(self, bucket: int) -> Executable:
+        """The executable of a bucket, loaded once however many threads ask."""
+        found = self._executables.get(bucket)
+        if found is None:
+            with self._lock:
+                found = self._executables.get(bucket)
+                if found is None:
+                    found = self._executables[bucket] = self._load(bucket)
+        return found
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Check inputs, run as many buckets as the rows need, join the rows of the answers.
+
+        Args:
+            inputs: [B, …] each, as the signature says.
+
+        Returns:
+            Outputs by name, [B, …] where the signature's first dimension is open.
+        """
+        program = self.program
+        signature = program.signature
+        rows = signature.check(inputs)
+        if not rows and program.row_independent:
+            return {name: _empty(spec) for name, spec in signature.outputs.items()}
+        runs = plan(rows, program.buckets, row_independent=program.row_independent)
+        parts = [self._run_bucket(inputs, rows, *run) for run in runs]
+        if len(parts) == 1:
+            return parts[0]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _run_bucket(
+        self, inputs: Mapping[str, Array], rows: int, start: int, stop: int, bucket: int
+    ) -> dict[str, Array]:
+        put = self._put
+        arguments = list(self._weights)
+        for name in self.program.signature.inputs:
+            array = inputs[name]
+            if stop - start != rows:
+                array = array[start:stop]
+            if stop - start != bucket:
+                array = pad_rows(array, bucket)
+            elif not array.flags.c_contiguous:
+                array = np.ascontiguousarray(array)
+            arguments.append(put(array))
+        results = self.executable(bucket).run(arguments, self._outputs[bucket])
+        taken = stop - start
+        return {
+            name: result[:taken] if taken != bucket and spec.shape[:1] == (None,) else result
+            for (name, spec), result in zip(
+                self.program.signature.outputs.items(), results, strict=True
+            )
+        }
+
+    def _result_specs(self, bucket: int) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
+        return [
+            (
+                tuple(bucket if size is None else size for size in spec.shape),
+                dtype_from_name(spec.dtype),
+            )
+            for spec in self.program.signature.outputs.values()
+        ]
+
+
+class Engine:
+    """A model, loaded. Thread-safe.
+
+    Attributes:
+        manifest: the bundle's.
+        report: which tier was opened, why, and how long the stages took.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        report: LoadReport,
+        programs: Mapping[str, LoadedProgram],
+        golden: Callable[[str], Mapping[str, Array]],
+    ) -> None:
+        self.manifest = manifest
+        self.report = report
+        self._programs = dict(programs)
+        self._golden = golden
+        self._poison: MaasError | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def run(self, inputs: Mapping[str, Array], *, program: str = "predict") -> dict[str, Array]:
+        """Answer one batch.
+
+        Args:
+            inputs: arrays by name, [B, …] as the program's signature says, any B: a batch is padded
+                up to a compiled size and split above the largest.
+            program: which of the bundle's programs.
+
+        Returns:
+            Outputs by name; read-only arrays.
+
+        Raises:
+            NotFoundError: no such program.
+            InputError: names, dtypes or shapes do not fit.
+            ModelError: the program failed while it ran.
+            CorruptError: the weights turned out not to be the ones that were sealed.
+        """
+        if self._poison is not None:
+            raise self._poison
+        loaded = self._programs.get(program)
+        if loaded is None:
+            raise NotFoundError(
+                f"model {self.manifest.name!r} has no program {program!r}; it has "
+                f"{', '.join(sorted(self.manifest.programs))}",
+                program=program,
+            )
+        return loaded.run(inputs)
+
+    def predict(
+        self, x: Array | Mapping[str, Array], *, program: str = "predict"
+    ) -> Array | dict[str, Array]:
+        """Answer one batch of a program, by the shortest spelling.
+
+        Args:
+            x: the array, if the program has one input; arrays by name otherwise.
+            program: which of the bundle's programs.
+
+        Returns:
+            The array, if the program has one output; arrays by name otherwise. Raises as ``run``.
+        """
+        if not isinstance(x, Mapping):
+            known = self.manifest.programs.get(program)
+            names = list(known.signature.inputs) if known else ["input"]
+            if len(names) != 1:
+                raise InputError(
+                    f"program {program!r} has inputs {names}: hand in a dict of arrays by name"
+                )
+            x = {names[0]: np.asarray(x)}
+        outputs = self.run(x, program=program)
+        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+    def prime(self) -> None:
+        """Run every program's golden inputs once and hold the answers to the golden outputs.
+
+        Raises:
+            ModelError: an answer is off by more than the tolerance that export verified.
+        """
+        for name, loaded in self._programs.items():
+            golden = self._golden(name)
+            answers = loaded.run(_of(golden, "input/"))
+            check = loaded.program.verification
+            if check is None:
+                continue
+            for output, expected in _of(golden, "output/").items():
+                answer, wanted = (a.astype(np.float64) for a in (answers[output], expected))
+                if not np.allclose(
+                    answer, wanted, rtol=check.rtol, atol=check.atol, equal_nan=True
+                ):
+                    raise ModelError(
+                        f"program {name!r}, output {output!r}: a golden input is answered "
+                        f"{np.nanmax(np.abs(answer - wanted)):.3g} off, allowed are atol "
+                        f"{check.atol:.3g} and rtol {check.rtol:.3g}: this machine computes "
+                        "something else than the model that was exported"
+                    )
+
+    def poison(self, error: MaasError) -> None:
+        """From now on every call raises ``error``: what was loaded proved not to be trusted."""
+        self._poison = error
+
+    def close(self) -> None:
+        """Free executables and weights; a later call raises ``ModelError``."""
+        self._programs = {}
+        self.poison(ModelError("the engine is closed"))
+
+
+def _of(tensors: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+    return {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
+
+
+def _empty(spec: TensorSpec) -> Array:
+    return np.empty([size or 0 for size in spec.shape], dtype_from_name(spec.dtype))

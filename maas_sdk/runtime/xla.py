@@ -1,0 +1,275 @@
+"""XLA through jaxlib alone; the only file that touches jaxlib.
+
+jaxlib is jax's compiled half and its Python interface is nobody's promise. So the rule: every call
+into it is here, a jaxlib in which one of them is gone is refused with a sentence instead of an
+``AttributeError``, and nothing here imports jax. Two calls of jaxlib that look harmless do import
+all of it and are kept out: DLPack, and ``disassemble_into_single_device_arrays``.
+
+A client starts threads, which do not survive a fork: make it in the process that will use it.
+Importing this module starts nothing and may happen before a fork.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from maas_sdk.errors import IncompatibleError, ModelError
+from maas_sdk.tensors import BITS, Array, array_from_bytes, dtype_name
+
+# XLA announces its devices on stderr at level INFO; set before the library reads it.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+
+try:
+    from jaxlib import _hlo, _jax
+    from jaxlib import version as _version
+except ImportError as error:  # pragma: no cover - proven by a process without jaxlib
+    raise IncompatibleError(
+        f"the runtime needs jaxlib, which cannot be imported ({error}): "
+        "pip install 'maas-sdk[serve]'"
+    ) from error
+
+__all__ = [
+    "Buffer",
+    "Client",
+    "Executable",
+    "jaxlib_build",
+    "probe",
+    "register_custom_calls",
+]
+
+# A tensor that XLA holds, opaque outside this file.
+Buffer = Any
+
+_NEEDED: Final = (
+    "CompileOptions",
+    "DeviceAssignment",
+    "DeviceList",
+    "SingleDeviceSharding",
+    "array_result_handler",
+    "batched_device_put",
+    "get_tfrt_cpu_client",
+    "mlir",
+    "register_custom_call_target",
+)
+
+
+def probe() -> None:
+    """Raise ``IncompatibleError`` if this jaxlib lacks what the runtime calls."""
+    missing = [name for name in _NEEDED if not hasattr(_jax, name)]
+    if missing:
+        raise IncompatibleError(
+            f"jaxlib {_version.__version__} lacks {', '.join(missing)}, which this maas-sdk calls: "
+            "pip install --upgrade maas-sdk, or install the jaxlib that the bundle names",
+            missing=missing,
+        )
+
+
+def jaxlib_build() -> str:
+    """Version and commit of jaxlib, such as "0.10.2+990e6a0b"; executables do not cross builds."""
+    return f"{_version.__version__}+{getattr(_version, '_git_hash', 'unknown')[:8]}"
+
+
+class _Aval:
+    """What jaxlib asks of an abstract value."""
+
+    __slots__ = ("dtype", "shape", "weak_type")
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.shape = shape
+        self.dtype = dtype
+        self.weak_type = False
+
+
+class _Sharding(_jax.SingleDeviceSharding):  # type: ignore[misc]
+    """One device, the default memory; what ``batched_device_put`` asks of a sharding."""
+
+    memory_kind = None
+
+    def _to_xla_hlo_sharding(self, ndim: int) -> Any:
+        return _hlo.HloSharding.replicate()
+
+
+class Client:
+    """The CPU of this process, for XLA. Thread-safe."""
+
+    def __init__(self) -> None:
+        probe()
+        # Not asynchronous: a run happens on the caller's thread and is over when it returns, which
+        # is one hand-over between threads less per call, and makes result pointers safe to read.
+        self._client = _jax.get_tfrt_cpu_client(asynchronous=False, num_devices=1)
+        device = self._client.local_devices()[0]
+        self._device_list = _jax.DeviceList((device,))
+        self._devices = [device]
+        self._sharding = _Sharding(device)
+
+    def put(self, array: Array) -> Buffer:
+        """Hand an array to XLA.
+
+        Memory that is C-contiguous and 64-byte aligned is used in place and kept alive; the caller
+        must not write to it until the buffer is gone. Anything else is copied.
+        """
+        return _jax.batched_device_put(
+            _Aval(array.shape, array.dtype),
+            self._sharding,
+            [array],
+            self._devices,
+            True,
+            enable_x64=True,
+        )
+
+    def load(self, serialized: bytes) -> Executable:
+        """An executable from its serialized form.
+
+        This runs the bytes as code. Check their hash, jaxlib's build and the processor's features
+        first: XLA only logs a mismatch, and may die of SIGILL later.
+
+        Raises:
+            IncompatibleError: XLA cannot read it.
+        """
+        try:
+            loaded = self._client.deserialize_executable(serialized, self._device_list)
+        except Exception as error:
+            raise IncompatibleError(
+                f"XLA cannot load the executable: {_first_line(error)}; export the model again "
+                f"with jaxlib {jaxlib_build()}"
+            ) from error
+        return Executable(self, loaded)
+
+    def compile(self, stablehlo: bytes) -> Executable:
+        """Compile a StableHLO portable artifact for this machine.
+
+        Raises:
+            IncompatibleError: XLA cannot read or compile it.
+        """
+        # Only here: on the way to a served executable MLIR is not needed.
+        from jaxlib.mlir import ir
+        from jaxlib.mlir.dialects import stablehlo as dialect
+
+        options = _jax.CompileOptions()
+        build = options.executable_build_options
+        build.num_replicas = 1
+        build.num_partitions = 1
+        build.device_assignment = _jax.DeviceAssignment.create(np.array([[0]]))
+        context = ir.Context()
+        try:
+            with context:
+                dialect.register_dialect(context)
+                module = _jax.mlir.deserialize_portable_artifact(stablehlo)
+                loaded = self._client.compile_and_load(module, self._device_list, options)
+        except Exception as error:
+            raise IncompatibleError(
+                f"XLA cannot compile the program: {_first_line(error)}; "
+                f"jaxlib here is {jaxlib_build()}"
+            ) from error
+        return Executable(self, loaded)
+
+
+class Executable:
+    """A compiled program of one client. Thread-safe."""
+
+    def __init__(self, client: Client, loaded: Any) -> None:
+        self._client = client
+        self._loaded = loaded
+        self._handlers: list[Any] | None = None
+
+    def serialize(self) -> bytes:
+        """The bytes that ``Client.load`` takes."""
+        data: bytes = self._loaded.serialize()
+        return data
+
+    def run(
+        self,
+        buffers: Sequence[Buffer],
+        outputs: Sequence[tuple[tuple[int, ...], np.dtype[Any]]],
+    ) -> list[Array]:
+        """Run once, on the caller's thread.
+
+        Args:
+            buffers: what ``Client.put`` gave, in the order of the program's arguments.
+            outputs: shape and dtype of each result, in the program's order; the same at every call.
+
+        Returns:
+            Read-only arrays that are views of XLA's own memory (narrow dtypes are unpacked).
+
+        Raises:
+            ModelError: XLA reports a failure while it runs.
+        """
+        handlers = self._handlers
+        if handlers is None:
+            handlers = [
+                _jax.array_result_handler(
+                    _Aval(shape, dtype), self._client._sharding, committed=True, _skip_checks=True
+                )
+                for shape, dtype in outputs
+            ]
+            self._handlers = handlers
+        try:
+            results = self._loaded.execute_sharded(buffers).consume_with_handlers(handlers)
+        except Exception as error:
+            raise ModelError(f"the program failed while it ran: {_first_line(error)}") from error
+        return [
+            _to_numpy(result, shape, dtype)
+            for result, (shape, dtype) in zip(results, outputs, strict=True)
+        ]
+
+
+def _to_numpy(result: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    if dtype.isbuiltin == 1:
+        return np.frombuffer(memoryview(result), dtype).reshape(shape)
+    # The buffer protocol has no letter for ml_dtypes, so their bytes are read where they lie; the
+    # array's base keeps the result, and so its memory, alive.
+    name = dtype_name(dtype)
+    count = 1
+    for size in shape:
+        count *= size
+    nbytes = (count * BITS[name] + 7) // 8
+    if not nbytes:
+        return np.empty(shape, dtype)
+    memory = (ctypes.c_ubyte * nbytes).from_address(result.unsafe_buffer_pointer())
+    memory.owner = result
+    array = array_from_bytes(name, shape, memoryview(memory))
+    array.flags.writeable = False
+    return array
+
+
+_registered: set[str] = set()
+
+
+def register_custom_calls(names: Iterable[str]) -> None:
+    """Make LAPACK functions that jaxlib ships known to XLA, so that programs may call them.
+
+    Args:
+        names: targets of the program's custom calls, such as ``lapack_spotrf_ffi``.
+
+    Raises:
+        IncompatibleError: jaxlib ships no such function.
+    """
+    wanted = set(names) - _registered
+    if not wanted:
+        return
+    # LAPACK is scipy's: initialising looks its functions up, and imports scipy.linalg for it.
+    from jaxlib.cpu import _lapack
+
+    shipped: dict[str, Any] = _lapack.registrations()
+    unknown = sorted(wanted - shipped.keys())
+    if unknown:
+        raise IncompatibleError(
+            f"jaxlib {_version.__version__} ships no function {', '.join(unknown)}",
+            unknown=unknown,
+        )
+    _lapack.initialize()
+    for name in wanted:
+        # The new calling convention is the one of names that end in _ffi.
+        _jax.register_custom_call_target(
+            name, shipped[name], "cpu", api_version=int(name.endswith("_ffi"))
+        )
+        _registered.add(name)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
