@@ -47,6 +47,13 @@ def test_a_failing_child_brings_its_stderr_and_ends_the_others(tmp_path):
     assert children_of(psutil.Process()) == []
 
 
+def test_a_custom_call_that_jaxlib_does_not_ship(tmp_path):
+    """A kernel of another package is unknown where the program is served; the error names it."""
+    job = {"work": "compile", "items": [], "custom_calls": ["my_kernel"]}
+    with pytest.raises(ExportError, match=r"cpu: jaxlib \S+ ships no function my_kernel"):
+        run([Child(label="cpu", job=job)], tmp_path)
+
+
 def test_a_child_past_its_time_is_killed(tmp_path):
     """The limit is in the message, with the argument that raises it."""
     with pytest.raises(ExportError, match=r"slow: compile took longer than 0.5 s.*timeout_s="):

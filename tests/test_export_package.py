@@ -201,6 +201,18 @@ def test_a_callback_that_raises_ends_the_export(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_that_cannot_run_here(tmp_path):
+    """What jax says when it runs the model is passed on."""
+    rows = np.ones((2, 4), np.float32)
+
+    def apply(weights, x):
+        return jax.ffi.ffi_call("my_kernel", jax.ShapeDtypeStruct(x.shape, x.dtype))(x)
+
+    with pytest.raises(ExportError, match=r"failed while it ran here.*my_kernel"):
+        exported(tmp_path, apply, rows, weights={})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_references_that_do_not_fit(tmp_path):
     """A reference for a program, or with outputs, that the bundle does not have is refused."""
     rows = np.ones((2, 4), np.float32)

@@ -3,7 +3,8 @@
 The rule: jaxlib, the runtime and the formats, never jax; what works here works where the model
 is served. So this file is run as a script (importing it as ``maas_sdk.export.child`` would bring
 the whole workshop along), with the job as a JSON file. It prints one JSON line per finished step
-and, last, one with ``result``. The target's XLA flags are in the environment.
+and, last, one with
+``result`` or ``error``. The target's XLA flags are in the environment.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from maas_sdk.bundle.weights import open_weights, write_weights
+from maas_sdk.errors import MaasError
 from maas_sdk.runtime import host, xla
 from maas_sdk.tensors import dtype_from_name
 
@@ -66,9 +68,14 @@ def run_programs(job: dict[str, Any], say: Say) -> dict[str, Any]:
 def _main(job_file: str) -> None:
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     job = json.loads(Path(job_file).read_text())
-    xla.register_custom_calls(job["custom_calls"])
     work = {"compile": compile_programs, "run": run_programs}[job["work"]]
-    _say({"result": work(job, _say)})
+    try:
+        xla.register_custom_calls(job["custom_calls"])
+        result = work(job, _say)
+    except MaasError as error:
+        _say({"error": error.message})
+        sys.exit(1)
+    _say({"result": result})
 
 
 def _say(message: dict[str, Any]) -> None:

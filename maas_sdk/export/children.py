@@ -127,7 +127,7 @@ class _Crew:
                 for line in process.stdout:
                     if line.startswith(b"{"):
                         last = json.loads(line)
-                        if "result" not in last:
+                        if "done" in last:
                             with self._lock:
                                 self._on_step(child, last)
                 status = process.wait()
@@ -146,6 +146,8 @@ class _Crew:
                 "was killed; give it more with timeout_s=",
                 child=child.label,
             )
+        if "error" in last:
+            raise ExportError(f"{child.label}: {last['error']}", child=child.label)
         if status != 0 or "result" not in last:
             raise ExportError(
                 f"{child.label}: {child.job['work']} {_ending(status)}.{_tail(complaints)}",

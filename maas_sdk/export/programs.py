@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.errors import JaxRuntimeError
 from jax.extend.core import jaxpr_as_fun
 from jax.interpreters import partial_eval
 
@@ -211,7 +212,11 @@ class Reference:
         return self.traces[rows]
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Outputs for a batch of any size; compiles once per size."""
+        """Outputs for a batch of any size; compiles once per size.
+
+        Raises:
+            ExportError: the model failed while it ran.
+        """
         rows = len(next(iter(inputs.values())))
         traced = self.trace(rows)
         cpu = jax.local_devices(backend="cpu")[0]
@@ -220,8 +225,15 @@ class Reference:
             self._compiled[rows] = jax.jit(function)
         weights = [self._put(leaf, cpu) for leaf in _kept(self.model.leaves, traced.used)]
         given = [jax.device_put(inputs[name], cpu) for name in self.request.examples.arrays]
-        found = self._compiled[rows](*weights, *given)
-        return {name: np.asarray(value) for name, value in zip(traced.outputs, found, strict=True)}
+        try:
+            found = [np.asarray(value) for value in self._compiled[rows](*weights, *given)]
+        except JaxRuntimeError as error:
+            raise ExportError(
+                f"program {self.request.name!r} failed while it ran here, by jax, on {rows} "
+                f"example rows: {error}",
+                program=self.request.name,
+            ) from error
+        return dict(zip(traced.outputs, found, strict=True))
 
     def _put(self, leaf: Leaf, device: Any) -> Any:
         if leaf.name not in self._weights:

@@ -1,7 +1,8 @@
 """One lowered module as a portable artifact, and what must not be in it.
 
-The rules: weights are arguments, so a module holds no large constant; and it calls only what
-jaxlib itself ships, so that it can run where jax is not installed.
+The rules: weights are arguments, so a module holds no large constant; and nothing calls back into
+Python, which is not there where the program runs. (Other custom calls are listed; whether jaxlib
+ships them is found out by the processes that compile and verify, where jax has registered none.)
 
 This is the workshop's one file that touches jaxlib's MLIR bindings.
 """
@@ -9,7 +10,6 @@ This is the workshop's one file that touches jaxlib's MLIR bindings.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,10 +18,9 @@ from jaxlib import _jax
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo
 
-from maas_sdk.errors import ExportError, MaasError
-from maas_sdk.runtime import xla
+from maas_sdk.errors import ExportError
 
-__all__ = ["CONSTANT_LIMIT_BYTES", "Portable", "check_custom_calls", "portable"]
+__all__ = ["CONSTANT_LIMIT_BYTES", "Portable", "portable"]
 
 # Scalars, axes and small tables may be written into a program; a constant beyond this is data
 # that every bucket and target would carry once more.
@@ -67,24 +66,6 @@ def portable(module: Any, *, where: str) -> Portable:
     raise ExportError(f"{where}: no version of StableHLO can express it: {reason}") from reason
 
 
-def check_custom_calls(program: str, names: Iterable[str]) -> None:
-    """Refuse calls of functions that the runtime will not have.
-
-    Raises:
-        ExportError: a call that jaxlib does not ship, such as a Python callback.
-    """
-    try:
-        xla.register_custom_calls(sorted(names))
-    except MaasError as error:
-        raise ExportError(
-            f"program {program!r} makes custom calls that cannot run where it is served: "
-            f"{error}. Served programs have jaxlib, not Python: leave out callbacks "
-            "(jax.pure_callback, jax.debug.print) and kernels of other packages",
-            program=program,
-            custom_calls=sorted(names),
-        ) from error
-
-
 def _versions() -> list[str]:
     """Every minor version that this jaxlib can write, oldest first."""
     oldest, newest = stablehlo.get_minimum_version(), stablehlo.get_current_version()
@@ -117,6 +98,12 @@ def _inspect(module: Any, where: str) -> tuple[str, ...]:
             "an array: pass it as a weight instead (an nnx.Variable of the module, a linen "
             "variable, an entry of the weights of apply(weights, inputs))",
             constants=large,
+        )
+    if callbacks := sorted(call for call in calls if "python" in call):
+        raise ExportError(
+            f"{where} calls back into Python ({', '.join(callbacks)}), which is not there where it "
+            "is served: leave out jax.pure_callback, io_callback and jax.debug.print",
+            custom_calls=callbacks,
         )
     return tuple(sorted(calls - _BUILT_IN))
 
