@@ -1,10 +1,10 @@
 """Programs compiled on this machine, kept for the next start.
 
 The key names everything that decides whether an executable may be used: the program's hash,
-jaxlib's build, the architecture, the processor's features and XLA's flags. A cache is a convenience:
-what cannot be read or written is as if it were not there. Its entries are code, so the folder is
-readable by its owner alone, a folder that others may write to is not used, and an entry's own hash
-is checked before it is loaded.
+jaxlib's build, the architecture, the processor's features and XLA's flags. A cache is a
+convenience: what cannot be read or written is as if it were not there. Its entries are code, so the
+folder is the owner's alone, one that others may write to is not used, and an entry's own hash is
+checked before it is loaded.
 """
 
 from __future__ import annotations

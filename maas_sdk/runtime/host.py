@@ -41,8 +41,6 @@ _KERNEL_NAMES: Final = {
     "crc": "crc32",
     "rcpc": "lrcpc",
     "fp-armv8": "fp",
-    "bf16": "bf16",
-    "i8mm": "i8mm",
 }
 
 # Features of which no instruction is ever chosen by XLA's code generator: system, cache, crypto and
@@ -51,11 +49,18 @@ _KERNEL_NAMES: Final = {
 # avx10.1 is left out as well: it is another name for the AVX-512 features listed beside it. AMX is
 # reached only through libraries that look for it at run time.
 _NEVER_GENERATED: Final = frozenset(
-    "64bit adx aes amx-bf16 amx-fp16 amx-int8 amx-tile avx10.1 avx10.1-256 avx10.1-512 "
-    "cldemote clflushopt clwb clzero crc32 enqcmd fsgsbase fxsr hreset invpcid kl lwp mmx movdir64b "
-    "movdiri mwaitx pconfig pclmul pku prefetchi prfchw ptwrite rdpid rdpru rdrnd rdseed rtm sahf "
-    "serialize sgx sha sha512 shstk sm3 sm4 tbm tsxldtrk uintr vaes vpclmulqdq waitpkg wbnoinvd "
-    "widekl xsave xsavec xsaveopt xsaves".split()
+    {
+        *("64bit", "cx8", "fxsr", "mmx", "sahf", "xsave", "xsavec", "xsaveopt", "xsaves"),
+        *("adx", "aes", "crc32", "kl", "pclmul", "rdrnd", "rdseed", "sha", "sha512", "sm3", "sm4"),
+        *("vaes", "vpclmulqdq", "widekl"),
+        *("cldemote", "clflushopt", "clwb", "clzero", "movdir64b", "movdiri", "prefetchi"),
+        *("prfchw", "wbnoinvd"),
+        *("enqcmd", "fsgsbase", "hreset", "invpcid", "mwaitx", "pconfig", "pku", "ptwrite"),
+        *("rdpid", "rdpru", "rtm", "serialize", "sgx", "shstk", "tbm", "tsxldtrk", "uintr"),
+        *("waitpkg", "usermsr"),
+        *("amx-bf16", "amx-fp16", "amx-int8", "amx-tile"),
+        *("avx10.1", "avx10.1-256", "avx10.1-512"),
+    }
 )
 
 # "+64bit,+adx,…,-xop": the target machine's features as XLA serialises them.
@@ -64,7 +69,7 @@ _FEATURE_LIST: Final = re.compile(rb"[+-][a-z0-9][a-z0-9.\-]*(?:,[+-][a-z0-9][a-
 
 def machine() -> str:
     """The architecture, as ``platform.machine()`` says it: "x86_64", "aarch64"."""
-    # os.uname is what the module ``platform`` asks on Linux and macOS; that module's import is slow.
+    # What the module ``platform`` asks on Linux and macOS; importing that module is slow.
     return os.uname().machine
 
 

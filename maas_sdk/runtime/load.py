@@ -13,9 +13,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from maas_sdk.bundle.folder import Bundle, open_bundle
 from maas_sdk.bundle.manifest import WEIGHTS, executable_path, golden_path, stablehlo_path

@@ -231,7 +231,7 @@ def _to_numpy(result: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Arra
     if not nbytes:
         return np.empty(shape, dtype)
     memory = (ctypes.c_ubyte * nbytes).from_address(result.unsafe_buffer_pointer())
-    memory.owner = result
+    memory.owner = result  # type: ignore[attr-defined]
     array = array_from_bytes(name, shape, memoryview(memory))
     array.flags.writeable = False
     return array
