@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from maas_sdk.bundle.manifest import Manifest, Program
-from maas_sdk.errors import CorruptError, ModelError, NotReadyError
+from maas_sdk.errors import CorruptError, ModelError, NotFoundError, NotReadyError
 from maas_sdk.serve.host import ModelHost, State
 from maas_sdk.tensors import Array, Signature
 
@@ -104,6 +104,16 @@ def test_foreign_load_error_is_a_model_error(capsys: pytest.CaptureFixture[str])
     (line,) = [text for text in capsys.readouterr().err.splitlines() if "no such device" in text]
     assert json.loads(line)["severity"] == "ERROR"
     assert "RuntimeError: no such device" in json.loads(line)["traceback"]
+
+
+def test_missing_bundle_is_not_the_callers_fault() -> None:
+    """A load error whose class would mean 404 to a caller becomes a ModelError, its words kept."""
+
+    def load() -> FakeEngine:
+        raise NotFoundError("no bundle at model.maas", path="model.maas")
+
+    with pytest.raises(ModelError, match=r"could not be loaded: no bundle at model\.maas"):
+        ModelHost(load).engine(30)
 
 
 def test_load_is_logged_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

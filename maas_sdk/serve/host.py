@@ -19,7 +19,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from maas_sdk.bundle.manifest import Manifest
-from maas_sdk.errors import MaasError, ModelError, NotReadyError
+from maas_sdk.errors import MaasError, ModelError, NotReadyError, traits
 from maas_sdk.serve.logs import log
 from maas_sdk.tensors import Array
 
@@ -117,7 +117,8 @@ class ModelHost:
         Raises:
             NotReadyError: still loading after ``wait_s``, or draining.
             MaasError: the load failed: of the class and with the message it failed with. An error
-                from outside the family comes as ``ModelError``.
+                from outside the family, or of a class that blames the caller, comes as
+                ``ModelError``.
         """
         if self._engine is None:
             self.start()
@@ -217,7 +218,13 @@ class ModelHost:
 
 
 def _copied(error: BaseException) -> MaasError:
-    """A fresh error for each caller: one raised by many threads would collect all their frames."""
-    if isinstance(error, MaasError):
-        return type(error)(error.message, retry_after_s=error.retry_after_s, **error.evidence)
-    return ModelError(f"the model could not be loaded: {type(error).__name__}: {error}")
+    """A fresh error for each caller: one raised by many threads would collect all their frames.
+
+    A class that blames the caller, such as NotFoundError for the bundle's folder, becomes a
+    ModelError: the fault is this side's.
+    """
+    if not isinstance(error, MaasError):
+        return ModelError(f"the model could not be loaded: {type(error).__name__}: {error}")
+    if traits(error).http_status < 500:
+        return ModelError(f"the model could not be loaded: {error.message}", **error.evidence)
+    return type(error)(error.message, retry_after_s=error.retry_after_s, **error.evidence)
