@@ -28,7 +28,7 @@ example = np.ones((2, 3), np.float32)
 
 
 def apply(weights, inputs):
-    return {"y": inputs["input"] @ weights["w"]}
+    return {"y": inputs @ weights["w"]}
 """
 ROWS = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 1]], np.float32)
 ANSWERS = ROWS @ np.arange(6, dtype=np.float32).reshape(3, 2)
@@ -41,6 +41,12 @@ def maas(*arguments: object) -> Result:
 def document(result: Result) -> Any:
     """Stdout is one JSON document and nothing else."""
     return json.loads(result.stdout)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs compiled here are not kept in the user's folder."""
+    monkeypatch.setenv("MAAS_CACHE_DIR", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def inspect(bundle: _BundleArgument, as_json: Json = False, debug: Debug = False
     """Show what a bundle is: programs, inputs and outputs, sizes, targets.
 
     Says which tier would open on this machine (a compiled executable, or the portable program),
-    and why. No hash is checked; that is what `maas verify` is for.
+    and why. No hash is checked and nothing is opened; that is what `maas verify` is for.
     """
     with reporting(as_json, debug) as output:
         import json
@@ -42,7 +42,7 @@ def inspect(bundle: _BundleArgument, as_json: Json = False, debug: Debug = False
         from maas_sdk.bundle.folder import open_bundle
 
         manifest = open_bundle(bundle).manifest
-        tier, target, reason = _tier(bundle)
+        tier, target, reason = _tier(manifest)
         output.document(
             {
                 "manifest": json.loads(manifest.to_json()),
@@ -53,24 +53,20 @@ def inspect(bundle: _BundleArgument, as_json: Json = False, debug: Debug = False
             output.show(_tree(manifest, tier, target, reason))
 
 
-def _tier(bundle: Path) -> tuple[str, str | None, str]:
-    """Which tier would open here and why: found out by opening it."""
-    from maas_sdk.errors import BundleError, MaasError
+def _tier(manifest: Manifest) -> tuple[str, str | None, str]:
+    """Which tier would open here and why; nothing is opened for it."""
+    from maas_sdk.errors import ConfigError, IncompatibleError
 
     try:
         with extra("serve"):
-            from maas_sdk.runtime import load
-
-        engine = load(bundle)
-    except BundleError as error:
+            from maas_sdk.runtime.load import local_host
+            from maas_sdk.runtime.tiers import choose
+        choice = choose(manifest, local_host())
+    except IncompatibleError as error:
         return "refuse", None, error.message
-    except MaasError as error:
+    except ConfigError as error:
         return "unknown", None, error.message
-    try:
-        report = engine.report
-        return report.tier, report.target, report.reason
-    finally:
-        engine.close()
+    return choice.tier, choice.target, choice.reason
 
 
 def _tree(manifest: Manifest, tier: str, target: str | None, reason: str) -> Any:

@@ -48,8 +48,9 @@ def demo(
         with extra("demo"):
             import functions_framework  # noqa: F401  (started as a process, but must be there)
 
+            from maas_sdk.demo.config import DemoConfig
             from maas_sdk.demo.result import checks, to_document
-            from maas_sdk.demo.run import DemoConfig, run
+            from maas_sdk.demo.run import run
             from maas_sdk.demo.screen import Screen, table
         if out.exists() and not out.is_dir():
             raise ConfigError(f"{out}: expected a folder to write to, found a file")

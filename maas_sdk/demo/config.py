@@ -42,7 +42,7 @@ class DemoConfig:
     # Virtual CPU devices that share each training batch.
     devices: int = 8
     # Warm calls of one row.
-    single_calls: int = 500
+    single_calls: int = 1000
     # Times that the held-out rows are sent in frames.
     batched_rounds: int = 10
 

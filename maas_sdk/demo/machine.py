@@ -29,9 +29,15 @@ def describe_machine(cpuinfo: Callable[[], str] | None = None) -> Machine:
         processor = platform.processor() or platform.machine()
     return Machine(
         processor=processor,
-        cores=len(os.sched_getaffinity(0)),
+        cores=_cores(),
         memory_nbytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         system=f"{platform.system()} {platform.machine()}",
         versions={"Python": platform.python_version()}
         | {name: version(name) for name in _PACKAGES},
     )
+
+
+def _cores() -> int:
+    """Cores that this process may use, where the system tells; else those that there are."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1

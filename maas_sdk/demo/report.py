@@ -40,7 +40,7 @@ from maas_sdk.tensors import Array
 __all__ = ["render"]
 
 # Stages that every Python function goes through are grey; what the model adds is blue.
-_SHARED: Final = ("shared-1", "shared-2")
+_SHARED: Final = ("shared-1", "shared-2", "shared-3")
 _OWN: Final = ("own-1", "own-2", "own-3", "own-4", "own-5")
 
 
@@ -274,7 +274,7 @@ def _packaged(packaged: Packaged) -> str:
 
 
 def _coloured(stages: Sequence[Stage], other: Sequence[Stage]) -> list[charts.Segment]:
-    shared_names = {stage.name for stage in other} - {stages[-1].name}
+    shared_names = {stage.name for stage in other}
     shared, own = iter(_SHARED * 3), iter(_OWN * 3)
     return [
         charts.Segment(
@@ -291,7 +291,7 @@ def _cold_start(cold: ColdStart) -> str:
     colour = {segment.name: segment.class_ for segment in ours}
     empty = [
         charts.Segment(
-            name=stage.name, value=stage.duration_s, class_=colour.get(stage.name, "own-5")
+            name=stage.name, value=stage.duration_s, class_=colour.get(stage.name, "shared-3")
         )
         for stage in cold.empty
     ]

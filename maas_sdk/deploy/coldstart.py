@@ -36,6 +36,12 @@ __all__ = ["ColdStart", "FirstCall", "Stage", "golden_call", "largest_excess", "
 
 _FIRST, _IMPORTS, _LAST = "interpreter", "imports", "first answer"
 
+_WORDS: Final = {
+    "bundle": "bundle opened",
+    "host": "processor checked",
+    "client": "XLA client",
+}
+
 # The function that does nothing but say when its worker began.
 _EMPTY: Final = '''\
 """An empty function: what every Python function pays before its own first line."""
@@ -297,7 +303,7 @@ def split_stages(
 
 def _words(name: str) -> str:
     """The runtime's key for a part of loading, as people read it."""
-    return {"bundle": "bundle opened"}.get(name, name.replace("_", " "))
+    return _WORDS.get(name, name.replace("_", " "))
 
 
 def _medians(runs: Sequence[Mapping[str, float]]) -> tuple[Stage, ...]:
