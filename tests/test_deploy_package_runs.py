@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,24 @@ def test_folder_runs_as_it_is(real_folder: Path) -> None:
         (loaded,) = [event for _, event in process.events() if "tier" in event]
     assert loaded["model"] == "toy"
     assert "Traceback" not in process.log()
+
+
+def test_many_clients_of_the_real_engine(real_folder: Path) -> None:
+    """32 clients at once, batches of every size, each gets its own answers."""
+    with FunctionProcess(real_folder) as process:
+
+        def client(number: int) -> None:
+            x = np.full((1 + number % 9, 2), number, np.float32)
+            status, answer = process.first_answer(
+                PREDICT, encode_calls([Call("a", {"x": x})]), headers={"Content-Type": CONTENT_TYPE}
+            )
+            assert status == 200, answer
+            (result,) = decode_results(answer)
+            assert isinstance(result, Result)
+            np.testing.assert_allclose(result.outputs["y"], x @ W, rtol=1e-5)
+
+        with ThreadPoolExecutor(32) as pool:
+            list(pool.map(client, range(96)))
 
 
 def test_corrupt_folder_tells_every_caller(real_folder: Path, tmp_path: Path) -> None:

@@ -225,6 +225,8 @@ def _copied(error: BaseException) -> MaasError:
     """
     if not isinstance(error, MaasError):
         return ModelError(f"the model could not be loaded: {type(error).__name__}: {error}")
+    retry_after_s = error.retry_after_s
     if traits(error).http_status < 500:
-        return ModelError(f"the model could not be loaded: {error.message}", **error.evidence)
-    return type(error)(error.message, retry_after_s=error.retry_after_s, **error.evidence)
+        message = f"the model could not be loaded: {error.message}"
+        return ModelError(message, retry_after_s=retry_after_s, **error.evidence)
+    return type(error)(error.message, retry_after_s=retry_after_s, **error.evidence)
