@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from flax import linen as nn
 from flax import nnx
 
 from maas_sdk import runtime
-from maas_sdk.bundle.folder import open_bundle
+from maas_sdk.bundle.folder import Bundle, open_bundle
 from maas_sdk.bundle.manifest import WEIGHTS, executable_path, golden_path, stablehlo_path
 from maas_sdk.bundle.weights import open_weights
 from maas_sdk.errors import ConfigError, ExportError
@@ -87,6 +89,23 @@ def test_an_nnx_model_with_two_programs_and_all_targets(tmp_path):
     with runtime.load(bundle.path) as engine:
         answer = engine.predict(IMAGES)
     np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_target_that_cannot_run_here_is_skipped_with_its_reason(tmp_path):
+    """Verification on another machine runs what fits, and StableHLO in every bucket if nothing."""
+    rows = np.ones((2, 4), np.float32)
+    bundle = exported(tmp_path, lambda w, x: x * 2, rows, weights={}, verify=False)
+    (name,) = bundle.manifest.targets
+    foreign = replace(bundle.manifest.targets[name], jaxlib="0.0.1+00000000")
+    other = Bundle(bundle.path, replace(bundle.manifest, targets={name: foreign}))
+    report = verify(other)
+    assert report.ok
+    assert report.targets_run == ()
+    assert "compiled by jaxlib 0.0.1+00000000" in report.targets_skipped[name]
+    assert {(check.target, check.bucket) for check in report.checks} == {
+        ("stablehlo", 1),
+        ("stablehlo", 4),
+    }
 
 
 def test_a_linen_model(tmp_path):

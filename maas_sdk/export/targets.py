@@ -11,11 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from maas_sdk.bundle.manifest import Target
 from maas_sdk.errors import ExportError
-from maas_sdk.runtime import host, xla
+from maas_sdk.runtime import host
 
-__all__ = ["TARGETS", "TargetSpec", "default_targets", "find_targets", "obstacle_to_run"]
+__all__ = ["TARGETS", "TargetSpec", "default_targets", "find_targets"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,18 +94,6 @@ def _obstacle(spec: TargetSpec) -> str | None:
     if spec.arch != host.machine():
         return f"it is for {spec.arch}, this machine is {host.machine()}"
     missing = spec.needs - host.cpu_features()
-    if missing:
-        return f"this machine's processor lacks {', '.join(sorted(missing))}"
-    return None
-
-
-def obstacle_to_run(target: Target) -> str | None:
-    """Why this machine, with this jaxlib, cannot run a target's executables; None if it can."""
-    if target.platform != "cpu" or target.arch != host.machine():
-        return f"it is for {target.platform} {target.arch}, this machine is cpu {host.machine()}"
-    if target.jaxlib != xla.jaxlib_build():
-        return f"it was compiled by jaxlib {target.jaxlib}, here is {xla.jaxlib_build()}"
-    missing = set(target.cpu_features) - host.cpu_features()
     if missing:
         return f"this machine's processor lacks {', '.join(sorted(missing))}"
     return None

@@ -30,8 +30,9 @@ from maas_sdk.errors import ExportError
 from maas_sdk.export.checks import Case, Check, VerificationReport
 from maas_sdk.export.children import Child, run_children
 from maas_sdk.export.events import Progress, Reporter
-from maas_sdk.export.targets import obstacle_to_run
 from maas_sdk.export.tolerance import Tolerance, compare, rtol_of_dtypes
+from maas_sdk.runtime.load import local_host
+from maas_sdk.runtime.tiers import obstacle
 from maas_sdk.tensors import Array
 
 __all__ = ["STABLEHLO", "run_cases", "verify"]
@@ -173,8 +174,9 @@ def run_cases(
     Raises:
         ExportError: a packaged program could not be run.
     """
+    here = local_host()
     skipped = {
-        name: obstacle for name, target in targets.items() if (obstacle := obstacle_to_run(target))
+        name: reason for name, target in targets.items() if (reason := obstacle(target, here))
     }
     runnable = tuple(name for name in targets if name not in skipped)
     plan = {name: list(cases) for name in runnable}
