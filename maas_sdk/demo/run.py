@@ -48,7 +48,7 @@ def run(config: DemoConfig, watcher: Watcher) -> tuple[DemoResult, Path]:
         trained = workshop.train(config, watch.progress)
         watch.done(
             f"{percent(trained.variant.accuracy)} of {trained.facts.test_rows} held-out digits, "
-            f"{trained.facts.parameters:,} parameters, {trained.facts.mesh}"
+            f"{trained.facts.parameters:,} parameters, {config.devices} devices"
         )
     with stage("quantize") as watch:
         quantized = workshop.quantize(trained)

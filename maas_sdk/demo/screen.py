@@ -88,8 +88,8 @@ def table(result: DemoResult) -> Table:
         ("accuracy as trained", percent(trained.accuracy)),
         (
             "accuracy int8",
-            f"{percent(quantized.accuracy)}, {data_size(quantized.nbytes)} of "
-            f"{data_size(trained.nbytes)} left",
+            f"{percent(quantized.accuracy)}, weights {data_size(trained.nbytes)} → "
+            f"{data_size(quantized.nbytes)}",
         ),
         (
             "bundle",

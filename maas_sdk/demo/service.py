@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,13 +69,14 @@ def package(bundle: Bundle, config: DemoConfig) -> tuple[Path, Packaged]:
 def cold_start(bundle: Bundle, folder: Path, config: DemoConfig, report: Report) -> ColdStart:
     """Start the function and an empty one in turns."""
     turns = config.starts + 1
-    return measure(
-        folder,
-        golden_call(bundle.path),
-        scratch=config.out,
-        runs=config.starts,
-        progress=lambda done: report(done, turns, f"start {done} of {turns}"),
-    )
+    with tempfile.TemporaryDirectory(prefix="maas-demo-") as scratch:
+        return measure(
+            folder,
+            golden_call(bundle.path),
+            scratch=Path(scratch),
+            runs=config.starts,
+            progress=lambda done: report(done, turns, f"start {done} of {turns}"),
+        )
 
 
 def call(

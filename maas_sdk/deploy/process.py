@@ -169,24 +169,16 @@ class FunctionProcess:
     def stop(self) -> int:
         """SIGTERM, as the cloud sends it; SIGKILL after its grace. Returns the exit code."""
         if self._process.poll() is None:
-            self._signal(signal.SIGTERM)
-            try:
-                self._process.wait(_GRACE_S)
-            except subprocess.TimeoutExpired:
-                self._signal(signal.SIGKILL)
-        code = self._process.wait()
-        # A worker that outlived its master.
-        self._signal(signal.SIGKILL)
-        return code
-
-    def _signal(self, number: signal.Signals) -> None:
-        try:
-            if number is signal.SIGTERM:
-                self._process.send_signal(number)
-            else:
-                os.killpg(self._process.pid, number)
-        except (ProcessLookupError, PermissionError):
-            pass
+            self._process.send_signal(signal.SIGTERM)
+            deadline = time.monotonic() + _GRACE_S
+            # Not reaped yet, so that its number, which is the group's, is nobody else's.
+            options = os.WEXITED | os.WNOWAIT | os.WNOHANG
+            while os.waitid(os.P_PID, self.pid, options) is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            # It, or a worker that outlived it.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+        return self._process.wait()
 
     def _words(self) -> str:
         words = self.log().strip()
