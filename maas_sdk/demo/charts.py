@@ -12,19 +12,8 @@ from html import escape
 from typing import Final
 
 from maas_sdk.demo.svg import Frame, Scale, axes, element, number, picture, text, ticks
-from maas_sdk.tensors import Array
 
-__all__ = [
-    "Bar",
-    "Line",
-    "Segment",
-    "bars",
-    "heat_map",
-    "histogram",
-    "line_chart",
-    "pixels",
-    "stacked_bars",
-]
+__all__ = ["Bar", "Line", "Segment", "bars", "hint", "histogram", "line_chart", "stacked_bars"]
 
 _WIDTH: Final = 560
 _HEIGHT: Final = 300
@@ -61,7 +50,8 @@ class Bar:
         return sum(segment.value for segment in self.segments)
 
 
-def _hint(content: str) -> str:
+def hint(content: str) -> str:
+    """What a pointer shows over a mark, and a screen reader reads."""
     return element("title", escape(content))
 
 
@@ -115,7 +105,7 @@ def line_chart(
         drawn += [
             element(
                 "circle",
-                _hint(f"{line.name}, {x_label} {i}: {y_format(value)}"),
+                hint(f"{line.name}, {x_label} {i}: {y_format(value)}"),
                 cx=px,
                 cy=py,
                 r=3,
@@ -182,7 +172,7 @@ def histogram(
             drawn.append(
                 element(
                     "rect",
-                    _hint(f"{x_format(start)} to {x_format(end)}{beyond}: {found:,} calls"),
+                    hint(f"{x_format(start)} to {x_format(end)}{beyond}: {found:,} calls"),
                     x=x(start) + 1,
                     y=y(found),
                     width=x(end) - x(start) - 2,
@@ -239,7 +229,7 @@ def stacked_bars(
             drawn.append(
                 element(
                     "rect",
-                    _hint(f"{row.name}, {segment.name}: {format_(segment.value)}"),
+                    hint(f"{row.name}, {segment.name}: {format_(segment.value)}"),
                     x=start,
                     y=top_of_bar,
                     # A gap, so that neighbours of like colour stay two pieces.
@@ -271,7 +261,7 @@ def bars(
             text(row.name, 0, top - 9, "label"),
             element(
                 "rect",
-                _hint(f"{row.name}: {format_(row.total)}"),
+                hint(f"{row.name}: {format_(row.total)}"),
                 x=0,
                 y=top,
                 width=max(2.0, x(row.total)),
@@ -282,80 +272,3 @@ def bars(
             text(format_(row.total), max(2.0, x(row.total)) + 10, top + 21, "total"),
         ]
     return picture(*drawn, width=width, height=pitch * len(rows), title=title)
-
-
-def heat_map(counts: Array, *, title: str) -> str:
-    """A confusion matrix [C, C]: rows are true classes, columns predicted ones.
-
-    Right answers are shaded in one colour by their share of the row, wrong ones stand out in
-    another; empty cells stay empty.
-    """
-    classes, cell, left, top = len(counts), 44, 62, 56
-    side = classes * cell
-    drawn = [
-        text("predicted digit", left + side / 2, 16, "label", "middle"),
-        element(
-            "text",
-            "true digit",
-            transform=f"translate(16 {number(top + side / 2)}) rotate(-90)",
-            class_="label",
-            text_anchor="middle",
-        ),
-    ]
-    for i in range(classes):
-        middle = i * cell + cell / 2
-        drawn += [
-            text(str(i), left + middle, top - 12, "tick", "middle"),
-            text(str(i), left - 14, top + middle + 5, "tick", "middle"),
-        ]
-        row_total = max(1, int(counts[i].sum()))
-        for j in range(classes):
-            found = int(counts[i, j])
-            share = found / row_total
-            right = i == j
-            # Even one wrong answer must be seen, hence the floor.
-            shade = (0.12 + 0.88 * share**2 if right else 0.35 + 0.65 * share) if found else 0.0
-            drawn.append(
-                element(
-                    "rect",
-                    _hint(f"true {i}, predicted {j}: {found:,}"),
-                    x=left + j * cell + 1.5,
-                    y=top + i * cell + 1.5,
-                    width=cell - 3,
-                    height=cell - 3,
-                    rx=4,
-                    fill_opacity=shade if found else None,
-                    class_=f"fill {('accent' if right else 'wrong') if found else 'empty'}",
-                )
-            )
-            if found:
-                drawn.append(
-                    text(
-                        f"{found:,}",
-                        left + j * cell + cell / 2,
-                        top + i * cell + cell / 2 + 5,
-                        "on accent" if right and shade > 0.55 else "value",
-                        "middle",
-                    )
-                )
-    return picture(*drawn, width=left + side + 8, height=top + side + 8, title=title)
-
-
-def pixels(image: Array, *, title: str) -> str:
-    """A small grey image, [H, W] from 0 (paper) to 1 (ink), as crisp squares."""
-    height, width = image.shape
-    squares = [
-        element(
-            "rect",
-            x=x,
-            y=y,
-            # A hair more than one, or seams show between neighbours.
-            width=1.02,
-            height=1.02,
-            fill_opacity=float(image[y, x]),
-        )
-        for y in range(height)
-        for x in range(width)
-        if image[y, x] > 0.02
-    ]
-    return picture(*squares, width=width, height=height, title=title, class_="pixels")

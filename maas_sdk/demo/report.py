@@ -1,35 +1,30 @@
 """The demo's result as one HTML file: no script, no network, readable in light, dark and print.
 
 ``render`` is pure: the same result gives the same page. Everything that comes from outside is
-escaped. Pictures come from ``charts``, their colours from ``report.css`` beside this file.
+escaped. Pictures come from ``charts`` and ``grids``, their colours from ``report.css``.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
-from importlib.resources import files
-from typing import Final
 
-from maas_sdk.demo import charts
+from maas_sdk.demo import charts, grids, speed
+from maas_sdk.demo.page import card, document, legend, section, table
 from maas_sdk.demo.quantities import (
     count,
     data_size,
     duration,
     percent,
     ratio,
-    round_duration,
     scientific,
 )
 from maas_sdk.demo.result import (
-    Calls,
-    ColdStart,
     DemoResult,
     Machine,
     Packaged,
     Sample,
-    Stage,
     Training,
     Variant,
     checks,
@@ -39,10 +34,6 @@ from maas_sdk.tensors import Array
 
 __all__ = ["render"]
 
-# Stages that every Python function goes through are grey; what the model adds is blue.
-_SHARED: Final = ("shared-1", "shared-2", "shared-3")
-_OWN: Final = ("own-1", "own-2", "own-3", "own-4", "own-5")
-
 
 def render(result: DemoResult) -> str:
     """The whole page."""
@@ -50,8 +41,8 @@ def render(result: DemoResult) -> str:
         [
             _header(result),
             _predictions(result.samples, result.confusion),
-            _cold_start(result.cold_start),
-            _calls(result.calls),
+            speed.cold_start_section(result.cold_start),
+            speed.calls_section(result.calls),
             _training(result.training),
             _variants(result.variants),
             _packaged(result.packaged),
@@ -59,48 +50,7 @@ def render(result: DemoResult) -> str:
             _footer(result),
         ]
     )
-    style = files("maas_sdk.demo").joinpath("report.css").read_text(encoding="utf-8")
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        "<title>maas_sdk demo: handwritten digits, from a Flax model to a serverless endpoint"
-        f"</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n"
-        "</html>\n"
-    )
-
-
-def _section(title: str, lead: str, *content: str) -> str:
-    return (
-        f"<section>\n<h2>{escape(title)}</h2>\n<p>{escape(lead)}</p>\n{''.join(content)}</section>"
-    )
-
-
-def _card(*content: str, class_: str = "card") -> str:
-    return f'<div class="{class_}">{"".join(content)}</div>\n'
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_from: int = 1) -> str:
-    """A table whose first column names the row; columns from ``numbers_from`` are right-aligned."""
-
-    def cell(tag: str, index: int, content: str, scope: str = "") -> str:
-        class_ = ' class="n"' if index >= numbers_from else ""
-        return f"<{tag}{class_}{scope}>{escape(content)}</{tag}>"
-
-    head = "".join(cell("th", i, name, ' scope="col"') for i, name in enumerate(heads))
-    body = "".join(
-        "<tr>"
-        + cell("th", 0, row[0], ' scope="row"')
-        + "".join(cell("td", i, value) for i, value in enumerate(row[1:], 1))
-        + "</tr>\n"
-        for row in rows
-    )
-    above = f"<thead><tr>{head}</tr></thead>\n" if heads else ""
-    return f'<div class="scroll"><table>{above}<tbody>{body}</tbody></table></div>'
-
-
-def _legend(entries: Iterable[tuple[str, str]]) -> str:
-    items = "".join(f'<li><i class="{class_}"></i>{escape(name)}</li>' for name, class_ in entries)
-    return f'<ul class="legend">{items}</ul>'
+    return document("maas_sdk demo: a Flax model, served from a cold start", body)
 
 
 def _header(result: DemoResult) -> str:
@@ -159,7 +109,7 @@ def _predictions(samples: Sequence[Sample], confusion: Array) -> str:
         right = sample.predicted == sample.label
         wrong = "" if right else ' class="miss"'
         said = percent(sample.confidence, digits=0)
-        drawn = charts.pixels(sample.image, title=f"handwritten {sample.label}")
+        drawn = grids.pixels(sample.image, title=f"handwritten {sample.label}")
         truth = "" if right else f'<small class="truth">is a {sample.label}</small>'
         items.append(
             f"<li{wrong}>{drawn}"
@@ -168,16 +118,16 @@ def _predictions(samples: Sequence[Sample], confusion: Array) -> str:
             f"{truth}</li>"
         )
     total, right_ones = int(confusion.sum()), int(confusion.diagonal().sum())
-    return _section(
+    return section(
         "What it says about digits it has never seen",
         f"Answers of the running endpoint. It got {right_ones:,} of {total:,} held-out digits "
         "right; some of those it got wrong are framed in orange.",
         '<div class="pair">',
-        _card("<h3>Prediction and confidence</h3>", f'<ul class="digits">{"".join(items)}</ul>'),
-        _card(
+        card("<h3>Prediction and confidence</h3>", f'<ul class="digits">{"".join(items)}</ul>'),
+        card(
             "<h3>Confusion matrix</h3>",
-            _legend([("right", "accent-key"), ("wrong", "wrong-key")]),
-            charts.heat_map(
+            legend([("right", "accent-key"), ("wrong", "wrong-key")]),
+            grids.heat_map(
                 confusion, title=f"Confusion matrix: {right_ones} of {total} digits on the diagonal"
             ),
         ),
@@ -215,18 +165,18 @@ def _training(training: Training) -> str:
         y_format=lambda value: percent(value, digits=0),
         y_high=1,
     )
-    return _section(
+    return section(
         "Training",
         f"{training.parameters:,} parameters, {training.train_rows:,} training and "
         f"{training.test_rows:,} held-out digits, {training.mesh}, {training.precision}, "
         f"seed {training.seed}.",
         '<div class="pair">',
-        _card(
+        card(
             "<h3>Loss</h3>",
-            _legend([("training", "accent-key"), ("held-out", "second-key")]),
+            legend([("training", "accent-key"), ("held-out", "second-key")]),
             loss,
         ),
-        _card("<h3>Accuracy</h3>", _legend([("held-out", "second-key")]), accuracy),
+        card("<h3>Accuracy</h3>", legend([("held-out", "second-key")]), accuracy),
         "</div>",
     )
 
@@ -245,10 +195,10 @@ def _variants(variants: Sequence[Variant]) -> str:
         for variant in variants
     ]
     heads = ("model", "accuracy", "weights", "size", "largest logit error", "same label")
-    return _section(
+    return section(
         "Quantized to int8 after training",
         "The same model with 8-bit weights and activations, judged on the same held-out digits.",
-        _card(_table(heads, rows)),
+        card(table(heads, rows)),
     )
 
 
@@ -265,123 +215,11 @@ def _packaged(packaged: Packaged) -> str:
             f"{scientific(packaged.atol)} + {scientific(packaged.rtol)} × largest |reference|)",
         ),
     ]
-    return _section(
+    return section(
         "The bundle",
         "Weights, portable StableHLO programs and executables compiled ahead of time, each file "
         "with its hash. Nothing of JAX's Python layer is needed to run it.",
-        _card(_table((), rows, numbers_from=2)),
-    )
-
-
-def _coloured(stages: Sequence[Stage], other: Sequence[Stage]) -> list[charts.Segment]:
-    shared_names = {stage.name for stage in other}
-    shared, own = iter(_SHARED * 3), iter(_OWN * 3)
-    return [
-        charts.Segment(
-            name=stage.name,
-            value=stage.duration_s,
-            class_=next(shared if stage.name in shared_names else own),
-        )
-        for stage in stages
-    ]
-
-
-def _cold_start(cold: ColdStart) -> str:
-    ours = _coloured(cold.function, cold.empty)
-    colour = {segment.name: segment.class_ for segment in ours}
-    empty = [
-        charts.Segment(
-            name=stage.name, value=stage.duration_s, class_=colour.get(stage.name, "shared-3")
-        )
-        for stage in cold.empty
-    ]
-    picture = charts.stacked_bars(
-        [
-            charts.Bar(name="this model", segments=tuple(ours)),
-            charts.Bar(name="an empty function, started the same way", segments=tuple(empty)),
-        ],
-        title=f"Cold start: {duration(cold.function_s)} for this model, "
-        f"{duration(cold.empty_s)} for an empty function",
-        x_label="time since process start",
-        format_=duration,
-        tick_format=round_duration,
-    )
-    how = {
-        "executable": "the model ran as compiled ahead of time",
-        "program": "the model was compiled on the spot",
-    }.get(cold.tier, f"tier {cold.tier}")
-    in_empty = {stage.name: stage.duration_s for stage in cold.empty}
-    rows = [
-        (
-            stage.name,
-            duration(stage.duration_s),
-            duration(in_empty[stage.name]) if stage.name in in_empty else "–",
-        )
-        for stage in cold.function
-    ]
-    rows.append(
-        ("process start to first answer", duration(cold.function_s), duration(cold.empty_s))
-    )
-    return _section(
-        "Cold start",
-        "From process start to the first correct answer over HTTP, through functions-framework. "
-        f"Medians of {cold.runs} interleaved starts; {how}.",
-        _card(
-            _legend([(segment.name, segment.class_) for segment in ours]),
-            f'<div class="scroll">{picture}</div>',
-            "<details><summary>The same as a table</summary>",
-            _table(("stage", "this model", "empty function"), rows),
-            "</details>",
-        ),
-    )
-
-
-def _calls(calls: Calls) -> str:
-    p50, p99 = statistics.median(calls.latencies_s), quantile(calls.latencies_s, 0.99)
-    latency = charts.histogram(
-        calls.latencies_s,
-        title=f"Latency of {len(calls.latencies_s)} calls of one row: median {duration(p50)}, "
-        f"99 % within {duration(p99)}",
-        x_label="latency of one call, as the client saw it",
-        x_format=duration,
-        tick_format=round_duration,
-        marks=(("p50", p50), ("p99", p99)),
-    )
-    rates = charts.bars(
-        [
-            charts.Bar(
-                name="one row per call",
-                segments=(charts.Segment(name="", value=calls.single_rows_per_s, class_="quiet"),),
-            ),
-            charts.Bar(
-                name="batched in frames",
-                segments=(
-                    charts.Segment(name="", value=calls.batched_rows_per_s, class_="accent"),
-                ),
-            ),
-        ],
-        title=f"{count(calls.single_rows_per_s)} rows per second one at a time, "
-        f"{count(calls.batched_rows_per_s)} batched",
-        format_=lambda value: f"{count(value)} rows/s",
-    )
-    rows = [
-        ("answers checked", f"{calls.checked:,}"),
-        ("different from the in-process model", f"{calls.differing:,}"),
-        ("largest difference", scientific(calls.max_abs_error)),
-        ("speed-up by batching", ratio(calls.batched_rows_per_s / calls.single_rows_per_s)),
-    ]
-    return _section(
-        "Calls",
-        "The Python client on the same machine, one connection, HTTP on the loopback device.",
-        _card(
-            "<h3>Latency, one row per call</h3>",
-            f'<div class="scroll">{latency}</div>',
-            class_="card wide",
-        ),
-        '<div class="pair">',
-        _card("<h3>Throughput</h3>", rates),
-        _card("<h3>Every answer checked</h3>", _table((), rows)),
-        "</div>",
+        card(table((), rows, numbers_from=2)),
     )
 
 
@@ -392,10 +230,10 @@ def _summary(result: DemoResult) -> str:
         f"{'✓ passed' if check.passed else '✕ failed'}</td></tr>\n"
         for check in checks(result)
     )
-    return _section(
+    return section(
         "Checks",
         "The demo fails, with a non-zero exit code, when one of these does.",
-        _card(
+        card(
             '<div class="scroll"><table><thead><tr><th scope="col">promise</th>'
             '<th class="n" scope="col">found</th><th class="n" scope="col"></th></tr></thead>'
             f"<tbody>{rows}</tbody></table></div>"
