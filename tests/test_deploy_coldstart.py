@@ -1,17 +1,29 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maas_sdk.bundle.manifest import Verification
-from maas_sdk.deploy.coldstart import FirstCall, largest_excess, measure, split_stages
+from maas_sdk.bundle import BundleWriter, write_weights
+from maas_sdk.bundle.manifest import Manifest, Program, Verification, golden_path
+from maas_sdk.deploy.coldstart import (
+    FirstCall,
+    golden_call,
+    largest_excess,
+    measure,
+    split_stages,
+)
 from maas_sdk.errors import ModelError
+from maas_sdk.tensors import Signature, TensorSpec
+from maas_sdk.wire.frames import Call, Failure, Result, decode_calls, encode_results
 
 VERIFICATION = Verification(
     rows=8, atol=1e-6, rtol=1e-4, max_abs_error={"output": 0.0}, targets_run=()
 )
+X = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
 # A stand-in for the predict function: it logs what the service logs, and answers what it is told.
 FUNCTION = """
 import json, os, sys, time
@@ -77,6 +89,49 @@ def test_stages_add_up_to_the_whole(total_s: float, **measured) -> None:
     assert sum(stages.values()) == pytest.approx(total_s, abs=1e-6)
     assert next(iter(stages)) == "interpreter"
     assert list(stages)[-1] == "first answer"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A bundle with golden rows; nothing in it is ever run."""
+    spec = TensorSpec(dtype="float32", shape=(None, 2))
+    program = Program(
+        signature=Signature(inputs={"x": spec}, outputs={"y": spec}),
+        weights=(),
+        buckets=(1,),
+        row_independent=True,
+        verification=VERIFICATION,
+    )
+    golden = {"input/x": X, "output/y": 2 * X}
+    with BundleWriter(tmp_path / "twice.maas") as writer:
+        (writer.path / "golden").mkdir()
+        write_weights(writer.path / golden_path("predict"), golden)
+        writer.seal(Manifest(name="twice", programs={"predict": program}, targets={}))
+    return tmp_path / "twice.maas"
+
+
+def test_the_golden_call_is_one_row(bundle: Path) -> None:
+    """The first golden row goes to the first program, and its golden answer is right."""
+    call = golden_call(bundle)
+    assert call.path == "/v1/models/twice:predict"
+    [sent] = decode_calls(b"".join(call.body))
+    assert isinstance(sent, Call)
+    np.testing.assert_array_equal(sent.inputs["x"], X[:1], strict=True)
+    call.check(b"".join(encode_results([Result(id="0", outputs={"y": 2 * X[:1]})])))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Result(id="0", outputs={"y": 3 * X[:1]}),
+        Result(id="0", outputs={"y": 2 * X}),
+        Failure(id="0", code="model_failed", message="it is broken"),
+    ],
+)
+def test_the_golden_call_refuses_other_answers(bundle: Path, answer: Result | Failure) -> None:
+    """A wrong number, other rows, or an error is no correct first answer."""
+    with pytest.raises(ModelError, match=r"first answer('s| was)"):
+        golden_call(bundle).check(b"".join(encode_results([answer])))
 
 
 def test_parts_that_ran_side_by_side_share_their_time() -> None:

@@ -67,6 +67,7 @@ class FunctionProcess:
         Raises:
             ConfigError: no main.py there, or functions-framework is not installed.
         """
+        folder = folder.resolve()  # it becomes the working directory
         source = folder / "main.py"
         if not source.is_file():
             raise ConfigError(f"{folder}: expected a function folder, with a main.py in it")
