@@ -19,7 +19,8 @@ from typing import Any
 
 from maas_sdk.bundle.weights import open_weights, write_weights
 from maas_sdk.errors import MaasError
-from maas_sdk.runtime import host, xla
+from maas_sdk.runtime import xla
+from maas_sdk.runtime.instructions import features_of_executable
 from maas_sdk.tensors import dtype_from_name
 
 Say = Callable[[dict[str, Any]], None]
@@ -32,7 +33,7 @@ def compile_programs(job: dict[str, Any], say: Say) -> dict[str, Any]:
     for item in job["items"]:
         data = client.compile(Path(item["program"]).read_bytes()).serialize()
         Path(item["executable"]).write_bytes(data)
-        features.update(host.features_of_executable(data))
+        features.update(features_of_executable(data))
         say({"done": item["name"]})
     return {"jaxlib": xla.jaxlib_build(), "cpu_features": sorted(features)}
 

@@ -1,8 +1,8 @@
 """This machine: its architecture and what its processor can do, in LLVM's words.
 
-XLA records in a CPU executable the features that the compiler was free to use, and at load only
-logs those that the host lacks; the first missing instruction then ends the process with SIGILL.
-So the features are compared here, before anything is deserialised.
+At load XLA only logs which features of an executable the host lacks; the first missing instruction
+then ends the process with SIGILL. So they are compared with this list before anything is
+deserialised.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from functools import lru_cache
 from typing import Final
 
-__all__ = ["cpu_features", "features_of_executable", "machine"]
+__all__ = ["cpu_features", "machine"]
 
 # LLVM's name → the Linux kernel's, where they differ beyond '_' and '-' (x86: arch/x86/include/
 # asm/cpufeatures.h; LLVM: X86.td). What is not listed is the same word.
@@ -25,46 +25,34 @@ _KERNEL_NAMES: Final = {
     "avx512vnni": "avx512_vnni",
     "avx512vp2intersect": "avx512_vp2intersect",
     "avx512vpopcntdq": "avx512_vpopcntdq",
+    "avxifma": "avx_ifma",
+    "avxneconvert": "avx_ne_convert",
     "avxvnni": "avx_vnni",
+    "avxvnniint16": "avx_vnni_int16",
+    "avxvnniint8": "avx_vnni_int8",
     "bmi": "bmi1",
     "lzcnt": "abm",
     "pclmul": "pclmulqdq",
     "sse3": "pni",
     "sse4.1": "sse4_1",
     "sse4.2": "sse4_2",
-    # aarch64
-    "fullfp16": "asimdhp",
-    "neon": "asimd",
-    "dotprod": "asimddp",
-    "lse": "atomics",
-    "rdm": "asimdrdm",
+    # aarch64: arch/arm64/include/uapi/asm/hwcap.h; LLVM: AArch64Features.td
+    "complxnum": "fcma",
     "crc": "crc32",
-    "rcpc": "lrcpc",
+    "dotprod": "asimddp",
     "fp-armv8": "fp",
+    "fp16fml": "asimdfhm",
+    "fullfp16": "asimdhp",
+    "jsconv": "jscvt",
+    "lse": "atomics",
+    "neon": "asimd",
+    "rand": "rng",
+    "rcpc": "lrcpc",
+    "rdm": "asimdrdm",
+    "sve-aes": "sveaes",
+    "sve-sha3": "svesha3",
+    "sve-sm4": "svesm4",
 }
-
-# Features of which no instruction is ever chosen by XLA's code generator: system, cache, crypto and
-# transaction instructions, that come only from intrinsics which tensor programs have none of. An
-# executable for AVX2 that was compiled on a server with SGX-age extras runs where these are absent.
-# avx10.1 is left out as well: it is another name for the AVX-512 features listed beside it. AMX is
-# reached only through libraries that look for it at run time.
-_NEVER_GENERATED: Final = frozenset(
-    {
-        *("64bit", "cx8", "fxsr", "mmx", "sahf", "xsave", "xsavec", "xsaveopt", "xsaves"),
-        *("adx", "aes", "crc32", "kl", "pclmul", "rdrnd", "rdseed", "sha", "sha512", "sm3", "sm4"),
-        *("vaes", "vpclmulqdq", "widekl"),
-        *("cldemote", "clflushopt", "clwb", "clzero", "movdir64b", "movdiri", "prefetchi"),
-        *("prfchw", "wbnoinvd"),
-        *("enqcmd", "fsgsbase", "hreset", "invpcid", "mwaitx", "pconfig", "pku", "ptwrite"),
-        *("rdpid", "rdpru", "rtm", "serialize", "sgx", "shstk", "tbm", "tsxldtrk", "uintr"),
-        *("waitpkg", "usermsr"),
-        *("amx-bf16", "amx-fp16", "amx-int8", "amx-tile"),
-        *("avx10.1", "avx10.1-256", "avx10.1-512"),
-    }
-)
-
-# "+64bit,+adx,…,-xop": the target machine's features as XLA serialises them.
-_FEATURE_LIST: Final = re.compile(rb"[+-][a-z0-9][a-z0-9.\-]*(?:,[+-][a-z0-9][a-z0-9.\-]*){3,}")
 
 
 def machine() -> str:
@@ -93,18 +81,3 @@ def _features_of_cpuinfo(text: str) -> frozenset[str]:
     llvm = {name for name, theirs in _KERNEL_NAMES.items() if theirs in kernel}
     # Words that are a different feature in the other vocabulary do not exist on x86 or Arm.
     return frozenset(llvm | kernel)
-
-
-def features_of_executable(data: bytes) -> tuple[str, ...]:
-    """Features that a serialized CPU executable may use, as LLVM names, sorted.
-
-    Those of which XLA never emits an instruction are left out. Empty if the executable records
-    none, as those of other platforms do not.
-    """
-    found: set[str] = set()
-    for match in _FEATURE_LIST.finditer(data):
-        for word in match[0].decode("ascii").split(","):
-            # "prefer-…" and "fast-…" tune the compiler; they are no instructions.
-            if word.startswith("+") and not word.startswith(("+prefer-", "+fast-", "+tuning")):
-                found.add(word[1:])
-    return tuple(sorted(found - _NEVER_GENERATED))
