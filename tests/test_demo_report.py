@@ -18,7 +18,7 @@ from maas_sdk.demo.quantities import (
     round_duration,
     scientific,
 )
-from maas_sdk.demo.report import render
+from maas_sdk.demo.report import common_mistakes, render
 from maas_sdk.demo.result import (
     Calls,
     ColdStart,
@@ -300,6 +300,14 @@ def test_the_document_is_json_with_derived_figures() -> None:
 def test_quantities_read_well(written: str, wanted: str) -> None:
     """Three digits and a unit."""
     assert written == wanted
+
+
+def test_the_most_frequent_mistakes_come_first() -> None:
+    """Which digit was taken for which, how often; right answers are none."""
+    confusion = np.diag([5, 5, 5])
+    confusion[0, 2], confusion[2, 1] = 1, 4
+    assert common_mistakes(confusion) == [(2, 1, 4), (0, 2, 1)]
+    assert common_mistakes(confusion, most=1) == [(2, 1, 4)]
 
 
 def test_ticks_are_round_and_cover_the_range() -> None:

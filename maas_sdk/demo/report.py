@@ -32,7 +32,7 @@ from maas_sdk.demo.result import (
 )
 from maas_sdk.tensors import Array
 
-__all__ = ["render"]
+__all__ = ["common_mistakes", "render"]
 
 
 def render(result: DemoResult) -> str:
@@ -117,6 +117,7 @@ def _predictions(samples: Sequence[Sample], confusion: Array) -> str:
             f'<div class="meter"><i style="width:{100 * sample.confidence:.0f}%"></i></div>'
             f"{truth}</li>"
         )
+    mistakes = common_mistakes(confusion)
     total, right_ones = int(confusion.sum()), int(confusion.diagonal().sum())
     return section(
         "What it says about digits it has never seen",
@@ -130,9 +131,34 @@ def _predictions(samples: Sequence[Sample], confusion: Array) -> str:
             grids.heat_map(
                 confusion, title=f"Confusion matrix: {right_ones} of {total} digits on the diagonal"
             ),
+            table(
+                ("most frequent mistakes", "times"),
+                [
+                    (f"a {true} taken for a {called}", str(times))
+                    for true, called, times in mistakes
+                ],
+            )
+            if mistakes
+            else '<p class="quiet">No digit was taken for another.</p>',
         ),
         "</div>",
     )
+
+
+def common_mistakes(confusion: Array, most: int = 3) -> list[tuple[int, int, int]]:
+    """(true class, predicted class, times) of the most frequent mistakes, most frequent first.
+
+    Args:
+        confusion: [C, C] counts.
+        most: how many to give.
+    """
+    wrong = [
+        (i, j, int(times))
+        for i, row in enumerate(confusion)
+        for j, times in enumerate(row)
+        if times and i != j
+    ]
+    return sorted(wrong, key=lambda mistake: -mistake[2])[:most]
 
 
 def _training(training: Training) -> str:

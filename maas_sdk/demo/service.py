@@ -154,7 +154,8 @@ def choose_samples(logits: Array, test: Examples, count: int = _SAMPLES) -> tupl
     right = np.flatnonzero(predicted == test.labels)[: count - len(wrong)]
     chosen = list(right)
     for place, row in enumerate(wrong):
-        chosen.insert(min(len(chosen), 3 + 5 * place), row)
+        # Six apart: in rows of five they do not line up.
+        chosen.insert(min(len(chosen), 2 + 6 * place), row)
     return tuple(
         Sample(
             image=test.inputs[row].reshape(test.inputs.shape[1:3]),
