@@ -72,7 +72,7 @@ def cold_start_section(cold: ColdStart) -> str:
     return section(
         "Cold start",
         "From process start to the first correct answer over HTTP, through functions-framework. "
-        f"Medians of {cold.runs} interleaved starts; {how}.",
+        f"Medians, stage by stage, of {cold.runs} interleaved starts; {how}.",
         card(
             legend([(segment.name, segment.class_) for segment in ours]),
             f'<div class="scroll">{picture}</div>',
