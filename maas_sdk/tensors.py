@@ -89,7 +89,9 @@ def dtype_from_name(name: str) -> np.dtype[Any]:
     if name not in BITS:
         raise InputError(f"unknown dtype {name!r}; known are {', '.join(sorted(BITS))}", dtype=name)
     if name in _NUMPY_NAMES:
-        return np.dtype(name).newbyteorder("<")
+        # By its letters, which gives numpy's own dtype where that is little-endian; a dtype made by
+        # newbyteorder is equal to it, but takes the slow paths of whoever asks for a built-in one.
+        return np.dtype(np.dtype(name).newbyteorder("<").str)
     try:
         import ml_dtypes
     except ImportError as error:

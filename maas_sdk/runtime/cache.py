@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import os
 import stat
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -59,7 +60,7 @@ class CompileCache:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not self._is_private():
                 return
-            scratch = self.folder / f".{key}.{os.getpid()}.tmp"
+            scratch = self.folder / f".{key}.{os.getpid()}.{threading.get_ident()}.tmp"
             try:
                 scratch.write_bytes(hashlib.sha256(executable).digest() + executable)
                 scratch.replace(self.folder / f"{key}.xla")

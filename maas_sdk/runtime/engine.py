@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from maas_sdk.bundle.manifest import Manifest, Program
+from maas_sdk.bundle.manifest import Manifest, Program, Verification
 from maas_sdk.errors import InputError, MaasError, ModelError, NotFoundError
 from maas_sdk.runtime.buckets import pad_rows, plan
 from maas_sdk.runtime.tiers import Tier
@@ -97,6 +97,8 @@ class LoadedProgram:
         arguments = list(self._weights)
         for name in self.program.signature.inputs:
             array = inputs[name]
+            if not array.dtype.isnative:
+                array = array.astype(array.dtype.newbyteorder("="))
             if stop - start != rows:
                 array = array[start:stop]
             if stop - start != bucket:
@@ -219,16 +221,7 @@ class Engine:
             if check is None:
                 continue
             for output, expected in _of(golden, "output/").items():
-                answer, wanted = (a.astype(np.float64) for a in (answers[output], expected))
-                if not np.allclose(
-                    answer, wanted, rtol=check.rtol, atol=check.atol, equal_nan=True
-                ):
-                    raise ModelError(
-                        f"program {name!r}, output {output!r}: a golden input is answered "
-                        f"{np.nanmax(np.abs(answer - wanted)):.3g} off, allowed are atol "
-                        f"{check.atol:.3g} and rtol {check.rtol:.3g}: this machine computes "
-                        "something else than the model that was exported"
-                    )
+                _hold_to(answers[output], expected, check, f"program {name!r}, output {output!r}")
 
     def poison(self, error: MaasError) -> None:
         """From now on every call raises ``error``: what was loaded proved not to be trusted."""
@@ -236,12 +229,28 @@ class Engine:
 
     def close(self) -> None:
         """Free executables and weights; a later call raises ``ModelError``."""
-        self._programs = {}
         self.poison(ModelError("the engine is closed"))
+        self._programs = {}
 
 
 def _of(tensors: Mapping[str, Array], prefix: str) -> dict[str, Array]:
     return {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
+
+
+def _hold_to(answer: Array, expected: Array, check: Verification, where: str) -> None:
+    """Compare by the manifest's rule: |answer - expected| ≤ atol + rtol · max |expected|."""
+    # In an arithmetic that holds the values of every dtype (int64 beyond 2^53 aside).
+    wide = np.complex128 if expected.dtype.kind == "c" else np.float64
+    found, wanted = answer.astype(wide), expected.astype(wide)
+    scale = np.abs(wanted[np.isfinite(wanted)]).max(initial=0.0)
+    allowed = check.atol + check.rtol * scale
+    if not np.allclose(found, wanted, rtol=0.0, atol=allowed, equal_nan=True):
+        with np.errstate(invalid="ignore"):
+            off = np.abs(found - wanted).max()
+        raise ModelError(
+            f"{where}: a golden input is answered {off:.3g} off, allowed is {allowed:.3g}: this "
+            "machine computes something else than the model that was exported"
+        )
 
 
 def _empty(spec: TensorSpec) -> Array:

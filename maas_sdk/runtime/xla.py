@@ -99,6 +99,7 @@ class Client:
 
     def __init__(self) -> None:
         probe()
+        self._pid = os.getpid()
         # Not asynchronous: a run happens on the caller's thread and is over when it returns, which
         # is one hand-over between threads less per call, and makes result pointers safe to read.
         self._client = _jax.get_tfrt_cpu_client(asynchronous=False, num_devices=1)
@@ -107,20 +108,41 @@ class Client:
         self._devices = [device]
         self._sharding = _Sharding(device)
 
+    def check_process(self) -> None:
+        """Raise ``ModelError`` in a child of the process that made the client.
+
+        The client's threads are not there: a call would wait for them for ever.
+        """
+        if os.getpid() != self._pid:
+            raise ModelError(
+                f"this process was forked from {self._pid} after the model was loaded there, and "
+                "the threads of XLA do not survive a fork: load the model in the process that "
+                "answers, after the fork"
+            )
+
     def put(self, array: Array) -> Buffer:
         """Hand an array to XLA.
 
         Memory that is C-contiguous and 64-byte aligned is used in place and kept alive; the caller
         must not write to it until the buffer is gone. Anything else is copied.
+
+        Raises:
+            IncompatibleError: XLA has no such dtype.
         """
-        return _jax.batched_device_put(
-            _Aval(array.shape, array.dtype),
-            self._sharding,
-            [array],
-            self._devices,
-            True,
-            enable_x64=True,
-        )
+        try:
+            return _jax.batched_device_put(
+                _Aval(array.shape, array.dtype),
+                self._sharding,
+                [array],
+                self._devices,
+                True,
+                enable_x64=True,
+            )
+        except Exception as error:
+            raise IncompatibleError(
+                f"XLA cannot hold an array of {array.dtype}: {_first_line(error)}",
+                dtype=str(array.dtype),
+            ) from error
 
     def load(self, serialized: bytes) -> Executable:
         """An executable from its serialized form.
@@ -199,6 +221,7 @@ class Executable:
         Raises:
             ModelError: XLA reports a failure while it runs.
         """
+        self._client.check_process()
         handlers = self._handlers
         if handlers is None:
             handlers = [
