@@ -27,6 +27,7 @@ __all__ = [
     "Sample",
     "arguments",
     "finish",
+    "in_words",
     "interleave",
     "machine",
     "median_ratio",
@@ -255,14 +256,15 @@ def finish(
         document = {"bench": name, "figures": rounded, "rows": list(rows), "machine": about}
         text = json.dumps(document, indent=1, ensure_ascii=False, default=str) + "\n"
         (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
-        parts = [f"# {name}", notes.strip(), table(figure_rows), table(rows), _in_words(about)]
+        parts = [f"# {name}", notes.strip(), table(figure_rows), table(rows), in_words(about)]
         (RESULTS / f"{name}.md").write_text(
             "\n\n".join(part for part in parts if part) + "\n", encoding="utf-8"
         )
     print(json.dumps({"bench": name, "figures": rounded}), flush=True)
 
 
-def _in_words(about: Mapping[str, object]) -> str:
+def in_words(about: Mapping[str, object]) -> str:
+    """What ``machine`` found, as a sentence."""
     versions = about["versions"]
     assert isinstance(versions, dict)
     return (
