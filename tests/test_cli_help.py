@@ -88,15 +88,6 @@ def test_a_command_is_documented(name: str) -> None:
         assert line in found[0], f"docs/cli.md, maas {name}: the example {line!r} is missing"
 
 
-def test_examples_of_the_document_parse() -> None:
-    """Each line that starts with ``maas`` in a code block of docs/cli.md is a valid call."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", DOCS.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines() if line.startswith("maas ")]
-    assert lines
-    for line in lines:
-        parse(shlex.split(line, comments=True)[1:])
-
-
 def test_help_prints_the_examples() -> None:
     """What a person sees."""
     result = CliRunner().invoke(app, ["inspect", "--help"], env={"COLUMNS": "100"})

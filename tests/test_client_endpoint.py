@@ -5,7 +5,6 @@ Only the engine is a fake: a digits model without weights.
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import threading
@@ -177,14 +176,3 @@ def test_the_example_says_what_is_wrong() -> None:
     )
     assert done.returncode == 1
     assert done.stderr.startswith("ConfigError: url: expected http://host")
-
-
-def test_the_documentation_runs(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every snippet of docs/client.md, top to bottom, in one namespace."""
-    text = (ROOT / "docs" / "client.md").read_text()
-    snippets = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    assert len(snippets) > 10
-    monkeypatch.setenv("MAAS_URL", url)
-    namespace: dict[str, Any] = {}
-    for snippet in snippets:
-        exec(snippet, namespace)

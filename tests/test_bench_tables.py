@@ -1,0 +1,53 @@
+"""No number of the README is typed by hand."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    return importlib.import_module("tables")
+
+
+def test_the_readme_has_the_committed_figures(tables: ModuleType) -> None:
+    """Its tables are those of bench/results; `make figures` writes them."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "<!-- figures:cold_start -->" in text
+    assert tables.fill(text) == text, "run make figures"
+
+
+def test_a_block_is_written_anew(tables: ModuleType, tmp_path: Path) -> None:
+    """Only what stands between the marks changes, and writing twice changes nothing."""
+    machine = {
+        "cpu": "a CPU",
+        "cores": 2,
+        "memory_gib": 8.0,
+        "system": "Linux",
+        "python": "3.11",
+        "versions": {"numpy": "2.0"},
+    }
+    document = {"rows": [{"what": "ours", "median ms": 3.5}], "machine": machine}
+    (tmp_path / "wire.json").write_text(json.dumps(document))
+    text = "before\n<!-- figures:wire -->\nold\n<!-- end -->\nafter\n"
+    filled = tables.fill(text, tmp_path)
+    assert filled.startswith("before\n<!-- figures:wire -->\n\n| what")
+    assert "| ours |       3.5 |" in filled
+    assert "Measured on a CPU, 2 cores" in filled
+    assert filled.endswith("\n<!-- end -->\nafter\n")
+    assert "old" not in filled
+    assert tables.fill(filled, tmp_path) == filled
+
+
+def test_without_results_it_says_how_to_get_them(tables: ModuleType, tmp_path: Path) -> None:
+    """A checkout before the first measurement still has a true README."""
+    text = "<!-- figures:wire -->\n<!-- end -->"
+    assert "Not measured yet: `python bench/wire.py --save`." in tables.fill(text, tmp_path)
