@@ -171,7 +171,7 @@ def test_bytes_that_are_no_program(client):
     for data in (b"", b"ML\xefR", b"junk" * 100):
         with pytest.raises(IncompatibleError, match=r"XLA cannot compile the program: .*jaxlib"):
             client.compile(data)
-        with pytest.raises(IncompatibleError, match="XLA cannot load the executable: .*export"):
+        with pytest.raises(IncompatibleError, match=r"XLA cannot load the executable: .*export"):
             client.load(data)
 
 
