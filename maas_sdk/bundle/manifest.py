@@ -12,13 +12,13 @@ name. File names follow from names: ``stablehlo_path``, ``executable_path``, ``g
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from maas_sdk.errors import InputError, ManifestError
+from maas_sdk.bundle import strict_json as read
+from maas_sdk.errors import ManifestError
 from maas_sdk.tensors import Signature, TensorSpec
 
 __all__ = [
@@ -213,14 +213,11 @@ class Manifest:
             ManifestError: not JSON, another schema, a field missing, unknown or of the wrong type.
         """
         try:
-            # Decoded here: json itself would also take UTF-16 and UTF-32.
-            document = json.loads(
-                data.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
-            )
+            document = read.decode(data)
         except (ValueError, RecursionError) as error:
             raise ManifestError(f"{MANIFEST} is not JSON: {error}") from error
         if not isinstance(document, dict):
-            raise ManifestError(f"{MANIFEST}: expected an object, got {_kind(document)}")
+            raise ManifestError(f"{MANIFEST}: expected an object, got {read.kind_of(document)}")
         schema = document.get("schema")
         if type(schema) is not int:
             raise ManifestError(f"manifest.schema: expected a whole number, got {schema!r}")
@@ -263,123 +260,6 @@ def _spec_out(spec: TensorSpec) -> dict[str, object]:
     return {"dtype": spec.dtype, "shape": list(spec.shape)}
 
 
-# ---- reading: small readers, each (value, path) → checked value, combined below ----
-
-_KINDS: Final = {
-    dict: "an object",
-    list: "a list",
-    str: "a string",
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    type(None): "null",
-}
-
-
-def _kind(value: object) -> str:
-    return _KINDS.get(type(value), type(value).__name__)
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"the same key twice: {', '.join(twice)}")
-    return found
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _string(value: Any, path: str) -> str:
-    if type(value) is not str:
-        raise ManifestError(f"{path}: expected a string, got {_kind(value)}")
-    _encodable(value, path)
-    return value
-
-
-def _encodable(text: str, path: str) -> None:
-    """JSON can spell half a surrogate pair, which no UTF-8 can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ManifestError(f"{path!a}: {text!a} is not valid text") from error
-
-
-def _is(kind: type) -> Callable[[Any, str], Any]:
-    def read(value: Any, path: str) -> Any:
-        if type(value) is not kind:
-            raise ManifestError(f"{path}: expected {_KINDS[kind]}, got {_kind(value)}")
-        return value
-
-    return read
-
-
-def _number(value: Any, path: str) -> float:
-    if type(value) not in (int, float):
-        raise ManifestError(f"{path}: expected a number, got {_kind(value)}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise ManifestError(f"{path}: expected a finite number")
-    return number
-
-
-def _list_of(read: Callable[[Any, str], Any]) -> Callable[[Any, str], tuple[Any, ...]]:
-    def read_list(value: Any, path: str) -> tuple[Any, ...]:
-        _is(list)(value, path)
-        return tuple(read(item, f"{path}[{index}]") for index, item in enumerate(value))
-
-    return read_list
-
-
-def _map_of(read: Callable[[Any, str], Any]) -> Callable[[Any, str], dict[str, Any]]:
-    def read_map(value: Any, path: str) -> dict[str, Any]:
-        _is(dict)(value, path)
-        for name in value:
-            _encodable(name, path)
-        return {name: read(item, f"{path}.{name}") for name, item in value.items()}
-
-    return read_map
-
-
-def _or_null(read: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
-    return lambda value, path: None if value is None else read(value, path)
-
-
-def _record(
-    make: Callable[..., Any], fields: Mapping[str, Callable[[Any, str], Any]]
-) -> Callable[[Any, str], Any]:
-    """A reader of an object with exactly ``fields``, handed to ``make`` by keyword."""
-
-    def read_record(value: Any, path: str) -> Any:
-        _is(dict)(value, path)
-        missing, unknown = fields.keys() - value.keys(), value.keys() - fields.keys()
-        if missing or unknown:
-            raise ManifestError(
-                f"{path}: "
-                + "; ".join(
-                    f"{word} field{'s' if len(names) > 1 else ''} "
-                    + ascii(", ".join(sorted(names)))[1:-1]
-                    for word, names in (("missing", missing), ("unknown", unknown))
-                    if names
-                ),
-                missing=sorted(missing),
-                unknown=sorted(unknown),
-            )
-        read_fields = {name: read(value[name], f"{path}.{name}") for name, read in fields.items()}
-        try:
-            return make(**read_fields)
-        except InputError as error:  # a TensorSpec refused its dtype or shape
-            raise ManifestError(f"{path}: {error}") from error
-
-    return read_record
-
-
 def _make_program(*, inputs: Any, outputs: Any, **fields: Any) -> Program:
     return Program(signature=Signature(inputs=inputs, outputs=outputs), **fields)
 
@@ -388,50 +268,54 @@ def _make_manifest(*, schema: int, **fields: Any) -> Manifest:
     return Manifest(**fields)
 
 
-_SPEC_IN = _record(TensorSpec, {"dtype": _string, "shape": _list_of(_or_null(_is(int)))})
-_VERIFICATION_IN = _record(
+_SPEC_IN = read.record(
+    TensorSpec, {"dtype": read.string, "shape": read.list_of(read.or_null(read.exactly(int)))}
+)
+_VERIFICATION_IN = read.record(
     Verification,
     {
-        "rows": _is(int),
-        "atol": _number,
-        "rtol": _number,
-        "max_abs_error": _map_of(_number),
-        "targets_run": _list_of(_string),
+        "rows": read.exactly(int),
+        "atol": read.number,
+        "rtol": read.number,
+        "max_abs_error": read.map_of(read.number),
+        "targets_run": read.list_of(read.string),
     },
 )
-_PROGRAM_IN = _record(
+_PROGRAM_IN = read.record(
     _make_program,
     {
-        "inputs": _map_of(_SPEC_IN),
-        "outputs": _map_of(_SPEC_IN),
-        "weights": _list_of(_string),
-        "buckets": _list_of(_is(int)),
-        "row_independent": _is(bool),
-        "custom_calls": _list_of(_string),
-        "verification": _or_null(_VERIFICATION_IN),
+        "inputs": read.map_of(_SPEC_IN),
+        "outputs": read.map_of(_SPEC_IN),
+        "weights": read.list_of(read.string),
+        "buckets": read.list_of(read.exactly(int)),
+        "row_independent": read.exactly(bool),
+        "custom_calls": read.list_of(read.string),
+        "verification": read.or_null(_VERIFICATION_IN),
     },
 )
-_MANIFEST_IN = _record(
+_MANIFEST_IN = read.record(
     _make_manifest,
     {
-        "schema": _is(int),
-        "name": _string,
-        "created": _string,
-        "producer": _map_of(_string),
-        "metadata": _map_of(_string),
-        "programs": _map_of(_PROGRAM_IN),
-        "targets": _map_of(
-            _record(
+        "schema": read.exactly(int),
+        "name": read.string,
+        "created": read.string,
+        "producer": read.map_of(read.string),
+        "metadata": read.map_of(read.string),
+        "programs": read.map_of(_PROGRAM_IN),
+        "targets": read.map_of(
+            read.record(
                 Target,
                 {
-                    "platform": _string,
-                    "arch": _string,
-                    "jaxlib": _string,
-                    "cpu_features": _list_of(_string),
+                    "platform": read.string,
+                    "arch": read.string,
+                    "jaxlib": read.string,
+                    "cpu_features": read.list_of(read.string),
                 },
             )
         ),
-        "files": _map_of(_record(FileEntry, {"size_bytes": _is(int), "sha256": _string})),
+        "files": read.map_of(
+            read.record(FileEntry, {"size_bytes": read.exactly(int), "sha256": read.string})
+        ),
     },
 )
 
