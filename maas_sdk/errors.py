@@ -27,8 +27,7 @@ client turns a status back into the error and decides whether to try again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple, Self
 
 __all__ = [
     "TRAITS",
@@ -73,6 +72,13 @@ class MaasError(Exception):
         self.message = message
         self.retry_after_s = retry_after_s
         self.evidence = evidence
+
+    def copy(self) -> Self:
+        """A new error that says the same, to raise again.
+
+        One that many callers raised would collect the frames of all of them.
+        """
+        return type(self)(self.message, retry_after_s=self.retry_after_s, **self.evidence)
 
 
 class InputError(MaasError):
@@ -147,8 +153,7 @@ class TransportError(MaasError):
     """No answer arrived: the connection was refused, reset, cut or carried no HTTP."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Traits:
+class Traits(NamedTuple):
     """What a class of errors means outside the process that raised it."""
 
     # Machine-readable reason, stable across releases; travels in frames and JSON bodies.

@@ -33,6 +33,8 @@ ROOT = Path(__file__).parent.parent
 class DigitsEngine:
     """image float32[B, 8, 8, 1] → logits float32[B, 10]: ten of its pixels."""
 
+    fault = None
+
     def __init__(self) -> None:
         signature = Signature(
             inputs={"image": TensorSpec(dtype="float32", shape=(None, 8, 8, 1))},

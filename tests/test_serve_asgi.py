@@ -28,6 +28,8 @@ ROWS = TensorSpec(dtype="float32", shape=(None, 2))
 
 
 class FakeEngine:
+    fault = None
+
     def __init__(self) -> None:
         twice = Program(
             signature=Signature(inputs={"x": ROWS}, outputs={"y": ROWS}),

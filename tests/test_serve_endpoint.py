@@ -43,6 +43,8 @@ def program(*, row_independent: bool = True, buckets: tuple[int, ...] = (1, 2, 4
 class FakeEngine:
     """Doubles its input; notes how many rows each run had."""
 
+    fault = None
+
     def __init__(self, **programs: Program) -> None:
         self.manifest = Manifest(
             name="toy", programs=programs or {"predict": program()}, targets={}

@@ -52,6 +52,7 @@ MAIN = """
     class Engine:
         manifest = Manifest(name="toy", programs={"predict": TWICE, "sleep": TWICE}, targets={})
         report = SimpleNamespace(tier="executable", target="fake", reason="fake", timings_s={})
+        fault = None
 
         def run(self, inputs, *, program="predict"):
             if program == "sleep":

@@ -17,6 +17,8 @@ from maas_sdk.tensors import Array, Signature
 
 
 class FakeEngine:
+    fault = None
+
     def __init__(self) -> None:
         one = Program(
             signature=Signature(inputs={}, outputs={}),
@@ -190,3 +192,16 @@ def test_server_that_stops_drains() -> None:
     assert host.state is State.DRAINING
     with pytest.raises(NotReadyError, match="draining"):
         host.engine(30)
+
+
+def test_engine_that_found_a_fault_in_itself_fails_for_every_caller() -> None:
+    """Weights that prove to be changed after the load: no call is answered, and ready says so."""
+    engine = FakeEngine()
+    host = ModelHost(lambda: engine)
+    host.engine(5)
+    assert host.state is State.READY
+    engine.fault = CorruptError("weights.safetensors: not the bytes that were sealed")
+    assert host.state is State.FAILED
+    for _ in range(2):
+        with pytest.raises(CorruptError, match="not the bytes that were sealed"):
+            host.check()

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -25,8 +24,7 @@ from maas_sdk.tensors import Array, TensorSpec, dtype_from_name
 __all__ = ["Engine", "LoadReport"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoadReport:
+class LoadReport(NamedTuple):
     """How a bundle was loaded."""
 
     tier: Tier
@@ -144,7 +142,7 @@ class Engine:
         self.report = report
         self._programs = dict(programs)
         self._golden = golden
-        self._poison: MaasError | None = None
+        self._fault: MaasError | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -174,8 +172,8 @@ class Engine:
             ModelError: the program failed while it ran.
             CorruptError: the weights turned out not to be the ones that were sealed.
         """
-        if self._poison is not None:
-            raise self._poison
+        if self._fault is not None:
+            raise self._fault.copy()
         loaded = self._programs.get(program)
         if loaded is None:
             raise NotFoundError(
@@ -223,9 +221,14 @@ class Engine:
             for output, expected in _of(golden, "output/").items():
                 _hold_to(answers[output], expected, check, f"program {name!r}, output {output!r}")
 
+    @property
+    def fault(self) -> MaasError | None:
+        """What every call raises from now on, if anything: see ``poison``."""
+        return self._fault
+
     def poison(self, error: MaasError) -> None:
         """From now on every call raises ``error``: what was loaded proved not to be trusted."""
-        self._poison = error
+        self._fault = error
 
     def close(self) -> None:
         """Free executables and weights; a later call raises ``ModelError``."""

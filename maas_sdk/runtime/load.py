@@ -4,8 +4,9 @@ Loading is mostly waiting for different things (a hash, the XLA client, pages of
 run side by side. The rule of the order: hashes are checked before what they cover is opened.
 
 With ``check="deferred"`` that holds for everything that is code (programs and executables), while
-the weights, which cannot do more than give a wrong number, are hashed in a thread behind the first
-answers; if they are not the sealed ones, the engine refuses every call from then on.
+the weights, which cannot do more than give a wrong number, are hashed in a thread half a second
+later, so as not to take the processor from the first answers; if they are not the sealed ones, the
+engine refuses every call from then on.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from maas_sdk.bundle.folder import Bundle, open_bundle
 from maas_sdk.bundle.manifest import WEIGHTS, executable_path, golden_path, stablehlo_path
@@ -29,6 +30,8 @@ from maas_sdk.runtime.tiers import Choice, Host, Tier, choose
 from maas_sdk.tensors import Array
 
 __all__ = ["load", "local_host"]
+
+_CHECK_AFTER_S: Final = 0.5
 
 
 def local_host() -> Host:
@@ -104,9 +107,9 @@ def load(
         lambda name: _golden(bundle, name),
     )
     if check == "deferred":
-        threading.Thread(
-            target=_check_behind, args=(bundle, engine), name="maas-check", daemon=True
-        ).start()
+        behind = threading.Timer(_CHECK_AFTER_S, _check_behind, (bundle, engine))
+        behind.daemon = True
+        behind.start()
     return engine
 
 

@@ -12,8 +12,7 @@ bundle is deserialised.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from maas_sdk.bundle.manifest import Manifest, Target
 from maas_sdk.errors import IncompatibleError
@@ -23,8 +22,7 @@ __all__ = ["Choice", "Host", "Tier", "choose", "obstacle"]
 Tier = Literal["executable", "program"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Host:
+class Host(NamedTuple):
     """What of this machine decides."""
 
     platform: str
@@ -35,8 +33,7 @@ class Host:
     cpu_features: frozenset[str]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """The tier to open, and why not a better one."""
 
     tier: Tier

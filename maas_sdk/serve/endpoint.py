@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from maas_sdk.errors import (
@@ -133,7 +133,7 @@ class Endpoint:
             response = error_response(
                 MaasError(f"internal error: {type(error).__name__}; the server's log has more")
             )
-        return replace(response, body=[]) if request.method == "HEAD" else response
+        return response._replace(body=[]) if request.method == "HEAD" else response
 
     def refuse(self, error: MaasError) -> Response:
         """The response that tells a caller of ``error``."""

@@ -26,6 +26,7 @@ from typing import Final
 import flask
 
 from maas_sdk.errors import ConfigError, MaasError, WireError
+from maas_sdk.serve import blas  # noqa: F401, comes before what imports numpy
 from maas_sdk.serve.endpoint import Endpoint, EndpointLimits, Request, Response
 from maas_sdk.serve.host import Engine, ModelHost
 

@@ -46,6 +46,10 @@ class Engine(Protocol):
     def report(self) -> Any:
         """How it was loaded: ``tier``, ``target``, ``reason``, ``timings_s``."""
 
+    @property
+    def fault(self) -> MaasError | None:
+        """Why it refuses every call, should it have found itself not to be trusted; or None."""
+
     def run(self, inputs: Mapping[str, Array], *, program: str = ...) -> dict[str, Array]:
         """Outputs of a program by name; safe to call from many threads."""
 
@@ -93,7 +97,7 @@ class ModelHost:
         """Where the model is now."""
         if self._draining or self._is_stopping():
             return State.DRAINING
-        if self._error is not None:
+        if self._failure() is not None:
             return State.FAILED
         return State.LOADING if self._engine is None else State.READY
 
@@ -153,8 +157,9 @@ class ModelHost:
                     retry_after_s=1,
                 )
             case State.FAILED:
-                assert self._error is not None
-                raise _copied(self._error) from self._error
+                error = self._failure()
+                assert error is not None
+                raise _as_ours(error) from error
             case State.LOADING:
                 raise NotReadyError(
                     "the model is still loading: send the call again later", retry_after_s=1
@@ -176,6 +181,10 @@ class ModelHost:
         if engine is not None:
             engine.close()
         return idle
+
+    def _failure(self) -> BaseException | None:
+        """What loading failed with, or what the engine found wrong with itself since."""
+        return self._error if self._engine is None else self._engine.fault
 
     def _settled(self) -> bool:
         return self._engine is not None or self._error is not None or self._draining
@@ -217,16 +226,15 @@ class ModelHost:
         )
 
 
-def _copied(error: BaseException) -> MaasError:
-    """A fresh error for each caller: one raised by many threads would collect all their frames.
+def _as_ours(error: BaseException) -> MaasError:
+    """An error for one caller.
 
     A class that blames the caller, such as NotFoundError for the bundle's folder, becomes a
     ModelError: the fault is this side's.
     """
     if not isinstance(error, MaasError):
         return ModelError(f"the model could not be loaded: {type(error).__name__}: {error}")
-    retry_after_s = error.retry_after_s
     if traits(error).http_status < 500:
         message = f"the model could not be loaded: {error.message}"
-        return ModelError(message, retry_after_s=retry_after_s, **error.evidence)
-    return type(error)(error.message, retry_after_s=retry_after_s, **error.evidence)
+        return ModelError(message, retry_after_s=error.retry_after_s, **error.evidence)
+    return error.copy()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from maas_sdk.errors import MaasError, traits
 
@@ -16,8 +16,7 @@ __all__ = ["Request", "Response", "buffers_response", "error_response", "json_re
 _GATHER_BYTES: Final = 64 * 1024
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """An HTTP request, its body read to the end."""
 
     # Upper case.
@@ -25,12 +24,11 @@ class Request:
     # As it came over the wire, percent-encoded; a query is passed over.
     path: str
     # Lower-case names.
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = MappingProxyType({})
     body: bytes | bytearray | memoryview = b""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """An HTTP response, to be sent as it is."""
 
     status: int

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 from urllib.parse import unquote
 
 from maas_sdk.errors import MethodError, NotFoundError
@@ -19,8 +18,7 @@ __all__ = ["Action", "Route", "find_route"]
 Action = Literal["predict", "status", "metadata", "live", "ready"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """What a request is for."""
 
     action: Action

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from maas_sdk.errors import MaasError, error_from_code, traits
 from maas_sdk.tensors import Array
@@ -11,13 +11,12 @@ from maas_sdk.tensors import Array
 __all__ = ["Call", "Failure", "Result"]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One prediction that a caller asks for."""
 
     # Chosen by the caller, unique in its frame; the answer carries it back.
     id: str
-    inputs: Mapping[str, Array] = field(repr=False)
+    inputs: Mapping[str, Array]
     # None: the model's default program.
     program: str | None = None
     # Seconds from now until the answer is of no use; relative, so clocks need not agree. It
@@ -27,16 +26,14 @@ class Call:
     priority: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """The answer to one call."""
 
     id: str
-    outputs: Mapping[str, Array] = field(repr=False)
+    outputs: Mapping[str, Array]
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """Why one call has no answer, while others in its frame may have theirs."""
 
     id: str

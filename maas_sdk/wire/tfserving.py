@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from maas_sdk.errors import InputError, TooLargeError, WireError
 from maas_sdk.tensors import Array, Signature, TensorSpec
@@ -60,8 +59,7 @@ _TF_DTYPES: Final = {
 _DEFAULT_SIGNATURE: Final = "serving_default"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PredictRequest:
+class PredictRequest(NamedTuple):
     """What a predict body asks for."""
 
     # ``signature_name`` as it came; None where it is absent or empty.
