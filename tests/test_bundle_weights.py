@@ -16,14 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from maas_sdk.bundle.weights import (
-    ALIGNMENT,
-    DTYPES,
-    MAX_HEADER_BYTES,
-    _parse,
-    open_weights,
-    write_weights,
-)
+from maas_sdk.bundle.safetensors import ALIGNMENT, DTYPES, MAX_HEADER_BYTES, parse_header
+from maas_sdk.bundle.weights import open_weights, write_weights
 from maas_sdk.errors import ConfigError, CorruptError, InputError
 from maas_sdk.tensors import BITS, array_to_bytes, dtype_from_name
 
@@ -309,7 +303,7 @@ ENTRY = st.fixed_dictionaries(
 def test_any_header_is_read_or_refused(header: bytes, nbytes: int) -> None:
     """Junk of any kind is a CorruptError; what passes covers the data without a gap."""
     try:
-        places, _ = _parse(header, nbytes, "w")
+        places, _ = parse_header(header, nbytes, "w")
     except CorruptError:
         return
     assert sum(place.nbytes for place in places.values()) == nbytes
