@@ -293,6 +293,16 @@ _PROGRAM_IN = read.record(
         "verification": read.or_null(_VERIFICATION_IN),
     },
 )
+_FILE_IN = read.record(FileEntry, {"size_bytes": read.exactly(int), "sha256": read.string})
+_TARGET_IN = read.record(
+    Target,
+    {
+        "platform": read.string,
+        "arch": read.string,
+        "jaxlib": read.string,
+        "cpu_features": read.list_of(read.string),
+    },
+)
 _MANIFEST_IN = read.record(
     _make_manifest,
     {
@@ -302,20 +312,8 @@ _MANIFEST_IN = read.record(
         "producer": read.map_of(read.string),
         "metadata": read.map_of(read.string),
         "programs": read.map_of(_PROGRAM_IN),
-        "targets": read.map_of(
-            read.record(
-                Target,
-                {
-                    "platform": read.string,
-                    "arch": read.string,
-                    "jaxlib": read.string,
-                    "cpu_features": read.list_of(read.string),
-                },
-            )
-        ),
-        "files": read.map_of(
-            read.record(FileEntry, {"size_bytes": read.exactly(int), "sha256": read.string})
-        ),
+        "targets": read.map_of(_TARGET_IN),
+        "files": read.map_of(_FILE_IN),
     },
 )
 
