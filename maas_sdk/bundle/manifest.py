@@ -218,7 +218,7 @@ class Manifest:
             raise ManifestError(f"{MANIFEST} is not JSON: {error}") from error
         if not isinstance(document, dict):
             raise ManifestError(f"{MANIFEST}: expected an object, got {read.kind_of(document)}")
-        schema = document.get("schema")
+        schema = document.pop("schema", None)
         if type(schema) is not int:
             raise ManifestError(f"manifest.schema: expected a whole number, got {schema!r}")
         if schema != SCHEMA:
@@ -264,10 +264,6 @@ def _make_program(*, inputs: Any, outputs: Any, **fields: Any) -> Program:
     return Program(signature=Signature(inputs=inputs, outputs=outputs), **fields)
 
 
-def _make_manifest(*, schema: int, **fields: Any) -> Manifest:
-    return Manifest(**fields)
-
-
 _SPEC_IN = read.record(
     TensorSpec, {"dtype": read.string, "shape": read.list_of(read.or_null(read.exactly(int)))}
 )
@@ -304,9 +300,8 @@ _TARGET_IN = read.record(
     },
 )
 _MANIFEST_IN = read.record(
-    _make_manifest,
+    Manifest,
     {
-        "schema": read.exactly(int),
         "name": read.string,
         "created": read.string,
         "producer": read.map_of(read.string),

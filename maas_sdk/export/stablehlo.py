@@ -13,12 +13,11 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
-from jax.errors import JaxRuntimeError
-from jaxlib import _jax
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo
 
-from maas_sdk.errors import ExportError
+from maas_sdk.errors import ExportError, IncompatibleError
+from maas_sdk.runtime import xla
 
 __all__ = ["CONSTANT_LIMIT_BYTES", "Portable", "portable"]
 
@@ -58,8 +57,8 @@ def portable(module: Any, *, where: str) -> Portable:
     reason: Exception | None = None
     for version in _versions():
         try:
-            data: bytes = _jax.mlir.serialize_portable_artifact(text, version)
-        except JaxRuntimeError as error:
+            data = xla.portable_artifact(text, version)
+        except IncompatibleError as error:
             reason = error
             continue
         return Portable(data=data, version=version, custom_calls=custom_calls)

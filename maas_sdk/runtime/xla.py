@@ -38,6 +38,7 @@ __all__ = [
     "Client",
     "Executable",
     "jaxlib_build",
+    "portable_artifact",
     "probe",
     "register_custom_calls",
 ]
@@ -72,6 +73,23 @@ def probe() -> None:
 def jaxlib_build() -> str:
     """Version and commit of jaxlib, such as "0.10.2+990e6a0b"; executables do not cross builds."""
     return f"{_version.__version__}+{getattr(_version, '_git_hash', 'unknown')[:8]}"
+
+
+def portable_artifact(module: str, version: str) -> bytes:
+    """StableHLO as text to the bytes that ``Client.compile`` takes.
+
+    Args:
+        module: an MLIR module of the StableHLO and CHLO dialects.
+        version: of StableHLO, such as "1.0.0"; every later one can read it.
+
+    Raises:
+        IncompatibleError: this version cannot express the module.
+    """
+    try:
+        data: bytes = _jax.mlir.serialize_portable_artifact(module, version)
+    except Exception as error:
+        raise IncompatibleError(f"StableHLO {version}: {_first_line(error)}") from error
+    return data
 
 
 class _Aval:
