@@ -476,7 +476,8 @@ def test_a_flipped_bit_in_a_zip_is_refused_or_without_effect(bundle: Path, tmp_p
 def test_opening_imports_nothing_heavy(bundle: Path) -> None:
     """A server that opens a bundle loads no zip, no ctypes, no shutil for it."""
     code = (
-        "import sys, numpy; before = set(sys.modules)\n"
+        # pathlib, which functions-framework loads anyway, brings urllib.parse up to Python 3.12
+        "import sys, numpy, pathlib; before = set(sys.modules)\n"
         "from maas_sdk.bundle import open_bundle, open_weights\n"
         "open_bundle(sys.argv[1]).check()\n"
         "print(*sorted(set(sys.modules) - before))"

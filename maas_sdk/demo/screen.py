@@ -61,7 +61,9 @@ class Screen:
         finally:
             self._progress.remove_task(task)
         took = duration(time.perf_counter() - began)
-        self._console.print(f"[green]✓[/green] {name:<11} {escape(bar.line)}  [dim]{took}[/dim]")
+        self._console.print(
+            f"[green]✓[/green] {name:<11} [dim]{took:>7}[/dim]  {escape(bar.line)}", soft_wrap=True
+        )
 
     def __enter__(self) -> Self:
         self._progress.start()
