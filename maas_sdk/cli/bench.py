@@ -9,7 +9,7 @@ import typer
 
 from maas_sdk.cli.output import Debug, Json, add_command, examples, extra, reporting
 
-__all__ = ["app"]
+__all__ = ["app", "cold", "load", "stage_table"]
 
 app = typer.Typer(
     help="Measure: cold starts of a bundle, load on an endpoint.",

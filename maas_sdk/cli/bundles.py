@@ -13,7 +13,7 @@ from maas_sdk.cli.output import Debug, Json, Output, add_command, extra, reporti
 if TYPE_CHECKING:
     from maas_sdk.bundle.manifest import Manifest, Program
 
-__all__ = ["register"]
+__all__ = ["inspect", "package", "register", "verify"]
 
 _BundleArgument = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
 

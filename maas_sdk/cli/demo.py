@@ -13,7 +13,7 @@ import typer
 from maas_sdk.cli.output import Debug, Json, add_command, extra, reporting
 from maas_sdk.errors import ConfigError
 
-__all__ = ["register"]
+__all__ = ["demo", "register"]
 
 _DEVICES_FLAG = "--xla_force_host_platform_device_count"
 

@@ -16,7 +16,7 @@ from maas_sdk.errors import ConfigError, ModelError
 if TYPE_CHECKING:
     from maas_sdk.bundle import Bundle
 
-__all__ = ["register"]
+__all__ = ["export", "load_object", "register"]
 
 
 def register(app: typer.Typer) -> None:

@@ -14,7 +14,7 @@ from maas_sdk.cli.output import Debug, Json, Output, add_command, extra, reporti
 if TYPE_CHECKING:
     from maas_sdk.tensors import Array, Signature
 
-__all__ = ["register"]
+__all__ = ["endpoint_signature", "predict", "register", "split_url"]
 
 # Rows and values of a row that a terminal is filled with.
 _ROWS_SHOWN: Final = 20

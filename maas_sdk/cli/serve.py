@@ -11,7 +11,7 @@ import typer
 from maas_sdk.cli.output import Debug, Json, add_command, extra, reporting
 from maas_sdk.errors import ConfigError
 
-__all__ = ["register"]
+__all__ = ["register", "serve"]
 
 
 def register(app: typer.Typer) -> None:

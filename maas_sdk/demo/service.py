@@ -27,7 +27,7 @@ from maas_sdk.training.data import Examples
 if TYPE_CHECKING:
     from maas_sdk.demo.workshop import Quantized
 
-__all__ = ["Answers", "call", "choose_samples", "cold_start", "package"]
+__all__ = ["Answers", "Report", "call", "choose_samples", "cold_start", "package"]
 
 Report = Callable[[int, int, str], None]
 

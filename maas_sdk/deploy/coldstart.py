@@ -32,7 +32,15 @@ if TYPE_CHECKING:
     from maas_sdk.bundle.manifest import Verification
     from maas_sdk.tensors import Array
 
-__all__ = ["ColdStart", "FirstCall", "Stage", "golden_call", "largest_excess", "measure"]
+__all__ = [
+    "ColdStart",
+    "FirstCall",
+    "Stage",
+    "golden_call",
+    "largest_excess",
+    "measure",
+    "split_stages",
+]
 
 _FIRST, _IMPORTS, _LAST = "interpreter", "imports", "first answer"
 

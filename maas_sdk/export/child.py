@@ -23,6 +23,8 @@ from maas_sdk.runtime import xla
 from maas_sdk.runtime.instructions import features_of_executable
 from maas_sdk.tensors import dtype_from_name
 
+__all__ = ["Say", "compile_programs", "run_programs"]
+
 Say = Callable[[dict[str, Any]], None]
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from maas_sdk.export.tolerance import Tolerance, compare
 from maas_sdk.tensors import Array
 
-__all__ = ["row_dependence"]
+__all__ = ["Run", "row_dependence"]
 
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 

@@ -35,7 +35,7 @@ from maas_sdk.runtime.load import local_host
 from maas_sdk.runtime.tiers import obstacle
 from maas_sdk.tensors import Array
 
-__all__ = ["STABLEHLO", "run_cases", "verify"]
+__all__ = ["STABLEHLO", "ReferenceFn", "run_cases", "verify"]
 
 # Stands for the StableHLO programs where a target's name is expected.
 STABLEHLO: Final = "stablehlo"

@@ -21,7 +21,7 @@ from maas_sdk.runtime.tiers import Tier
 from maas_sdk.runtime.xla import Buffer, Executable
 from maas_sdk.tensors import Array, TensorSpec, dtype_from_name
 
-__all__ = ["Engine", "LoadReport"]
+__all__ = ["Engine", "LoadReport", "LoadedProgram"]
 
 
 class LoadReport(NamedTuple):

@@ -1,0 +1,346 @@
+"""The rules of the house as law: who may import whom, how large a file is, what is public."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "maas_sdk"
+
+# The floors, from the ground up. Each package: the packages of ours that it may import, and the
+# third-party modules; modules that only some of its files may import are in PRIVILEGED.
+GROUND = {"errors", "tensors"}
+FORMATS = {*GROUND, "bundle", "wire"}
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What a package may import."""
+
+    ours: set[str]
+    theirs: set[str]
+
+
+LAW = {
+    # ground
+    "errors": Floor(set(), set()),
+    "tensors": Floor({"errors"}, {"numpy"}),
+    # formats
+    "bundle": Floor(GROUND, {"numpy"}),
+    "wire": Floor(GROUND, {"numpy", "msgpack"}),
+    # service
+    "runtime": Floor({*GROUND, "bundle"}, {"numpy"}),
+    "serve": Floor({*FORMATS, "runtime"}, {"numpy"}),
+    # client
+    "client": Floor({*GROUND, "wire"}, {"numpy"}),
+    # workshop
+    "evaluate": Floor({*GROUND}, {"numpy", "jax", "flax"}),
+    "models": Floor({*GROUND}, {"numpy", "jax", "flax"}),
+    "sharding": Floor({*GROUND}, {"numpy", "jax", "flax"}),
+    "training": Floor({*GROUND, "sharding"}, {"numpy", "jax", "flax", "optax"}),
+    "compress": Floor({*GROUND, "evaluate"}, {"numpy", "jax", "flax", "qwix"}),
+    # The workshop's one door to the service: what is exported is compiled and verified by the code
+    # that will serve it. "" is the package itself, for its version.
+    "export": Floor({*GROUND, "", "bundle", "runtime"}, {"numpy", "jax", "flax"}),
+    # roof
+    "deploy": Floor({*FORMATS}, {"numpy"}),
+    "demo": Floor(
+        {*FORMATS, *("client", "compress", "deploy", "evaluate", "export", "models", "training")},
+        {"numpy", "jax", "flax", "rich"},
+    ),
+    "cli": Floor(
+        {*FORMATS, "", *("client", "demo", "deploy", "export", "runtime", "serve")},
+        {"numpy", "typer", "rich", "jax"},
+    ),
+    "": Floor(set(), set()),
+}
+
+# Module → the only files that may import it, and why them.
+PRIVILEGED = {
+    # No promised interface: what a new jaxlib breaks is mended in one place.
+    "jaxlib._jax": {"runtime/xla.py"},
+    "jaxlib._hlo": {"runtime/xla.py"},
+    "jaxlib.cpu": {"runtime/xla.py"},
+    # MLIR bindings; the workshop walks the modules that jax lowers.
+    "jaxlib": {"runtime/xla.py", "export/stablehlo.py"},
+    # One seam for HTTP; the shells name its client classes.
+    "httpx": {"client/transport.py", "client/sync.py", "client/aio.py"},
+    # A convenience that the client works without.
+    "rich": {"client/progress.py"},
+    # Loaded when one of its dtypes is met, so that a client that speaks float32 never does.
+    "ml_dtypes": {"tensors.py", "wire/json_tensor.py"},
+    # The web frameworks are shells around an endpoint that knows none.
+    "flask": {"serve/function.py"},
+    "functions_framework": {"cli/demo.py", "cli/bench.py"},
+    "uvicorn": {"cli/serve.py"},
+    "sklearn": {"demo/digits.py"},
+    "PIL": {"cli/arrays.py"},
+}
+
+# Files longer than one sitting, each with the reason.
+MAX_LINES = 350
+LONGER: dict[str, str] = {}
+
+# Names that say nothing about what is inside.
+VAGUE = {"utils", "util", "common", "core", "misc", "helpers", "base", "tools"}
+
+
+def name_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).as_posix()
+
+
+def package_of(name: str) -> str:
+    """client/sync.py → client, errors.py → errors, __init__.py → ""."""
+    return name.partition("/")[0].removesuffix(".py").replace("__init__", "")
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+TREES = {name_of(file): ast.parse(file.read_text()) for file in FILES}
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Full names of all that is imported, wherever in the file, for types alone excepted."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for other in node.orelse:
+                yield from imports(other)
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in line {node.lineno}"
+            # Submodules are imported by name as well: from maas_sdk.runtime import xla.
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in (
+            *("__import__", "importlib.import_module", "import_module"),
+        ):
+            argument = node.args[0]
+            yield str(argument.value) if isinstance(argument, ast.Constant) else "<any>"
+        yield from imports(node)
+
+
+IMPORTS = {name: sorted(set(imports(tree))) for name, tree in TREES.items()}
+
+
+def ours(module: str) -> str | None:
+    """The package of ours that a module is in; None for other people's."""
+    top, _, rest = module.partition(".")
+    if top != "maas_sdk":
+        return None
+    part = rest.partition(".")[0]
+    return part if part in LAW else ""
+
+
+def test_every_package_has_its_floor():
+    """The table names all packages that are there, and none that is not."""
+    assert {package_of(name) for name in TREES} == set(LAW)
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_imports_point_down(name):
+    """A file imports only packages that its own may, also inside functions."""
+    package = package_of(name)
+    up = [
+        module
+        for module in IMPORTS[name]
+        if (found := ours(module)) is not None
+        and found != package
+        and found not in LAW[package].ours
+    ]
+    assert up == [], f"{name} imports {up}; allowed are {sorted(LAW[package].ours)}"
+
+
+def test_the_three_wings_never_meet():
+    """Workshop, service and client agree through the formats alone; export is the one door."""
+    wings = {
+        "workshop": {*("models", "sharding", "training", "compress", "evaluate", "export")},
+        "service": {"runtime", "serve"},
+        "client": {"client"},
+    }
+    for wing, packages in wings.items():
+        others = set.union(*(p for w, p in wings.items() if w != wing))
+        for package in packages:
+            met = LAW[package].ours & others
+            assert met == ({"runtime"} if package == "export" else set()), package
+
+
+def test_the_floors_have_no_circle():
+    """Taking away packages that import none of the rest, again and again, leaves nothing."""
+    left = {package: set(floor.ours) for package, floor in LAW.items()}
+    while ready := [package for package, needs in left.items() if not needs & left.keys()]:
+        for package in ready:
+            del left[package]
+    assert left == {}
+
+
+def test_no_file_imports_itself_by_a_detour():
+    """The same for single files: the graph of modules has no circle."""
+    modules = {
+        f"maas_sdk.{name}".removesuffix(".py").removesuffix(".__init__").replace("/", "."): name
+        for name in TREES
+    }
+
+    def targets(name: str) -> set[str]:
+        found = set()
+        for module in IMPORTS[name]:
+            # "package.name" is either a submodule or a name inside the package.
+            target = modules.get(module) or modules.get(module.rpartition(".")[0])
+            # A package's own __init__ gathers its files; they may say the package's name.
+            if target and target != name and not target.endswith("__init__.py"):
+                found.add(target)
+        return found
+
+    left = {name: targets(name) for name in TREES}
+    while ready := [name for name, needs in left.items() if not needs & left.keys()]:
+        for name in ready:
+            del left[name]
+    assert left == {}
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_other_peoples_packages(name):
+    """A file imports only third-party modules that its package, or the file itself, may."""
+    package = package_of(name)
+    for module in IMPORTS[name]:
+        top = module.partition(".")[0]
+        if top in sys.stdlib_module_names or top == "maas_sdk":
+            continue
+        if module == "<any>":
+            # What the user names on the command line.
+            assert name == "cli/export.py", f"{name} imports a module that only it knows"
+            continue
+        # The most special rule decides: jaxlib._jax before jaxlib.
+        special = [m for m in PRIVILEGED if module == m or module.startswith(f"{m}.")]
+        allowed = name in PRIVILEGED[max(special, key=len)] if special else False
+        assert allowed or top in LAW[package].theirs, f"{name} imports {module}"
+
+
+def test_no_privilege_is_idle():
+    """A file that no longer imports a module loses the right to."""
+    for module, files in PRIVILEGED.items():
+        for name in files:
+            found = [m for m in IMPORTS[name] if m == module or m.startswith(f"{module}.")]
+            assert found, f"{name} does not import {module}"
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_a_file_is_read_in_one_sitting(name):
+    """350 lines, or a reason; and a name that says what is inside."""
+    lines = len((PACKAGE / name).read_text().splitlines())
+    assert lines <= MAX_LINES or name in LONGER, f"{name} has {lines} lines: split it by noun"
+    parts = {part.removesuffix(".py").strip("_") for part in name.split("/")}
+    assert not parts & VAGUE, f"{name} is named after nothing"
+
+
+def test_no_reason_is_idle():
+    """A file that became short leaves the list."""
+    for name in LONGER:
+        assert len((PACKAGE / name).read_text().splitlines()) > MAX_LINES
+
+
+def public_names(tree: ast.Module) -> set[str]:
+    """Functions, classes and constants at the top of a file whose names have no underscore."""
+    found = set()
+    for node in tree.body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                found.add(name)
+            case ast.ClassDef(name=name):
+                found.add(name)
+            case ast.Assign(value=ast.Call(func=ast.Name(id="TypeVar"))):
+                pass
+            case ast.Assign(targets=targets):
+                found |= {target.id for target in targets if isinstance(target, ast.Name)}
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                found.add(name)
+    return {name for name in found if not name.startswith("_")}
+
+
+def stated(tree: ast.Module) -> list[str] | None:
+    """``__all__``, or None."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return [str(ast.literal_eval(item)) for item in node.value.elts]  # type: ignore[attr-defined]
+    return None
+
+
+def by_kind(name: str) -> tuple[int, list[str | int]]:
+    """CONSTANTS, Classes, functions, BIN8 before BIN32: the order in which ruff sorts names."""
+    kind = 0 if name.isupper() and len(name) > 1 else 1 if name[:1].isupper() else 2
+    return kind, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_what_is_public_is_said_twice(name):
+    """``__all__`` is sorted, and is what has no underscore, and what the file passes on."""
+    tree = TREES[name]
+    said = stated(tree)
+    defined = public_names(tree)
+    if said is None:
+        assert defined == set(), f"{name} has public names and no __all__"
+        return
+    assert said == sorted(said, key=by_kind), f"{name}: __all__ is not sorted"
+    passed_on = {
+        alias.asname or alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert defined <= set(said), f"{name}: public, but not in __all__"
+    type_variables = {
+        ast.unparse(node.targets[0])
+        for node in tree.body
+        if isinstance(node, ast.Assign) and "TypeVar(" in ast.unparse(node.value)
+    }
+    assert set(said) <= defined | passed_on | type_variables, f"{name}: in __all__, but not there"
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_every_file_says_what_it_is_for(name):
+    """A module opens with a sentence."""
+    docstring = ast.get_docstring(TREES[name])
+    assert docstring, f"{name} has no docstring"
+    assert re.match(r"\S.*[.:]", docstring.partition("\n\n")[0], re.DOTALL)
+
+
+@pytest.mark.parametrize("file", sorted(TESTS.glob("test_*.py")), ids=lambda file: file.name)
+def test_every_test_states_its_promise(file):
+    """The docstring of a test is the promise that it keeps."""
+    silent = [
+        node.name
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
+        and not ast.get_docstring(node)
+    ]
+    assert silent == []
+
+
+def test_the_law_sees_what_is_hidden():
+    """Imports inside functions and by name count; those for types alone do not."""
+    code = """
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    import flax
+else:
+    import optax
+def f():
+    from jaxlib import _jax
+    try:
+        import httpx.client
+    except ImportError:
+        __import__("rich")
+    importlib.import_module(name)
+"""
+    assert set(imports(ast.parse(code))) == {
+        *("typing.TYPE_CHECKING", "optax", "jaxlib._jax", "httpx.client", "rich", "<any>")
+    }
+    assert (ours("maas_sdk.runtime.xla.Client"), ours("maas_sdk.__version__")) == ("runtime", "")
+    assert ours("msgpack") is None
