@@ -105,25 +105,27 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {name_of(file): ast.parse(file.read_text()) for file in FILES}
 
 
+BY_NAME = {"__import__", "importlib.import_module", "import_module"}
+
+
 def imports(tree: ast.AST) -> Iterator[str]:
     """Full names of all that is imported, wherever in the file, for types alone excepted."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            for other in node.orelse:
-                yield from imports(other)
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"relative import in line {node.lineno}"
+    match tree:
+        case ast.If(test=test, orelse=orelse) if "TYPE_CHECKING" in ast.unparse(test):
+            children = orelse
+        case _:
+            children = list(ast.iter_child_nodes(tree))
+    match tree:
+        case ast.Import(names=names):
+            yield from (alias.name for alias in names)
+        case ast.ImportFrom(module=module, names=names, level=level, lineno=line):
+            assert level == 0, f"relative import in line {line}"
             # Submodules are imported by name as well: from maas_sdk.runtime import xla.
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in (
-            *("__import__", "importlib.import_module", "import_module"),
-        ):
-            argument = node.args[0]
+            yield from (f"{module}.{alias.name}" for alias in names)
+        case ast.Call(func=func, args=[argument, *_]) if ast.unparse(func) in BY_NAME:
             yield str(argument.value) if isinstance(argument, ast.Constant) else "<any>"
-        yield from imports(node)
+    for child in children:
+        yield from imports(child)
 
 
 IMPORTS = {name: sorted(set(imports(tree))) for name, tree in TREES.items()}
@@ -267,7 +269,7 @@ def stated(tree: ast.Module) -> list[str] | None:
     """``__all__``, or None."""
     for node in tree.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return [str(ast.literal_eval(item)) for item in node.value.elts]  # type: ignore[attr-defined]
+            return [str(ast.literal_eval(item)) for item in node.value.elts]
     return None
 
 
