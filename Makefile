@@ -64,11 +64,11 @@ setup:
 .PHONY: $(INSTALLED)
 $(INSTALLED):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "Python 3.11 or newer is needed, $(PYTHON) is not. Name one: make PYTHON=python3.12" >&2; \
+		echo "Python 3.11 or newer is needed, $(PYTHON) is not. Name one: make demo PYTHON=python3.12" >&2; \
 		exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
 		echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu:" \
-			"sudo apt install python3-venv. Or name another: make PYTHON=python3.12" >&2; \
+			"sudo apt install python3-venv. Or name another: make demo PYTHON=python3.12" >&2; \
 		exit 1; }
 	@echo "Installing into $(VENV): 90 packages, once; this takes a few minutes."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
