@@ -17,7 +17,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,7 +130,7 @@ def _raise_if_full(error: OSError, target: Path) -> None:
 def _make(target: Path) -> tuple[Path, int]:
     """A fresh staging folder and the file descriptor that holds its lock."""
     while True:
-        path = target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+        path = target.parent / f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
         path.mkdir()
         try:
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
