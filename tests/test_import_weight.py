@@ -1,0 +1,120 @@
+"""What a process loads, weighed in fresh processes: start-up time is made of imports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+WORKSHOP = {"jax", "flax", "optax", "orbax", "qwix", "grain", "httpx", "sklearn"}
+SERVER = {
+    *("jaxlib", "scipy", "flask", "werkzeug", "functions_framework", "gunicorn", "uvicorn"),
+    *("starlette", "maas_sdk.runtime", "maas_sdk.serve", "maas_sdk.bundle"),
+}
+# Slow modules of the standard library that nothing on the way to a first answer needs.
+SLOW = {"asyncio", "zipfile", "tempfile", "secrets", "random", "multiprocessing", "unittest"}
+
+REPORT = "import json, sys; print(json.dumps(sorted(sys.modules)))"
+
+
+def loaded_by(code: str, *arguments: object) -> set[str]:
+    """Modules of a fresh process after it ran ``code``."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{REPORT}", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+# What the interpreter itself loads, with whatever the environment hangs into its start.
+@pytest.fixture(scope="module")
+def nothing() -> set[str]:
+    return loaded_by("")
+
+
+LOAD = """
+import sys
+import numpy as np
+from maas_sdk import runtime
+engine = runtime.load(sys.argv[1], tier=sys.argv[2], check="deferred", cache_dir=sys.argv[3])
+engine.prime()
+x = np.ones((3, 4), np.float32)
+assert engine.predict(x).shape == (3, 3)
+"""
+
+SERVE = """
+import sys
+import numpy as np
+from maas_sdk.serve.endpoint import Endpoint, Request
+from maas_sdk.serve.host import ModelHost
+from maas_sdk.wire.frames import CONTENT_TYPE, Call, decode_results, encode_calls
+
+def load():
+    from maas_sdk import runtime
+    return runtime.load(sys.argv[1], check="deferred")
+
+endpoint = Endpoint(ModelHost(load))
+calls = encode_calls([Call(id="0", inputs={"x": np.ones((3, 4), np.float32)})])
+response = endpoint.handle(Request(
+    "POST", "/v1/models/tiny:predict", {"content-type": CONTENT_TYPE}, b"".join(calls)
+))
+assert response.status == 200, response
+(result,) = decode_results(b"".join(response.body))
+assert result.outputs["y"].shape == (3, 3)
+"""
+
+
+def test_the_package_itself_imports_nothing(nothing):
+    """Import maas_sdk brings one module, its own."""
+    assert loaded_by("import maas_sdk") - nothing == {"maas_sdk"}
+
+
+def test_the_runtime_is_light(nothing):
+    """Numpy and jaxlib, and nothing of jax."""
+    new = loaded_by("import maas_sdk.runtime") - nothing
+    assert not new & {*WORKSHOP, *SLOW, "ml_dtypes", "scipy", "msgpack", "jaxlib.mlir"}
+    top = {name.partition(".")[0] for name in new} - sys.stdlib_module_names
+    assert top == {"maas_sdk", "numpy", "jaxlib"}
+
+
+@pytest.mark.parametrize("tier", ["executable", "program"])
+def test_a_first_prediction_without_jax(tier, tiny_bundle, tmp_path):
+    """Loading, custom calls, golden inputs and a prediction, in both tiers: no jax, no workshop."""
+    found = loaded_by(LOAD, tiny_bundle, tier, tmp_path)
+    assert not found & WORKSHOP
+    # The compiler's bindings are for the program tier alone.
+    assert ("jaxlib.mlir" in found) == (tier == "program")
+
+
+def test_a_first_served_answer_without_jax(tiny_bundle):
+    """From an HTTP request's bytes to its answer's: no jax, no client, no web framework."""
+    found = loaded_by(SERVE, tiny_bundle)
+    unwanted = {*WORKSHOP, *SLOW, "flask", "uvicorn", "maas_sdk.client", "jaxlib.mlir"}
+    # A program of the bundle calls LAPACK, which is scipy's.
+    assert (found - loaded_by("import scipy.linalg")) & unwanted == set()
+
+
+def test_the_client_is_light(nothing):
+    """Neither jax nor anything of a server: httpx and what it brings, numpy and msgpack."""
+    new = loaded_by("import maas_sdk.client") - nothing
+    assert not new & {*WORKSHOP - {"httpx"}, *SERVER, "ml_dtypes"}
+    brought = loaded_by("import httpx, numpy, msgpack")
+    more = {name.partition(".")[0] for name in new - brought} - sys.stdlib_module_names
+    assert more == {"maas_sdk"}
+
+
+@pytest.mark.parametrize("module", ["wire.frames", "bundle", "tensors", "errors"])
+def test_formats_and_ground_are_light(module, nothing):
+    """Numpy and msgpack; none of the wings."""
+    new = loaded_by(f"import maas_sdk.{module}") - nothing
+    top = {name.partition(".")[0] for name in new if not name.startswith("_")}
+    assert top - sys.stdlib_module_names - {"cython_runtime"} <= {"maas_sdk", "numpy", "msgpack"}
+    assert not new & SLOW
+    wings = {name.split(".")[1] for name in new if name.startswith("maas_sdk.")}
+    assert wings <= {"errors", "tensors", "bundle", "wire"}
