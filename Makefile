@@ -51,7 +51,7 @@ lock: setup  ## write requirements.lock anew from pyproject.toml
 	@mv requirements.lock.new requirements.lock
 
 clean:  ## remove .venv and everything that is made
-	rm -rf $(VENV) demo-out build dist *.egg-info .coverage* .hypothesis
+	rm -rf $(VENV) .cache demo-out build dist *.egg-info .coverage* .hypothesis
 	rm -rf .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
