@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from maas_sdk.bundle.manifest import MANIFEST, FileEntry, Manifest, check_path
-from maas_sdk.bundle.staging import Staging
 from maas_sdk.errors import BundleError, CorruptError, NotFoundError
 
 __all__ = ["MAX_MANIFEST_BYTES", "Bundle", "BundleWriter", "copy_checked", "open_bundle"]
@@ -252,6 +251,9 @@ class BundleWriter:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        # Only here: to open a bundle, as every cold start does, none of it is needed.
+        from maas_sdk.bundle.staging import Staging
+
         self._staging = Staging(path, overwrite=overwrite)
 
     def __enter__(self) -> Self:

@@ -16,7 +16,6 @@ run at once, and in how many processes, each with the model loaded.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -25,8 +24,8 @@ from typing import Final
 
 import flask
 
+from maas_sdk.serve import start  # isort: skip, comes before what imports numpy
 from maas_sdk.errors import ConfigError, MaasError, WireError
-from maas_sdk.serve import blas  # noqa: F401, comes before what imports numpy
 from maas_sdk.serve.endpoint import Endpoint, EndpointLimits, Request, Response
 from maas_sdk.serve.host import Engine, ModelHost
 
@@ -74,8 +73,7 @@ def serve(
         begin()
         return _send(_answer(endpoint, request))
 
-    _import_early()
-    os.register_at_fork(after_in_child=begin)
+    os.register_at_fork(before=start.finish, after_in_child=begin)
     return predict
 
 
@@ -104,13 +102,6 @@ def _loader(bundle: Path) -> Callable[[], Engine]:
         return load(bundle, check="deferred")
 
     return load
-
-
-def _import_early() -> None:
-    """Import what every worker needs, in the master; no XLA client comes to be by this."""
-    # Whatever is wrong here, loading meets it again and tells those who call.
-    with contextlib.suppress(Exception):
-        import maas_sdk.runtime  # noqa: F401
 
 
 def _worker_is_stopping() -> bool:
