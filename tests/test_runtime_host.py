@@ -1,3 +1,5 @@
+"""What a processor can do, and what an executable asks of it: host.py and instructions.py."""
+
 from __future__ import annotations
 
 import os

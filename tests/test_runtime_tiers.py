@@ -10,6 +10,7 @@ from maas_sdk.bundle.manifest import Manifest, Program, Target, stablehlo_path
 from maas_sdk.errors import IncompatibleError
 from maas_sdk.export import default_targets
 from maas_sdk.runtime import xla
+from maas_sdk.runtime.cache import CompileCache
 from maas_sdk.runtime.tiers import Choice, Host, choose, obstacle
 from maas_sdk.tensors import Signature, TensorSpec
 
@@ -171,7 +172,7 @@ def test_an_executable_that_does_not_fit_is_never_deserialized(
 
 
 def test_programs_compiled_here_are_kept(tiny_bundle, deserialized, tmp_path):
-    """The second load of tier 2 takes them from the cache; a damaged entry is compiled again."""
+    """The second load of tier 2 takes them from the cache; unreadable ones are compiled."""
     cache = tmp_path / "cache"
     for expected in (0, 4):
         with runtime.load(tiny_bundle, tier="program", cache_dir=cache) as engine:
@@ -179,9 +180,15 @@ def test_programs_compiled_here_are_kept(tiny_bundle, deserialized, tmp_path):
         assert len(deserialized) == expected
     for entry in cache.iterdir():
         entry.write_bytes(entry.read_bytes()[:-1])
+    for expected in (4, 8):
+        with runtime.load(tiny_bundle, tier="program", cache_dir=cache) as engine:
+            np.testing.assert_allclose(engine.predict(X[:1]), Y[:1])
+        assert len(deserialized) == expected
+    for entry in cache.iterdir():
+        CompileCache(cache).put(entry.stem, b"whole, but nothing that XLA can read")
     with runtime.load(tiny_bundle, tier="program", cache_dir=cache) as engine:
         np.testing.assert_allclose(engine.predict(X[:1]), Y[:1])
-    assert len(deserialized) == 4
+    assert len(deserialized) == 12
 
 
 def test_a_program_that_xla_cannot_read(changed_bundle, tmp_path):

@@ -11,6 +11,7 @@ engine refuses every call from then on.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -21,7 +22,7 @@ from typing import Final, Literal
 from maas_sdk.bundle.folder import Bundle, open_bundle
 from maas_sdk.bundle.manifest import WEIGHTS, executable_path, golden_path, stablehlo_path
 from maas_sdk.bundle.weights import Weights, open_weights
-from maas_sdk.errors import CorruptError, MaasError
+from maas_sdk.errors import CorruptError, IncompatibleError, MaasError
 from maas_sdk.runtime import host as this_host
 from maas_sdk.runtime import xla
 from maas_sdk.runtime.cache import CompileCache, default_cache_dir
@@ -167,7 +168,9 @@ def _loader(
         )
         kept = cache.get(key)
         if kept is not None:
-            return client.load(kept)
+            # An entry that XLA cannot read is as good as none.
+            with contextlib.suppress(IncompatibleError):
+                return client.load(kept)
         compiled = client.compile(stablehlo)
         cache.put(key, compiled.serialize())
         return compiled
