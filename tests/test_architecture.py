@@ -34,7 +34,7 @@ LAW = {
     "tensors": Floor({"errors"}, {"numpy"}),
     # formats
     "bundle": Floor(GROUND, {"numpy"}),
-    "wire": Floor(GROUND, {"numpy", "msgpack"}),
+    "wire": Floor(GROUND, {"numpy"}),
     # service
     "runtime": Floor({*GROUND, "bundle"}, {"numpy"}),
     "serve": Floor({*FORMATS, "runtime"}, {"numpy"}),
@@ -74,8 +74,10 @@ PRIVILEGED = {
     "httpx": {"client/transport.py", "client/sync.py", "client/aio.py"},
     # A convenience that the client works without.
     "rich": {"client/progress.py"},
-    # Loaded when one of its dtypes is met, so that a client that speaks float32 never does.
-    "ml_dtypes": {"tensors.py", "wire/json_tensor.py"},
+    # Loaded when one of its dtypes is met, so that a client that speaks float32 never does. A
+    # worker that starts loads it early: jaxlib imports it anyway.
+    "ml_dtypes": {"tensors.py", "wire/json_tensor.py", "serve/start.py"},
+    "msgpack": {"wire/frame_reader.py", "wire/frame_writer.py", "serve/start.py"},
     # The web frameworks are shells around an endpoint that knows none.
     "flask": {"serve/function.py"},
     "functions_framework": {"cli/demo.py", "cli/bench.py"},
