@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import ml_dtypes
@@ -166,3 +167,10 @@ def test_specs() -> None:
         TensorSpec(dtype="int8", shape=(1, None))
     with pytest.raises(InputError, match="unknown dtype"):
         TensorSpec(dtype="text", shape=())
+
+
+@pytest.mark.parametrize("name", ["float32", "int64", "bool", "complex64"])
+def test_numpys_dtypes_are_numpys_own(name):
+    """A dtype by name is the very one that numpy has built in, which has the short paths."""
+    if sys.byteorder == "little":
+        assert dtype_from_name(name).isbuiltin == 1

@@ -122,7 +122,7 @@ class Target:
     arch: str
     # jaxlib's version and git hash, "0.10.2+990e6a0b"; executables do not cross builds.
     jaxlib: str
-    # LLVM names of the processor features that the compiler was free to use, sorted.
+    # LLVM names of the processor features without which the executables cannot run, sorted.
     cpu_features: tuple[str, ...] = ()
 
 

@@ -1,7 +1,7 @@
 """Which of a bundle's three tiers this host can run, and why.
 
 1. executable: compiled ahead of time, by the same build of jaxlib, for this platform, and the
-   processor has every feature the compiler was free to use.
+   processor has every feature that it needs.
 2. program: StableHLO, compiled here and now, then kept in a local cache.
 3. refuse: a sentence that says what was expected, what was found and what fixes it.
 
