@@ -110,6 +110,8 @@ def dtype_from_name(name: str) -> np.dtype[Any]:
     return dtype
 
 
+# Cached, since numpy works a dtype's name out anew each time that it is asked.
+@lru_cache(maxsize=4 * len(BITS))
 def dtype_name(dtype: np.dtype[Any] | type) -> str:
     """The name under which a dtype travels.
 
@@ -271,27 +273,30 @@ class Signature:
 
 def _check_one(name: str, spec: TensorSpec, array: Array) -> int | None:
     """Hold one array against its spec; B of it, or None where the spec has no open dimension."""
-    came = f"{array.dtype}{list(array.shape)}"
-    if array.dtype.name != spec.dtype:
+    # This runs for every call, so the dtypes are compared themselves: numpy spells the name of one
+    # anew each time, which takes longer than all the rest. Names decide for other byte orders.
+    dtype, shape = array.dtype, array.shape
+    if dtype != dtype_from_name(spec.dtype) and dtype.name != spec.dtype:
         raise InputError(
-            f"input {name!r}: expected dtype {spec.dtype}, got {array.dtype}; "
+            f"input {name!r}: expected dtype {spec.dtype}, got {dtype}; "
             f"convert it with .astype({spec.dtype!r})",
             input=name,
         )
-    if array.ndim != len(spec.shape):
+    if len(shape) != len(spec.shape):
         hint = ""
-        if array.ndim == len(spec.shape) - 1 and spec.shape[:1] == (None,):
+        if len(shape) == len(spec.shape) - 1 and spec.shape[:1] == (None,):
             hint = "; a single row needs a batch dimension: x[None]"
         raise InputError(
-            f"input {name!r}: expected {len(spec.shape)} dimensions, {spec}, got {came}{hint}",
+            f"input {name!r}: expected {len(spec.shape)} dimensions, {spec}, "
+            f"got {dtype}{list(shape)}{hint}",
             input=name,
         )
-    for axis, (expected, found) in enumerate(zip(spec.shape, array.shape, strict=True)):
+    for axis, (expected, found) in enumerate(zip(spec.shape, shape, strict=True)):
         if expected is not None and expected != found:
             raise InputError(
                 f"input {name!r}: dimension {axis} must be {expected}, is {found}: "
-                f"expected {spec}, got {came}",
+                f"expected {spec}, got {dtype}{list(shape)}",
                 input=name,
                 axis=axis,
             )
-    return array.shape[0] if spec.shape[:1] == (None,) else None
+    return shape[0] if spec.shape[:1] == (None,) else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, Final
 
 import msgpack
@@ -47,7 +46,7 @@ class _Bulk:
 
     def add(self, array: Array) -> list[Any]:
         """Append an array and return the tensor that stands for it in the head."""
-        name = _cached_name(array.dtype)
+        name = dtype_name(array.dtype)
         if array.nbytes <= _GATHER_BYTES and BITS[name] >= 8 and array.dtype.isnative:
             data: bytes | memoryview = array.tobytes()
         else:
@@ -74,10 +73,6 @@ class _Bulk:
         if self._gathered:
             self.buffers.append(self._gathered)
             self._gathered = bytearray()
-
-
-# numpy works a dtype's name out anew each time; a frame of small calls asks thousands of times.
-_cached_name = lru_cache(maxsize=256)(dtype_name)
 
 
 def encode_calls(calls: Iterable[Call]) -> list[bytes | memoryview]:

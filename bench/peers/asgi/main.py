@@ -3,18 +3,24 @@
 import os
 
 import functions_framework.aio
+
+from maas_sdk.serve import start  # isort: skip, comes before what imports numpy
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response as StarletteResponse
 
-import maas_sdk.runtime
 from maas_sdk.serve.endpoint import Endpoint, Request
 from maas_sdk.serve.host import ModelHost
 
-endpoint = Endpoint(
-    ModelHost(lambda: maas_sdk.runtime.load(os.environ["MAAS_BUNDLE"], check="deferred"))
-)
-os.register_at_fork(after_in_child=endpoint.start)
+
+def load():
+    import maas_sdk.runtime
+
+    return maas_sdk.runtime.load(os.environ["MAAS_BUNDLE"], check="deferred")
+
+
+endpoint = Endpoint(ModelHost(load))
+os.register_at_fork(before=start.finish, after_in_child=endpoint.start)
 
 
 @functions_framework.aio.http
