@@ -42,7 +42,12 @@ FULL = Manifest(
             row_independent=True,
             custom_calls=("lapack_spotrf_ffi",),
             verification=Verification(
-                rows=7, atol=1e-5, rtol=0.0, max_abs_error={"y": 1e-7}, targets_run=("cpu",)
+                rows=7,
+                atol=1e-5,
+                rtol=0.0,
+                max_abs_error={"y": 1e-7},
+                targets_run=("cpu",),
+                run_s={"1": 1e-4},
             ),
         )
     },
@@ -81,7 +86,7 @@ def spoken(path: tuple[Any, ...]) -> str:
 
 # Objects whose keys the user chooses; all others have fixed fields.
 MAPS = {"programs", "targets", "files", "producer", "metadata", "inputs", "outputs"} | {
-    "max_abs_error"
+    *("max_abs_error", "run_s")
 }
 PATHS = [path for path in records(DOCUMENT) if path]
 RECORDS = [
@@ -253,6 +258,7 @@ PROGRAMS = st.builds(
         rtol=FINITE,
         max_abs_error=st.dictionaries(TEXT, FINITE, max_size=2),
         targets_run=st.lists(TEXT, max_size=2).map(tuple),
+        run_s=st.dictionaries(TEXT, FINITE, max_size=2),
     ),
 )
 MANIFESTS = st.builds(

@@ -96,7 +96,7 @@ def test_a_target_that_cannot_run_here_is_skipped_with_its_reason(tmp_path):
     rows = np.ones((2, 4), np.float32)
     bundle = exported(tmp_path, lambda w, x: x * 2, rows, weights={}, verify=False)
     (name,) = bundle.manifest.targets
-    foreign = replace(bundle.manifest.targets[name], jaxlib="0.0.1+00000000")
+    foreign = bundle.manifest.targets[name]._replace(jaxlib="0.0.1+00000000")
     other = Bundle(bundle.path, replace(bundle.manifest, targets={name: foreign}))
     report = verify(other)
     assert report.ok

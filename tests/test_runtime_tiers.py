@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -36,23 +34,23 @@ def manifest(**targets):
 
 OBSTACLES = [
     (
-        replace(FITS, arch="aarch64"),
+        FITS._replace(arch="aarch64"),
         "made for cpu aarch64, this machine is cpu x86_64",
     ),
     (
-        replace(FITS, platform="cuda"),
+        FITS._replace(platform="cuda"),
         "made for cuda x86_64, this machine is cpu x86_64",
     ),
     (
-        replace(FITS, jaxlib="0.10.1+aaaaaaaa"),
+        FITS._replace(jaxlib="0.10.1+aaaaaaaa"),
         f"compiled by jaxlib 0.10.1+aaaaaaaa, here is {BUILD}",
     ),
     (
-        replace(FITS, jaxlib="0.10.2+aaaaaaaa"),
+        FITS._replace(jaxlib="0.10.2+aaaaaaaa"),
         f"compiled by jaxlib 0.10.2+aaaaaaaa, here is {BUILD}",
     ),
     (
-        replace(FITS, cpu_features=("avx2", "avx512f", "avx512bw")),
+        FITS._replace(cpu_features=("avx2", "avx512f", "avx512bw")),
         "this processor lacks avx512bw, avx512f",
     ),
 ]
@@ -77,9 +75,9 @@ def test_what_keeps_an_executable_from_running(target, why):
 
 def test_the_executable_for_the_most_features_is_taken():
     """Of the levels of one architecture the higher one has all features of the lower, and more."""
-    sse = replace(FITS, cpu_features=())
-    more = replace(FITS, cpu_features=("avx", "avx2", "fma"))
-    too_much = replace(FITS, cpu_features=("avx", "avx2", "avx512f", "fma"))
+    sse = FITS._replace(cpu_features=())
+    more = FITS._replace(cpu_features=("avx", "avx2", "fma"))
+    too_much = FITS._replace(cpu_features=("avx", "avx2", "avx512f", "fma"))
     choice = choose(manifest(a=more, b=FITS, c=sse, d=too_much), HOST)
     assert choice == Choice(tier="executable", target="a", reason="target a fits this machine")
     assert choose(manifest(b=FITS, c=sse, d=too_much), HOST).target == "b"

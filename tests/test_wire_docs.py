@@ -5,7 +5,6 @@ Its tables are written anew by:  python tests/test_wire_docs.py
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
 
@@ -38,8 +37,8 @@ def tables() -> dict[str, str]:
             f"| `{row.code}` | {row.http_status} | {row.grpc_code} | {retry} | {sentence} |"
         )
     limits = ["| limit | default | |", "| --- | --: | --- |"]
-    for field in dataclasses.fields(FrameLimits):
-        limits.append(f"| `{field.name}` | {field.default:,} | {LIMIT_WORDS[field.name]} |")
+    for name, default in FrameLimits._field_defaults.items():
+        limits.append(f"| `{name}` | {default:,} | {LIMIT_WORDS[name]} |")
     dtypes = ["| bits | dtypes |", "| --: | --- |"]
     for bits in sorted(set(BITS.values())):
         names = ", ".join(f"`{name}`" for name, width in BITS.items() if width == bits)

@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from maas_sdk.bundle import strict_json as read
 from maas_sdk.errors import ManifestError
@@ -62,8 +62,7 @@ def golden_path(program: str) -> str:
     return f"golden/{program}.safetensors"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FileEntry:
+class FileEntry(NamedTuple):
     """Size and hash of one file of the bundle."""
 
     size_bytes: int
@@ -85,6 +84,8 @@ class Verification:
     max_abs_error: Mapping[str, float]
     # Targets whose executables were really run on the exporting host.
     targets_run: tuple[str, ...]
+    # Seconds of one run there, by bucket in digits: the fastest of a few, on the best target.
+    run_s: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.rows < 0 or not (self.atol >= 0 and self.rtol >= 0):
@@ -94,8 +95,7 @@ class Verification:
             )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Program:
+class Program(NamedTuple):
     """One named function over the bundle's weights."""
 
     signature: Signature
@@ -112,8 +112,7 @@ class Program:
     verification: Verification | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """What a set of executables was compiled for and by."""
 
     # PJRT platform: "cpu", "cuda", "tpu".
@@ -252,6 +251,7 @@ def _program_out(program: Program) -> dict[str, object]:
             "rtol": verification.rtol,
             "max_abs_error": dict(verification.max_abs_error),
             "targets_run": list(verification.targets_run),
+            "run_s": dict(verification.run_s),
         },
     }
 
@@ -275,6 +275,7 @@ _VERIFICATION_IN = read.record(
         "rtol": read.number,
         "max_abs_error": read.map_of(read.number),
         "targets_run": read.list_of(read.string),
+        "run_s": read.map_of(read.number),
     },
 )
 _PROGRAM_IN = read.record(

@@ -67,6 +67,8 @@ class VerificationReport:
     targets_run: tuple[str, ...]
     # Why the other targets could not be run here, by name.
     targets_skipped: Mapping[str, str]
+    # Seconds of one run, by program and bucket: the fastest of a few on the best target.
+    run_s: Mapping[tuple[str, int], float]
 
     @property
     def ok(self) -> bool:
@@ -105,4 +107,5 @@ class VerificationReport:
             rtol=self.tolerances[name].rtol,
             max_abs_error=errors,
             targets_run=self.targets_run,
+            run_s={str(b): s for (program, b), s in self.run_s.items() if program == name},
         )

@@ -230,7 +230,7 @@ def _verified(
     )
     found.raise_for_failures()
     programs = {
-        name: replace(program, verification=found.of_program(name))
+        name: program._replace(verification=found.of_program(name))
         for name, program in manifest.programs.items()
     }
     return replace(manifest, programs=programs)

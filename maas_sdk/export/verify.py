@@ -204,7 +204,7 @@ def run_cases(
                 target=child.label,
             )
 
-        run_children(children, folder=scratch, timeout_s=timeout_s, on_step=on_step)
+        results = run_children(children, folder=scratch, timeout_s=timeout_s, on_step=on_step)
         checks = [
             check
             for target, chosen in plan.items()
@@ -221,6 +221,12 @@ def run_cases(
         tolerances=dict(tolerances),
         targets_run=runnable,
         targets_skipped=skipped,
+        run_s={
+            (case.program, case.bucket): min(
+                result["run_s"][case.stem] for result in results if case.stem in result["run_s"]
+            )
+            for case in cases
+        },
     )
 
 

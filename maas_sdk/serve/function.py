@@ -34,6 +34,8 @@ __all__ = ["limits_from_environ", "serve"]
 # At the end of the process calls have ended (gunicorn waits 30 s for them); this bound is for a
 # load that is still going on.
 _EXIT_WAIT_S: Final = 5.0
+# What loading gets of a new process before the framework goes on; most models need less.
+_HEAD_START_S: Final = 0.05
 
 
 def serve(
@@ -73,7 +75,13 @@ def serve(
         begin()
         return _send(_answer(endpoint, request))
 
-    os.register_at_fork(before=start.finish, after_in_child=begin)
+    def begin_in_child() -> None:
+        begin()
+        # The framework's own start would only take turns with the loading: it waits its turn, for
+        # a moment, so that what hangs or is large to load is not waited for.
+        host.wait(_HEAD_START_S)
+
+    os.register_at_fork(before=start.finish, after_in_child=begin_in_child)
     return predict
 
 

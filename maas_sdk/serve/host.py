@@ -112,6 +112,11 @@ class ModelHost:
                 thread.start()
                 self._thread = thread
 
+    def wait(self, timeout_s: float) -> None:
+        """Return when loading has ended, well or not, or ``timeout_s`` is over."""
+        with self._changed:
+            self._changed.wait_for(self._settled, timeout=timeout_s)
+
     def engine(self, wait_s: float) -> Engine:
         """The loaded engine; starts loading if nobody did.
 
@@ -126,8 +131,7 @@ class ModelHost:
         """
         if self._engine is None:
             self.start()
-            with self._changed:
-                self._changed.wait_for(self._settled, timeout=wait_s)
+            self.wait(wait_s)
         self.check()
         assert self._engine is not None
         return self._engine

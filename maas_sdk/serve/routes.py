@@ -29,19 +29,24 @@ class Route(NamedTuple):
     label: str | None = None
 
 
-_MODEL: Final = (
-    r"(?i:/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
+_PATH: Final = re.compile(
+    r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
+    r"(?P<rest>:predict|/metadata)?",
+    re.IGNORECASE,
 )
 _READ: Final = ("GET", "HEAD")
 
-# Path → what each method on it means.
-_TABLE: Final[tuple[tuple[re.Pattern[str], Mapping[str, Action]], ...]] = (
-    (re.compile(_MODEL + r":predict)"), {"POST": "predict"}),
-    (re.compile(_MODEL + r")"), dict.fromkeys(_READ, "status")),
-    (re.compile(_MODEL + r"/metadata)"), dict.fromkeys(_READ, "metadata")),
-    (re.compile(r"/v2/health/live"), dict.fromkeys(_READ, "live")),
-    (re.compile(r"/v2/health/ready"), dict.fromkeys(_READ, "ready")),
-)
+# What follows a model's path, in lower case → what each method on it means.
+_OF_MODEL: Final[Mapping[str, Mapping[str, Action]]] = {
+    ":predict": {"POST": "predict"},
+    "": dict.fromkeys(_READ, "status"),
+    "/metadata": dict.fromkeys(_READ, "metadata"),
+}
+# The same for whole paths.
+_OF_SERVER: Final[Mapping[str, Mapping[str, Action]]] = {
+    "/v2/health/live": dict.fromkeys(_READ, "live"),
+    "/v2/health/ready": dict.fromkeys(_READ, "ready"),
+}
 
 
 def find_route(method: str, path: str) -> Route:
@@ -53,19 +58,19 @@ def find_route(method: str, path: str) -> Route:
             that it has.
     """
     path = path.partition("?")[0]
-    for pattern, actions in _TABLE:
-        found = pattern.fullmatch(path)
-        if found is None:
-            continue
-        if method not in actions:
-            raise MethodError(
-                f"{method} is not for {path[:200]}: expected {' or '.join(actions)}",
-                allow=tuple(actions),
-            )
-        names = {name: value and unquote(value) for name, value in found.groupdict().items()}
-        return Route(action=actions[method], **names)
-    raise NotFoundError(
-        f"no path {path[:200]}; there are POST /v1/models/<name>:predict, GET /v1/models/<name>, "
-        "GET /v1/models/<name>/metadata, GET /v2/health/live and GET /v2/health/ready",
-        path=path[:200],
-    )
+    found = _PATH.fullmatch(path)
+    names = found.groupdict() if found else {}
+    actions = _OF_MODEL[(names.pop("rest") or "").lower()] if found else _OF_SERVER.get(path)
+    if actions is None:
+        raise NotFoundError(
+            f"no path {path[:200]}; there are POST /v1/models/<name>:predict, "
+            "GET /v1/models/<name>, GET /v1/models/<name>/metadata, GET /v2/health/live and "
+            "GET /v2/health/ready",
+            path=path[:200],
+        )
+    if method not in actions:
+        raise MethodError(
+            f"{method} is not for {path[:200]}: expected {' or '.join(actions)}",
+            allow=tuple(actions),
+        )
+    return Route(actions[method], **{name: v and unquote(v) for name, v in names.items()})

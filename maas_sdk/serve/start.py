@@ -31,6 +31,8 @@ __all__ = ["finish"]
 _BLAS_THREADS: Final = "OPENBLAS_NUM_THREADS"
 _LIBRARY: Final = os.path.join("jaxlib", "libjax_common.so")
 
+# XLA announces its devices on stderr at level INFO; the library reads this when it is loaded.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 gc.freeze()
 if _BLAS_THREADS not in os.environ:
     os.environ[_BLAS_THREADS] = "1"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgpack
 import numpy as np
@@ -30,8 +29,7 @@ from maas_sdk.wire.layout import (
 __all__ = ["FrameLimits", "decode_calls", "decode_results"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FrameLimits:
+class FrameLimits(NamedTuple):
     """What a frame may ask of the side that reads it. Over any of them: ``TooLargeError``."""
 
     # Bytes of the whole frame.
