@@ -6,10 +6,12 @@ and every array that is handed out is read-only and starts at a multiple of 64 b
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -60,6 +62,11 @@ def write_weights(
         raise
 
 
+# linux/mman.h; Python's mmap module does not name it, and keeps the interpreter locked.
+_MADV_POPULATE_READ: Final = 22
+_PREFAULT_BYTES: Final = 8 * 2**20
+
+
 class Weights(Mapping[str, Array]):
     """Tensors of one mapped file, by name.
 
@@ -86,6 +93,7 @@ class Weights(Mapping[str, Array]):
         self.nbytes = data.nbytes
         # The mapping starts on a page and the header is a prefix of it, so addresses are exact.
         base = np.frombuffer(data, np.uint8).ctypes.data if data.nbytes else 0
+        self._address = base
         self.copied = tuple(
             name
             for name, place in places.items()
@@ -117,6 +125,24 @@ class Weights(Mapping[str, Array]):
 
     def __len__(self) -> int:
         return len(self._places)
+
+    def prefault(self) -> None:
+        """Bring in all pages, from memory or from disk, in order and ahead of their use.
+
+        For a thread beside the start of a process: the interpreter is not locked meanwhile. Only
+        hurries: where the kernel lacks the call (Linux has it since 5.14), pages come as they are
+        used.
+        """
+        data = self._data
+        if data is None or not data.nbytes:
+            return
+        madvise = ctypes.CDLL(None).madvise
+        end = self._address + data.nbytes
+        # In steps, between which other threads get at the process's memory map.
+        for begin in range(self._address & -mmap.PAGESIZE, end, _PREFAULT_BYTES):
+            length = min(_PREFAULT_BYTES, end - begin)
+            if madvise(ctypes.c_void_p(begin), ctypes.c_size_t(length), _MADV_POPULATE_READ):
+                return
 
     def close(self) -> None:
         """Let go of the mapping; arrays handed out stay valid and keep it alive."""

@@ -81,6 +81,7 @@ def load(
             xla.register_custom_calls(program.custom_calls)
     with clock("weights"):
         weights = open_weights(bundle.path / WEIGHTS)
+        threading.Thread(target=weights.prefault, name="maas-prefault", daemon=True).start()
         buffers = _put_weights(bundle, client, weights)
     cache = CompileCache(Path(cache_dir) if cache_dir is not None else default_cache_dir())
     with clock("executable"):
