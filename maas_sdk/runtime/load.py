@@ -15,7 +15,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
@@ -30,7 +30,7 @@ from maas_sdk.runtime.engine import Engine, LoadedProgram, LoadReport
 from maas_sdk.runtime.tiers import Choice, Host, Tier, choose
 from maas_sdk.tensors import Array
 
-__all__ = ["load", "local_host"]
+__all__ = ["Prepared", "load", "local_host"]
 
 _CHECK_AFTER_S: Final = 0.5
 
@@ -68,95 +68,135 @@ def load(
         CorruptError: a file is missing, added, cut or changed.
         IncompatibleError: no tier runs here; the message says what fixes it.
     """
-    clock = _Stages()
-    with clock("bundle"):
-        bundle = open_bundle(path)
-        if check == "before":
-            bundle.check()
-    with clock("host"):
-        choice = choose(bundle.manifest, local_host(), wanted=tier)
-    with clock("client"):
-        client = xla.Client()
-        for program in bundle.manifest.programs.values():
-            xla.register_custom_calls(program.custom_calls)
-    with clock("weights"):
-        weights = open_weights(bundle.path / WEIGHTS)
+    return Prepared(path, tier=tier, check=check, cache_dir=cache_dir).load()
+
+
+class Prepared:
+    """A bundle as far as it can be loaded before a fork, which many processes may finish.
+
+    It is opened, its hashes are checked, the tier is chosen, the weights are mapped and the first
+    executables read. No thread is started, no XLA client made, no code of the bundle run.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        tier: Tier | None = None,
+        check: Literal["before", "deferred"] = "before",
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Arguments and errors are those of ``load``."""
+        self._clock = clock = _Stages()
+        self._deferred = check == "deferred"
+        self._cache = CompileCache(
+            Path(cache_dir) if cache_dir is not None else default_cache_dir()
+        )
+        with clock("bundle"):
+            self._bundle = bundle = open_bundle(path)
+            if not self._deferred:
+                bundle.check()
+        with clock("host"):
+            self._choice = choose(bundle.manifest, local_host(), wanted=tier)
+        with clock("weights"):
+            self._weights = open_weights(bundle.path / WEIGHTS)
+            self._arrays = _arrays(bundle, self._weights)
+        with clock("executable"):
+            self._read: dict[str, bytes] = {}
+            if self._choice.target is not None:
+                for name, program in bundle.manifest.programs.items():
+                    path_in_bundle = executable_path(self._choice.target, name, program.buckets[0])
+                    self._read[path_in_bundle] = bundle.read(path_in_bundle)
+
+    def load(self) -> Engine:
+        """Finish, in the process that will use the engine. Raises as the function ``load``."""
+        bundle, choice, weights = self._bundle, self._choice, self._weights
+        clock = self._clock.copy()
         threading.Thread(target=weights.prefault, name="maas-prefault", daemon=True).start()
-        buffers = _put_weights(bundle, client, weights)
-    cache = CompileCache(Path(cache_dir) if cache_dir is not None else default_cache_dir())
-    with clock("executable"):
-        programs = {}
-        for name, program in bundle.manifest.programs.items():
-            loaded = LoadedProgram(
-                name,
-                program,
-                [buffers[weight] for weight in program.weights],
-                _loader(bundle, client, choice, cache, name),
-                client.put,
-            )
-            loaded.executable(program.buckets[0])
-            programs[name] = loaded
-    engine = Engine(
-        bundle.manifest,
-        LoadReport(
-            tier=choice.tier,
-            target=choice.target,
-            reason=choice.reason,
-            timings_s=clock.timings_s,
-            copied_weights=weights.copied,
-        ),
-        programs,
-        lambda name: _golden(bundle, name),
-    )
-    if check == "deferred":
-        behind = threading.Timer(_CHECK_AFTER_S, _check_behind, (bundle, engine))
-        behind.daemon = True
-        behind.start()
-    return engine
+        with clock("client"):
+            client = xla.Client()
+            for program in bundle.manifest.programs.values():
+                xla.register_custom_calls(program.custom_calls)
+        with clock("weights"):
+            buffers = {name: client.put(array) for name, array in self._arrays.items()}
+        with clock("executable"):
+            programs = {}
+            for name, program in bundle.manifest.programs.items():
+                loaded = LoadedProgram(
+                    name,
+                    program,
+                    [buffers[weight] for weight in program.weights],
+                    _loader(bundle, client, choice, self._cache, name, self._read),
+                    client.put,
+                )
+                loaded.executable(program.buckets[0])
+                programs[name] = loaded
+        engine = Engine(
+            bundle.manifest,
+            LoadReport(
+                tier=choice.tier,
+                target=choice.target,
+                reason=choice.reason,
+                timings_s=clock.timings_s,
+                copied_weights=weights.copied,
+            ),
+            programs,
+            lambda name: _golden(bundle, name),
+        )
+        if self._deferred:
+            behind = threading.Timer(_CHECK_AFTER_S, _check_behind, (bundle, engine))
+            behind.daemon = True
+            behind.start()
+        return engine
 
 
 class _Stages:
-    """Seconds per named stage."""
+    """Seconds per named stage; a stage that comes again adds to its own."""
 
-    def __init__(self) -> None:
-        self.timings_s: dict[str, float] = {}
-        self._name = ""
-        self._began = 0.0
+    def __init__(self, timings_s: Mapping[str, float] | None = None) -> None:
+        self.timings_s = dict(timings_s or {})
 
-    def __call__(self, name: str) -> _Stages:
-        self._name = name
-        return self
+    def copy(self) -> _Stages:
+        return _Stages(self.timings_s)
 
-    def __enter__(self) -> None:
-        self._began = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.timings_s[self._name] = round(time.perf_counter() - self._began, 6)
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        took_s = time.perf_counter() - began
+        self.timings_s[name] = round(self.timings_s.get(name, 0.0) + took_s, 6)
 
 
-def _put_weights(bundle: Bundle, client: xla.Client, weights: Weights) -> dict[str, xla.Buffer]:
-    buffers: dict[str, xla.Buffer] = {}
-    for program in bundle.manifest.programs.values():
-        for name in program.weights:
-            if name in buffers:
-                continue
-            if name not in weights:
-                raise CorruptError(
-                    f"{bundle.path}: the manifest names the weight {name!r}, which {WEIGHTS} "
-                    "does not hold: export the model again",
-                    weight=name,
-                )
-            buffers[name] = client.put(weights[name])
-    return buffers
+def _arrays(bundle: Bundle, weights: Weights) -> dict[str, Array]:
+    """The weights that the programs take, by name."""
+    names = [name for program in bundle.manifest.programs.values() for name in program.weights]
+    for name in names:
+        if name not in weights:
+            raise CorruptError(
+                f"{bundle.path}: the manifest names the weight {name!r}, which {WEIGHTS} "
+                "does not hold: export the model again",
+                weight=name,
+            )
+    return {name: weights[name] for name in names}
 
 
 def _loader(
-    bundle: Bundle, client: xla.Client, choice: Choice, cache: CompileCache, program: str
+    bundle: Bundle,
+    client: xla.Client,
+    choice: Choice,
+    cache: CompileCache,
+    program: str,
+    read: Mapping[str, bytes],
 ) -> Callable[[int], xla.Executable]:
-    """What loads the executable of one program by bucket."""
+    """What loads the executable of one program by bucket; ``read`` has what was read before."""
     if choice.target is not None:
         target = choice.target
-        return lambda bucket: client.load(bundle.read(executable_path(target, program, bucket)))
+
+        def load_executable(bucket: int) -> xla.Executable:
+            path = executable_path(target, program, bucket)
+            return client.load(read.get(path) or bundle.read(path))
+
+        return load_executable
 
     def compile_here(bucket: int) -> xla.Executable:
         path = stablehlo_path(program, bucket)

@@ -4,9 +4,9 @@
 
 functions-framework imports main.py in gunicorn's master process and forks the workers afterwards.
 An XLA client made before the fork hangs the worker, so the rule here: before the fork, modules are
-imported (their pages are shared) and nothing is loaded; in the child, loading starts at once, in
-a thread, while the framework is still setting itself up. Where nothing forks, in the debug server
-and in tests, the first request starts it.
+imported and the bundle is opened (their pages are shared), and no thread and no client is made; in
+the child, loading goes on at once, in a thread, while the framework is still setting itself up.
+Where nothing forks, in the debug server and in tests, the first request starts it.
 
 Environment: ``MAAS_MAX_REQUEST_BYTES`` and ``MAAS_READY_WAIT_S`` set ``EndpointLimits``. The
 framework's own ``THREADS`` (default 4 per CPU) and ``WORKERS`` (default 1) say how many requests
@@ -16,11 +16,12 @@ run at once, and in how many processes, each with the model loaded.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import flask
 
@@ -29,6 +30,9 @@ from maas_sdk.errors import ConfigError, MaasError, WireError
 from maas_sdk.serve.endpoint import Endpoint, EndpointLimits, Request, Response
 from maas_sdk.serve.host import Engine, ModelHost
 
+if TYPE_CHECKING:
+    from maas_sdk.runtime.load import Prepared
+
 __all__ = ["limits_from_environ", "serve"]
 
 # At the end of the process calls have ended (gunicorn waits 30 s for them); this bound is for a
@@ -36,6 +40,9 @@ __all__ = ["limits_from_environ", "serve"]
 _EXIT_WAIT_S: Final = 5.0
 # What loading gets of a new process before the framework goes on; most models need less.
 _HEAD_START_S: Final = 0.05
+
+# Paused since ``start`` was imported; ``serve`` pauses it again.
+start.resume_collector()
 
 
 def serve(
@@ -58,8 +65,10 @@ def serve(
         ConfigError: the environment holds a limit that is none. Whatever is wrong with the bundle
             is told to those who call.
     """
+    start.pause_collector()
     limits = limits or limits_from_environ(os.environ)
-    host = ModelHost(load or _loader(Path(bundle)), is_stopping=_worker_is_stopping)
+    loader = _Loader(Path(bundle))
+    host = ModelHost(load or loader.load, is_stopping=_worker_is_stopping)
     endpoint = Endpoint(host, limits)
     begun = False
 
@@ -71,17 +80,29 @@ def serve(
             # Frees the engine while the interpreter is whole, so that XLA's threads end in peace.
             atexit.register(endpoint.drain, _EXIT_WAIT_S)
 
-    def predict(request: flask.Request) -> flask.Response:
-        begin()
-        return _send(_answer(endpoint, request))
-
     def begin_in_child() -> None:
         begin()
-        # The framework's own start would only take turns with the loading: it waits its turn, for
-        # a moment, so that what hangs or is large to load is not waited for.
+        # Loading and the framework's own start would only take turns. So it waits a moment, but
+        # not for a model that hangs or is large to load.
         host.wait(_HEAD_START_S)
+        start.resume_collector()
 
-    os.register_at_fork(before=start.finish, after_in_child=begin_in_child)
+    def predict(request: flask.Request) -> flask.Response:
+        if not begun:  # nothing forked
+            begin()
+            start.resume_collector()
+        return _send(_answer(endpoint, request))
+
+    def before_fork() -> None:
+        start.finish()
+        if load is None:
+            loader.prepare()
+
+    os.register_at_fork(
+        before=before_fork,
+        after_in_child=begin_in_child,
+        after_in_parent=start.resume_collector,
+    )
     return predict
 
 
@@ -103,13 +124,28 @@ def limits_from_environ(environ: Mapping[str, str]) -> EndpointLimits:
         ) from error
 
 
-def _loader(bundle: Path) -> Callable[[], Engine]:
-    def load() -> Engine:
+class _Loader:
+    """Loads a bundle, as much of it as can be before the fork."""
+
+    def __init__(self, bundle: Path) -> None:
+        self._bundle = bundle
+        self._prepared: Prepared | None = None
+
+    def prepare(self) -> None:
+        """For the master: all that starts no thread. What fails is told by ``load``."""
+        if self._prepared is None:
+            with contextlib.suppress(Exception):
+                from maas_sdk.runtime.load import Prepared
+
+                self._prepared = Prepared(self._bundle, check="deferred")
+
+    def load(self) -> Engine:
+        """For the worker: the rest. Raises as ``maas_sdk.runtime.load``."""
+        if self._prepared is not None:
+            return self._prepared.load()
         from maas_sdk.runtime import load
 
-        return load(bundle, check="deferred")
-
-    return load
+        return load(self._bundle, check="deferred")
 
 
 def _worker_is_stopping() -> bool:
