@@ -21,7 +21,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import flask
 
@@ -163,7 +163,8 @@ def _answer(endpoint: Endpoint, request: flask.Request) -> Response:
         body = _read_body(endpoint, request)
     except MaasError as error:
         return endpoint.refuse(error)
-    headers = {name.lower(): value for name, value in request.headers.items()}
+    # Looked up by name in any case, as a mapping of lower-case names would be, and never copied.
+    headers = cast("Mapping[str, str]", request.headers)
     return endpoint.handle(
         Request(method=request.method, path=_raw_path(request), headers=headers, body=body)
     )
