@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from maas_sdk.bundle.tolerance import Tolerance, compare
 from maas_sdk.export.rows import row_dependence
-from maas_sdk.export.tolerance import Tolerance, compare, rtol_of_dtypes
+from maas_sdk.export.tolerance import rtol_of_dtypes
 
 ROWS = {"x": np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)}
 NOISE = Tolerance(atol=0.0, rtol=5e-5)

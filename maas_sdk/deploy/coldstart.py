@@ -44,6 +44,9 @@ __all__ = [
 
 _FIRST, _IMPORTS, _LAST = "interpreter", "imports", "first answer"
 
+# atol and rtol for a bundle that was exported without being verified.
+_UNVERIFIED: Final = (1e-5, 1e-4)
+
 _WORDS: Final = {
     "bundle": "bundle opened",
     "host": "processor checked",
@@ -170,22 +173,15 @@ def golden_call(bundle: Path) -> FirstCall:
 def largest_excess(found: Array, wanted: Array, verification: Verification | None) -> float:
     """By how much |found - wanted| is over what the export allowed; 0 or less is within.
 
-    The allowance is ``atol + rtol · max|wanted|``, as the export's own comparison has it.
+    Infinite for another shape or dtype, and for a NaN or infinity in only one of them.
     """
+    from maas_sdk.bundle.tolerance import Tolerance, compare
+
     if found.shape != wanted.shape or found.dtype != wanted.dtype:
         return float("inf")
-    if not wanted.size:
-        return 0.0
-    atol, rtol = (verification.atol, verification.rtol) if verification else (1e-5, 1e-4)
-    exact, other = wanted.astype(np.float64), found.astype(np.float64)
-    finite = np.isfinite(exact)
-    if not np.array_equal(exact[~finite], other[~finite], equal_nan=True):
-        return float("inf")
-    if not finite.any():
-        return 0.0
-    gap = float(np.max(np.abs(other[finite] - exact[finite])))
-    allowed = atol + rtol * float(np.max(np.abs(exact[finite])))
-    return gap - allowed if gap == gap else float("inf")  # NaN is never equal to itself
+    atol, rtol = (verification.atol, verification.rtol) if verification else _UNVERIFIED
+    allowed = Tolerance(atol=atol, rtol=rtol).allowed(wanted)
+    return compare(found, wanted).max_abs_error - allowed
 
 
 def measure(

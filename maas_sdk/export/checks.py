@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from maas_sdk.bundle.manifest import Verification
+from maas_sdk.bundle.tolerance import Tolerance
 from maas_sdk.errors import ExportError
-from maas_sdk.export.tolerance import Tolerance
 from maas_sdk.tensors import Array
 
 __all__ = ["Case", "Check", "VerificationReport"]

@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 
+from maas_sdk.bundle.tolerance import Tolerance
 from maas_sdk.errors import ExportError
 from maas_sdk.export.checks import Case
 from maas_sdk.export.events import Reporter
@@ -19,7 +20,7 @@ from maas_sdk.export.inputs import Request
 from maas_sdk.export.model import Model
 from maas_sdk.export.programs import Reference, signature
 from maas_sdk.export.rows import row_dependence
-from maas_sdk.export.tolerance import Tolerance, default_rtol
+from maas_sdk.export.tolerance import default_rtol
 from maas_sdk.tensors import Array, Signature
 
 __all__ = ["Plan", "make_plan"]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from maas_sdk.export.tolerance import Tolerance, compare
+from maas_sdk.bundle.tolerance import Tolerance, compare
 from maas_sdk.tensors import Array
 
 __all__ = ["Run", "row_dependence"]

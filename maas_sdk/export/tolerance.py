@@ -1,25 +1,14 @@
-"""How far a packaged answer may lie from the reference, and the comparison itself.
+"""Which relative tolerance fits a program: it follows from the coarsest arithmetic in it.
 
-Float noise is relative to the scale of an output, not of each element: a sum that cancels to
-nearly zero carries the noise of its large terms. So the rule is, for every output,
-
-    |packaged - reference| ≤ atol + rtol · max |reference|,
-
-with NaN and ±inf equal only to themselves, in the same places. Outputs of whole numbers and
-booleans must be equal within ``atol`` alone.
+The rule that it goes into, and the comparison, are in ``bundle/tolerance.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-
-from maas_sdk.tensors import Array
-
-__all__ = ["Difference", "Tolerance", "compare", "default_rtol", "rtol_of_dtypes"]
+__all__ = ["default_rtol", "rtol_of_dtypes"]
 
 # By the coarsest arithmetic in a program, checked in this order. float32 sums reassociate between
 # vector widths: some 1e-6 of the scale per deep layer. bfloat16 keeps 8 bits, float16 11.
@@ -32,46 +21,6 @@ _RTOL: Final[tuple[tuple[frozenset[str], float], ...]] = (
 )
 _NARROW_INTS: Final = frozenset({"int8", "int4", "int2", "int1"})
 _RTOL_DOUBLE: Final = 1e-10
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tolerance:
-    """Allowed: |packaged - reference| ≤ atol + rtol · max |reference|, per output."""
-
-    atol: float
-    rtol: float
-
-    def allowed(self, reference: Array) -> float:
-        """The largest error that an output may have."""
-        if not _is_inexact(reference):
-            return self.atol
-        wide = _wide(reference)
-        finite = wide[np.isfinite(wide)]
-        return self.atol + self.rtol * float(np.abs(finite).max(initial=0.0))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Difference:
-    """The largest difference between two arrays of one shape."""
-
-    # ``inf`` where one is NaN or infinite and the other is not the same.
-    max_abs_error: float
-    # Index of the element where it is; () when there are no elements.
-    where: tuple[int, ...]
-
-
-def compare(packaged: Array, reference: Array) -> Difference:
-    """Find the largest difference; arrays must have the same shape."""
-    left, right = _wide(packaged), _wide(reference)
-    if left.size == 0:
-        return Difference(max_abs_error=0.0, where=())
-    same = (left == right) | ((left != left) & (right != right))
-    with np.errstate(invalid="ignore"):
-        error = np.where(same, 0.0, np.abs(left - right))
-    error = np.where(np.isfinite(error), error, np.inf)
-    at = int(error.argmax())
-    where = tuple(int(i) for i in np.unravel_index(at, error.shape))
-    return Difference(max_abs_error=float(error.reshape(-1)[at]), where=where)
 
 
 def default_rtol(jaxpr: Any) -> float:
@@ -111,12 +60,3 @@ def _arithmetic(jaxpr: Any) -> Iterator[str]:
 
 def _dtype(variable: Any) -> str:
     return str(getattr(variable.aval, "dtype", ""))
-
-
-def _is_inexact(array: Array) -> bool:
-    return array.dtype.kind not in "biu" and "int" not in array.dtype.name
-
-
-def _wide(array: Array) -> Array:
-    """In an arithmetic that holds every value of the array exactly (int64 beyond 2^53 aside)."""
-    return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)

@@ -25,12 +25,13 @@ from maas_sdk.bundle.manifest import (
     golden_path,
     stablehlo_path,
 )
+from maas_sdk.bundle.tolerance import Tolerance, compare
 from maas_sdk.bundle.weights import open_weights, write_weights
 from maas_sdk.errors import ExportError
 from maas_sdk.export.checks import Case, Check, VerificationReport
 from maas_sdk.export.children import Child, run_children
 from maas_sdk.export.events import Progress, Reporter
-from maas_sdk.export.tolerance import Tolerance, compare, rtol_of_dtypes
+from maas_sdk.export.tolerance import rtol_of_dtypes
 from maas_sdk.runtime.load import local_host
 from maas_sdk.runtime.tiers import obstacle
 from maas_sdk.tensors import Array

@@ -241,15 +241,11 @@ def _of(tensors: Mapping[str, Array], prefix: str) -> dict[str, Array]:
 
 
 def _hold_to(answer: Array, expected: Array, check: Verification, where: str) -> None:
-    """Compare by the manifest's rule: |answer - expected| ≤ atol + rtol · max |expected|."""
-    # In an arithmetic that holds the values of every dtype (int64 beyond 2^53 aside).
-    wide = np.complex128 if expected.dtype.kind == "c" else np.float64
-    found, wanted = answer.astype(wide), expected.astype(wide)
-    scale = np.abs(wanted[np.isfinite(wanted)]).max(initial=0.0)
-    allowed = check.atol + check.rtol * scale
-    if not np.allclose(found, wanted, rtol=0.0, atol=allowed, equal_nan=True):
-        with np.errstate(invalid="ignore"):
-            off = np.abs(found - wanted).max()
+    from maas_sdk.bundle.tolerance import Tolerance, compare
+
+    off = compare(answer, expected).max_abs_error
+    allowed = Tolerance(atol=check.atol, rtol=check.rtol).allowed(expected)
+    if off > allowed:
         raise ModelError(
             f"{where}: a golden input is answered {off:.3g} off, allowed is {allowed:.3g}: this "
             "machine computes something else than the model that was exported"
