@@ -185,11 +185,20 @@ def array_from_bytes(
     return raw.view(dtype).reshape(shape)
 
 
+# Elements that are packed at a time, a multiple of 8: a bit takes a byte on the way.
+_CHUNK: Final = 2**16
+
+
 def _pack(array: Array, bits: int) -> Array:
     """[N] elements of one byte each → [ceil(N·bits/8)] bytes, element 0 in the lowest bits."""
     codes = array.reshape(-1).view(np.uint8)
-    planes = np.unpackbits(codes[:, None], axis=1, bitorder="little")[:, :bits]
-    return np.packbits(planes.reshape(-1), bitorder="little")
+    packed = np.empty((codes.size * bits + 7) // 8, np.uint8)
+    for start in range(0, codes.size, _CHUNK):
+        part = codes[start : start + _CHUNK]
+        planes = np.unpackbits(part[:, None], axis=1, bitorder="little")[:, :bits]
+        begin, nbytes = start * bits // 8, (part.size * bits + 7) // 8
+        packed[begin : begin + nbytes] = np.packbits(planes.reshape(-1), bitorder="little")
+    return packed
 
 
 def _unpack(packed: Array, bits: int, count: int) -> Array:
@@ -197,8 +206,16 @@ def _unpack(packed: Array, bits: int, count: int) -> Array:
 
     The high bits stay zero: ml_dtypes writes int4 and friends so and ignores them when it reads.
     """
-    planes = np.unpackbits(packed, count=count * bits, bitorder="little").reshape(count, bits)
-    return np.packbits(planes, axis=1, bitorder="little").reshape(-1)
+    codes = np.empty(count, np.uint8)
+    for start in range(0, count, _CHUNK):
+        part = codes[start : start + _CHUNK]
+        planes = np.unpackbits(
+            packed[start * bits // 8 :][: (part.size * bits + 7) // 8],
+            count=part.size * bits,
+            bitorder="little",
+        )
+        part[:] = np.packbits(planes.reshape(-1, bits), axis=1, bitorder="little")[:, 0]
+    return codes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

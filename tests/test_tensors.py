@@ -76,6 +76,18 @@ def test_packing_is_as_described() -> None:
     assert bytes(array_to_bytes(float6)).hex() == "3f00fc"
 
 
+@pytest.mark.parametrize("name", [name for name, bits in BITS.items() if bits < 8])
+def test_packing_of_many_elements_is_that_of_few(name: str) -> None:
+    """Elements are packed some at a time; where the seams are cannot be seen."""
+    count = 3 * 2**16 + 5
+    codes = np.arange(count).astype(np.uint8) & (2 ** BITS[name] - 1)
+    data = bytes(array_to_bytes(codes.view(dtype_from_name(name))))
+    number = sum(int(code) << i * BITS[name] for i, code in enumerate(codes[-13:]))
+    offset = (count - 13) * BITS[name]
+    assert int.from_bytes(data[offset // 8 :], "little") >> offset % 8 == number
+    assert (array_from_bytes(name, (count,), data).view(np.uint8) == codes).all()
+
+
 @given(st.sampled_from(list(BITS)), st.lists(st.integers(0, 5), max_size=4), st.binary(max_size=64))
 def test_bytes_there_and_back(name: str, shape: list[int], noise: bytes) -> None:
     """Any bytes of the right number are an array, whose bytes they are."""

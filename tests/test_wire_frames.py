@@ -291,6 +291,11 @@ LIMITS = FrameLimits(
         (one_tensor("float32", [65], 0), FrameError, "takes 260 bytes at offset 0, the bulk has"),
         (one_tensor("float32", [2**40], 0), FrameError, f"takes {2**42} bytes"),
         (one_tensor("int4", [2**64 - 1] * 8, 0), FrameError, "takes"),
+        (
+            one_tensor("uint1", [200_000], 0, bulk=bytes(25_000)),
+            TooLargeError,
+            "unpacked to a byte per element, the tensors so far take over 100000 bytes",
+        ),
         (one_tensor("float32", [0, 2**40, 2**40], 0), TooLargeError, "beyond addressing"),
         (build([{"id": "a", "inputs": {}}] * 21), TooLargeError, "21 calls, the limit is 20"),
         (build(b"\xdd\xff\xff\xff\xff"), TooLargeError, "4294967295 calls"),

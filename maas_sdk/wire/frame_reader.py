@@ -32,7 +32,8 @@ __all__ = ["FrameLimits", "decode_calls", "decode_results"]
 class FrameLimits(NamedTuple):
     """What a frame may ask of the side that reads it. Over any of them: ``TooLargeError``."""
 
-    # Bytes of the whole frame.
+    # Bytes of the whole frame; also of all its tensors that are narrower than a byte, once each
+    # element has a byte of its own.
     max_bytes: int = 256 * 1024 * 1024
     # Calls, or results, in a frame.
     max_calls: int = 4096
@@ -208,6 +209,7 @@ class _Reader:
         self._bulk = bulk
         self._limits = limits
         self._end = 0
+        self._unpacked_nbytes = 0
 
     def name(self, value: object, where: str) -> str:
         if type(value) is not str:
@@ -270,6 +272,12 @@ class _Reader:
             raise TooLargeError(f"shape {shape} is beyond addressing")
         self._end = offset + nbytes
         if bits < 8:
+            self._unpacked_nbytes += span if nbytes else 0
+            if self._unpacked_nbytes > self._limits.max_bytes:
+                raise TooLargeError(
+                    f"unpacked to a byte per element, the tensors so far take over "
+                    f"{self._limits.max_bytes} bytes: send fewer rows per frame"
+                )
             return array_from_bytes(dtype, tuple(shape), self._bulk[offset : offset + nbytes])
         if not nbytes:
             return np.empty(shape, dtype_from_name(dtype))
