@@ -217,7 +217,7 @@ BAD = [
     (raw(b"{"), "not a JSON object"),
     (raw(b'{"a\xff":1}'), "not a JSON object"),
     (raw(b'{"a":' * 100_000), "not a JSON object"),
-    (raw(b'{"a":1,"a":1}'), "the same name twice: 'a'"),
+    (raw(b'{"a":1,"a":1}'), "the same key twice: a"),
     (raw({"a": 1}), "tensor 'a': expected exactly dtype, shape and data_offsets"),
     (raw({"a": {**F32, "more": 1}}, bytes(8)), "tensor 'a': expected exactly"),
     (raw({"a": entry("F33", [2], 0, 8)}, bytes(8)), "tensor 'a': unknown dtype 'F33'; known are"),

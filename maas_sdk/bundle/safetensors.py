@@ -23,6 +23,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from maas_sdk.bundle import strict_json
 from maas_sdk.errors import ConfigError, CorruptError, InputError
 from maas_sdk.tensors import BITS, Array, dtype_name, packed_nbytes
 
@@ -229,18 +230,10 @@ def _sizes(value: Any) -> bool:
 
 
 def _json(data: bytes, where: str, what: str) -> dict[str, Any]:
-    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in found:
-                raise ValueError(f"the same name twice: {key!r}")
-            found[key] = value
-        return found
-
     try:
         if not data.startswith(b"{"):
             raise ValueError("expected '{' first")
-        document: dict[str, Any] = json.loads(data.decode(), object_pairs_hook=no_duplicates)
+        document: dict[str, Any] = strict_json.decode(data)
     except (ValueError, RecursionError) as error:
         raise corrupt(where, f"{what} is not a JSON object: {error}") from error
     return document
