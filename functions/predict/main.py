@@ -11,5 +11,5 @@ if (_HERE / "maas_sdk").is_dir():
 
 from maas_sdk.serve.function import serve  # noqa: E402
 
-# In the master process nothing is loaded yet; each worker starts to load right after its fork.
+# In the master process the bundle is opened; each worker loads the model right after its fork.
 predict = serve(os.environ.get("MAAS_BUNDLE") or _HERE / "model.maas")
