@@ -158,7 +158,7 @@ def read_json(reply: Reply, *, now: float) -> Any:
         raise read_error(reply, now=now)
     try:
         return json.loads(reply.body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MediaTypeError(
             f"{reply.url}: expected JSON, got {reply.media_type or 'no content type'}, "
             f"{reply.excerpt()}: is this URL a maas_sdk endpoint?"
