@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +149,53 @@ def test_the_mapping_is_shared(tmp_path: Path) -> None:
     assert one["a"].sum() == two["a"].sum()
     lines = [x for x in Path("/proc/self/maps").read_text().splitlines() if "shared-w" in x]
     assert [line.split()[1] for line in lines] == ["r--s", "r--s"]
+
+
+PREFAULT = """
+import sys
+from maas_sdk.bundle.weights import open_weights
+def resident_kib():
+    inside = False
+    for line in open("/proc/self/smaps"):
+        if line[0] in "0123456789abcdef" and "-" in line.split()[0]:
+            inside = "prefault-w" in line
+        elif inside and line.startswith("Rss:"):
+            return int(line.split()[1])
+weights = open_weights(sys.argv[1])
+before = resident_kib()
+weights.prefault()
+print(before, resident_kib(), weights["a"].sum())
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or tuple(map(int, os.uname().release.split(".")[:2])) < (5, 14),
+    reason="needs a Linux of 5.14 or newer, where the kernel has MADV_POPULATE_READ",
+)
+def test_prefaulting_brings_in_every_page(tmp_path: Path) -> None:
+    """After it the whole file is in the process's memory map, over several steps of 8 MiB."""
+    tensor = np.ones(5 * 2**20 + 3, np.float32)
+    write_weights(tmp_path / "prefault-w", {"a": tensor, "b": np.ones(3, np.float32)})
+    done = subprocess.run(
+        [sys.executable, "-c", PREFAULT, str(tmp_path / "prefault-w")],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    before, after, total = done.stdout.split()
+    assert int(before) < tensor.nbytes / 1024 / 2
+    assert int(after) * 1024 >= tensor.nbytes
+    assert float(total) == tensor.size
+
+
+@pytest.mark.parametrize("tensors", [{}, {"a": np.ones(0)}, {"a": np.ones(5)}])
+def test_prefaulting_only_hurries(tensors: dict[str, Any], tmp_path: Path) -> None:
+    """It changes no value, however little there is, and is nothing once the weights are closed."""
+    write_weights(tmp_path / "w", tensors)
+    weights = open_weights(tmp_path / "w")
+    weights.prefault()
+    for name, tensor in tensors.items():
+        assert np.array_equal(weights[name], tensor)
+    weights.close()
+    weights.prefault()
 
 
 def test_big_endian_and_strided_arrays_are_stored_plain(tmp_path: Path) -> None:

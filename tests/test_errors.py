@@ -61,6 +61,22 @@ def test_there_and_back(kind: type[MaasError]) -> None:
     assert error.evidence == {"place": 3}
 
 
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_a_copy_says_the_same_and_nothing_of_who_raised_it(kind: type[MaasError]) -> None:
+    """A copy keeps class, message, wait and evidence, and none of the original's traceback."""
+    original = kind("m", retry_after_s=1.5, place=3)
+    with pytest.raises(kind):
+        raise original
+    copy = original.copy()
+    assert type(copy) is kind
+    assert copy is not original
+    assert (str(copy), copy.message, copy.retry_after_s) == ("m", "m", 1.5)
+    assert copy.evidence == {"place": 3}
+    assert copy.evidence is not original.evidence
+    assert original.__traceback__ is not None
+    assert copy.__traceback__ is None
+
+
 def test_a_code_of_a_newer_release() -> None:
     """An unknown code becomes the base class and is kept."""
     error = error_from_code("from_the_future", "m")

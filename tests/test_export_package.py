@@ -69,6 +69,11 @@ def test_an_nnx_model_with_two_programs_and_all_targets(tmp_path):
     assert predict.verification is not None
     assert set(predict.verification.targets_run) == set(default_targets())
     assert predict.verification.max_abs_error["output"] < 1e-4
+    # What a run takes is measured for each bucket.
+    for program in (predict, embed):
+        assert program.verification is not None
+        assert set(program.verification.run_s) == {str(b) for b in program.buckets}
+        assert all(0 < took_s < 60 for took_s in program.verification.run_s.values())
     # Each target answers every bucket, and StableHLO the smallest one.
     assert predict.verification.rows == len(default_targets()) * (1 + 4) + 1
     for target in manifest.targets:

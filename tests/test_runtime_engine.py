@@ -215,6 +215,50 @@ def test_loading_after_a_fork(tiny_bundle):
     assert out == "[18.0, 22.0, 26.0]\n"
 
 
+PREPARED = """
+import os, sys, threading
+import numpy as np
+from maas_sdk.runtime.load import Prepared
+x = np.ones((3, 4), np.float32)
+def threads():
+    tasks = "/proc/self/task"
+    return len(os.listdir(tasks)) if os.path.isdir(tasks) else threading.active_count()
+before = threads()  # numpy's BLAS has some
+prepared = Prepared(sys.argv[1], check=sys.argv[2], tier=sys.argv[3], cache_dir=sys.argv[4])
+print("prepared", threads() - before, flush=True)
+for _ in range(3):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            engine = prepared.load()
+            engine.prime()
+            stages = sorted(engine.report.timings_s)
+            print(engine.report.tier, engine.predict(x)[2].tolist(), *stages, flush=True)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+engine = prepared.load()
+print("parent", engine.predict(x)[2].tolist(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("tier", ["executable", "program"])
+@pytest.mark.parametrize("check", ["before", "deferred"])
+def test_prepared_once_loaded_by_many(check, tier, tiny_bundle, tmp_path):
+    """What is opened before the fork starts no thread, and each child makes its own engine of it.
+
+    Every stage is in every child's report, also those that took place before the fork.
+    """
+    out = in_new_process(PREPARED, tiny_bundle, check, tier, tmp_path / "cache").splitlines()
+    stages = "bundle client executable host weights"
+    assert out == [
+        "prepared 0",
+        *[f"{tier} [18.0, 22.0, 26.0] {stages}"] * 3,
+        "parent [18.0, 22.0, 26.0]",
+    ]
+
+
 def test_an_engine_from_before_a_fork_is_refused(tiny_bundle):
     """A sentence instead of a hang."""
     parent = "engine = runtime.load(sys.argv[1]); engine.predict(x)"
