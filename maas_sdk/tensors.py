@@ -29,6 +29,7 @@ __all__ = [
     "TensorSpec",
     "array_from_bytes",
     "array_to_bytes",
+    "check_names",
     "dtype_from_name",
     "dtype_name",
     "packed_nbytes",
@@ -267,16 +268,7 @@ class Signature:
                 inputs disagree about B. The message names the input, what the program expects and
                 what came.
         """
-        if inputs.keys() != self.inputs.keys():
-            missing = sorted(self.inputs.keys() - inputs.keys())
-            unknown = sorted(inputs.keys() - self.inputs.keys())
-            raise InputError(
-                f"expected inputs {sorted(self.inputs)}, got {sorted(inputs)}"
-                + (f"; missing: {missing}" if missing else "")
-                + (f"; unknown: {unknown}" if unknown else ""),
-                missing=missing,
-                unknown=unknown,
-            )
+        check_names(self.inputs, inputs)
         rows: int | None = None
         for name, spec in self.inputs.items():
             found = _check_one(name, spec, inputs[name])
@@ -286,6 +278,23 @@ class Signature:
                 )
             rows = found if rows is None else rows
         return 1 if rows is None else rows
+
+
+def check_names(
+    expected: Mapping[str, TensorSpec], found: Mapping[str, object], *, where: str = ""
+) -> None:
+    """Raise ``InputError`` unless ``found`` has exactly the inputs that are expected."""
+    if found.keys() == expected.keys():
+        return
+    missing = sorted(expected.keys() - found.keys())
+    unknown = sorted(found.keys() - expected.keys())
+    raise InputError(
+        f"{where}expected inputs {sorted(expected)}, got {sorted(found)}"
+        + (f"; missing: {missing}" if missing else "")
+        + (f"; unknown: {unknown}" if unknown else ""),
+        missing=missing,
+        unknown=unknown,
+    )
 
 
 def _check_one(name: str, spec: TensorSpec, array: Array) -> int | None:

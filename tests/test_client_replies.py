@@ -155,6 +155,8 @@ def test_json_is_read_or_refused() -> None:
         read_json(reply(body=HTML, type="text/html"), now=NOW)
     with pytest.raises(NotReadyError):
         read_json(reply(503, HTML, "text/html"), now=NOW)
+    with pytest.raises(MediaTypeError, match="is this URL a maas_sdk endpoint"):
+        read_json(reply(body=b"[" * 200_000, type="application/json"), now=NOW)
 
 
 def test_binary_bodies_are_not_printed() -> None:

@@ -17,9 +17,8 @@ from maas_sdk.wire.tfserving import (
     PredictRequest,
     decode_predict,
     encode_predict,
-    metadata_body,
-    status_body,
 )
+from maas_sdk.wire.tfserving_metadata import TensorInfo, metadata_body, read_tensors, status_body
 
 
 def signature(**inputs: str) -> Signature:
@@ -326,3 +325,27 @@ def test_metadata() -> None:
         "method_name": "tensorflow/serving/predict",
         "defaults": {},
     }
+
+
+def test_metadata_is_read_as_it_was_written() -> None:
+    """Dtypes and shapes go there and back, but for the dtypes that TensorFlow has no name for."""
+    known = TensorSpec(dtype="bfloat16", shape=(None, 3))
+    unknown = TensorSpec(dtype="float8_e3m4", shape=())
+    one = Signature(inputs={"a": known, "b": unknown}, outputs={"y": known})
+    body = json.loads(json.dumps(metadata_body("m", "1", {"only": one})))
+    assert read_tensors(body, None, "inputs", where="u") == {
+        "a": TensorInfo("bfloat16", (None, 3)),
+        "b": TensorInfo(None, ()),
+    }
+    assert read_tensors(body, "only", "outputs", where="u") == {
+        "y": TensorInfo("bfloat16", (None, 3))
+    }
+    with pytest.raises(NotFoundError, match="u: no program 'embed'; the model has only"):
+        read_tensors(body, "embed", "inputs", where="u")
+
+
+@pytest.mark.parametrize("document", [None, [], {"metadata": 3}, metadata_body("m", "1", {})])
+def test_what_is_no_metadata_is_said_so(document: Any) -> None:
+    """Whatever JSON comes, the error is of our family and says where."""
+    with pytest.raises(WireError, match="u: expected metadata in TensorFlow Serving's shape"):
+        read_tensors(document, None, "inputs", where="u")

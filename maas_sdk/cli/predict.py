@@ -130,50 +130,24 @@ def split_url(url: str) -> tuple[str, str | None]:
 
 def endpoint_signature(metadata: Any, program: str | None, url: str) -> Signature:
     """The program's signature out of metadata in TensorFlow Serving's shape."""
-    from maas_sdk.errors import MaasError, NotFoundError, TransportError
+    from maas_sdk.errors import InputError
     from maas_sdk.tensors import Signature, TensorSpec
+    from maas_sdk.wire.tfserving_metadata import TensorInfo, read_tensors
 
-    def specs(infos: Any) -> dict[str, TensorSpec]:
-        found = {}
-        for name, info in infos.items():
-            sizes = [int(dim["size"]) for dim in info["tensor_shape"].get("dim", [])]
-            found[name] = TensorSpec(
-                dtype=_FROM_TENSORFLOW[info["dtype"]],
-                shape=tuple(None if size < 0 else size for size in sizes),
+    def spec(name: str, info: TensorInfo) -> TensorSpec:
+        if info.dtype is None:
+            raise InputError(
+                f"{url}: the metadata has no name for the dtype of {name!r}: call it from Python, "
+                "where arrays of any dtype travel as they are"
             )
-        return found
+        return TensorSpec(dtype=info.dtype, shape=info.shape)
 
-    try:
-        programs = metadata["metadata"]["signature_def"]["signature_def"]
-        name = program or ("serving_default" if "serving_default" in programs else "predict")
-        if name not in programs:
-            raise NotFoundError(f"{url}: no program {name!r}; it has {', '.join(programs)}")
-        one = programs[name]
-        return Signature(inputs=specs(one["inputs"]), outputs=specs(one["outputs"]))
-    except MaasError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise TransportError(f"{url}: metadata in a shape that is not understood: {error!r}") from (
-            error
-        )
-
-
-_FROM_TENSORFLOW: Final = {
-    "DT_BOOL": "bool",
-    "DT_FLOAT": "float32",
-    "DT_DOUBLE": "float64",
-    "DT_HALF": "float16",
-    "DT_BFLOAT16": "bfloat16",
-    "DT_INT4": "int4",
-    "DT_UINT4": "uint4",
-    **{
-        f"DT_{sign}INT{bits}": f"{sign.lower()}int{bits}"
-        for sign in ("", "U")
-        for bits in (8, 16, 32, 64)
-    },
-    "DT_COMPLEX64": "complex64",
-    "DT_COMPLEX128": "complex128",
-}
+    inputs = read_tensors(metadata, program, "inputs", where=url)
+    outputs = read_tensors(metadata, program, "outputs", where=url)
+    return Signature(
+        inputs={name: spec(name, info) for name, info in inputs.items()},
+        outputs={name: spec(name, info) for name, info in outputs.items()},
+    )
 
 
 def _plain(array: Array) -> Any:

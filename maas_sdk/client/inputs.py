@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from maas_sdk.errors import InputError, NotFoundError, TransportError
+from maas_sdk.errors import InputError, TransportError, WireError
 from maas_sdk.tensors import Array, dtype_name
+from maas_sdk.wire.tfserving_metadata import read_tensors
 
 __all__ = ["ProgramInputs", "as_inputs", "program_inputs"]
 
@@ -79,27 +80,12 @@ def program_inputs(metadata: Any, program: str | None, *, url: str) -> ProgramIn
         TransportError: not metadata.
     """
     try:
-        programs = metadata["metadata"]["signature_def"]["signature_def"]
-        if program is None:
-            usual = [name for name in ("serving_default", "predict") if name in programs]
-            program = (usual or list(programs))[0]
-        if program not in programs:
-            raise NotFoundError(
-                f"{url}: no program {program!r}; the model has {', '.join(sorted(programs))}",
-                program=program,
-            )
-        inputs = programs[program]["inputs"]
-        return ProgramInputs(
-            names=tuple(sorted(inputs)),
-            batched=frozenset(name for name, spec in inputs.items() if _has_batch(spec)),
-        )
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        inputs = read_tensors(metadata, program, "inputs", where=url)
+    except WireError as error:
         raise TransportError(
-            f"{url}: expected metadata in TensorFlow Serving's shape, got something else "
-            f"({error!r}); name the inputs, predict({{'name': x}}), to do without"
+            f"{error.message}; name the inputs, predict({{'name': x}}), to do without"
         ) from error
-
-
-def _has_batch(spec: Any) -> bool:
-    dims = spec["tensor_shape"].get("dim", [])
-    return bool(dims) and str(dims[0]["size"]) == "-1"
+    return ProgramInputs(
+        names=tuple(sorted(inputs)),
+        batched=frozenset(name for name, info in inputs.items() if info.shape[:1] == (None,)),
+    )

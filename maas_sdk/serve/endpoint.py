@@ -176,7 +176,7 @@ class Endpoint:
         return json_response({"ready": True})
 
     def _status(self, host: ModelHost) -> Response:
-        from maas_sdk.wire.tfserving import status_body
+        from maas_sdk.wire.tfserving_metadata import status_body
 
         state = host.state
         code, message = "OK", ""
@@ -188,7 +188,7 @@ class Endpoint:
         return json_response(status_body({host.version: (_TFS_STATES[state], code, message)}))
 
     def _metadata(self, route: Route) -> Response:
-        from maas_sdk.wire.tfserving import metadata_body
+        from maas_sdk.wire.tfserving_metadata import metadata_body
 
         host = self._host(route)
         with host.use(self.limits.ready_wait_s) as engine:

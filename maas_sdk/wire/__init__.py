@@ -1,5 +1,6 @@
 """The contract between client and service: bytes on the wire, and nothing that sends them.
 
 Reading order: ``frames`` (our msgpack dialect, many calls in one body), ``tfserving`` (TensorFlow
-Serving's REST v1 in JSON). Every function here is pure: bytes → value, value → bytes.
+Serving's REST v1 in JSON), ``tfserving_metadata`` (what it says of a
+model). Every function here is pure: bytes → value, value → bytes.
 """

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from maas_sdk.errors import InputError, TooLargeError, WireError
-from maas_sdk.tensors import Array, Signature, TensorSpec
+from maas_sdk.tensors import Array, Signature, TensorSpec, check_names
 from maas_sdk.wire.json_tensor import array_from_json, array_to_json, json_kind
 
 __all__ = [
@@ -27,36 +27,9 @@ __all__ = [
     "PredictRequest",
     "decode_predict",
     "encode_predict",
-    "metadata_body",
-    "status_body",
 ]
 
 CONTENT_TYPE: Final = "application/json"
-
-# TensorFlow's DataType of each dtype that it knows, for the metadata.
-_TF_DTYPES: Final = {
-    "float32": "DT_FLOAT",
-    "float64": "DT_DOUBLE",
-    "float16": "DT_HALF",
-    "bfloat16": "DT_BFLOAT16",
-    "int8": "DT_INT8",
-    "int16": "DT_INT16",
-    "int32": "DT_INT32",
-    "int64": "DT_INT64",
-    "uint8": "DT_UINT8",
-    "uint16": "DT_UINT16",
-    "uint32": "DT_UINT32",
-    "uint64": "DT_UINT64",
-    "bool": "DT_BOOL",
-    "complex64": "DT_COMPLEX64",
-    "complex128": "DT_COMPLEX128",
-    "float8_e4m3fn": "DT_FLOAT8_E4M3FN",
-    "float8_e5m2": "DT_FLOAT8_E5M2",
-    "int4": "DT_INT4",
-    "uint4": "DT_UINT4",
-}
-# The name that TensorFlow gives to the program that a request without a name means.
-_DEFAULT_SIGNATURE: Final = "serving_default"
 
 
 class PredictRequest(NamedTuple):
@@ -130,75 +103,6 @@ def encode_predict(outputs: Mapping[str, Array], *, row_format: bool) -> bytes:
     return json.dumps({"predictions": predictions}).encode()
 
 
-def status_body(versions: Mapping[str, tuple[str, str, str]]) -> dict[str, Any]:
-    """The answer to ``GET /v1/models/<name>``.
-
-    Args:
-        versions: version → (state, error code, error message): state is one of START, LOADING,
-            AVAILABLE, UNLOADING, END; the code is gRPC's name, "OK" for none.
-    """
-    return {
-        "model_version_status": [
-            {
-                "version": version,
-                "state": state,
-                "status": {"error_code": code, "error_message": message},
-            }
-            for version, (state, code, message) in versions.items()
-        ]
-    }
-
-
-def metadata_body(
-    name: str,
-    version: str,
-    signatures: Mapping[str, Signature],
-    *,
-    default_program: str | None = None,
-) -> dict[str, Any]:
-    """The answer to ``GET /v1/models/<name>/metadata``.
-
-    Args:
-        name: of the model.
-        version: of the model, as digits.
-        signatures: by program name.
-        default_program: also listed under TensorFlow's name for it, ``serving_default``.
-    """
-    listed = dict(signatures)
-    if default_program is not None:
-        listed.setdefault(_DEFAULT_SIGNATURE, signatures[default_program])
-    return {
-        "model_spec": {"name": name, "signature_name": "", "version": version},
-        "metadata": {
-            "signature_def": {
-                "signature_def": {
-                    program: {
-                        "inputs": _tensor_infos(signature.inputs),
-                        "outputs": _tensor_infos(signature.outputs),
-                        "method_name": "tensorflow/serving/predict",
-                        "defaults": {},
-                    }
-                    for program, signature in listed.items()
-                }
-            }
-        },
-    }
-
-
-def _tensor_infos(specs: Mapping[str, TensorSpec]) -> dict[str, Any]:
-    return {
-        name: {
-            "dtype": _TF_DTYPES.get(spec.dtype, "DT_INVALID"),
-            "tensor_shape": {
-                "dim": [{"size": str(-1 if d is None else d), "name": ""} for d in spec.shape],
-                "unknown_rank": False,
-            },
-            "name": f"{name}:0",
-        }
-        for name, spec in specs.items()
-    }
-
-
 # ---- reading ----
 
 
@@ -236,7 +140,7 @@ def _from_rows(rows: object, specs: Mapping[str, TensorSpec]) -> dict[str, Array
             raise InputError(
                 f"instances[{index}]: expected an object like the others, got {json_kind(row)}"
             )
-        _check_names(row, specs, f"instances[{index}]")
+        check_names(specs, row, where=f"instances[{index}]: ")
     return {
         name: array_from_json([row[name] for row in rows], spec, "instances", f".{name}")
         for name, spec in specs.items()
@@ -245,7 +149,7 @@ def _from_rows(rows: object, specs: Mapping[str, TensorSpec]) -> dict[str, Array
 
 def _from_columns(value: object, specs: Mapping[str, TensorSpec]) -> dict[str, Array]:
     if type(value) is dict:
-        _check_names(value, specs, "inputs")
+        check_names(specs, value, where="inputs: ")
         return {
             name: array_from_json(value[name], spec, f"inputs.{name}")
             for name, spec in specs.items()
@@ -254,15 +158,3 @@ def _from_columns(value: object, specs: Mapping[str, TensorSpec]) -> dict[str, A
         raise InputError(f"inputs: expected an object with {sorted(specs)}, got {json_kind(value)}")
     (name,) = specs
     return {name: array_from_json(value, specs[name], "inputs")}
-
-
-def _check_names(found: dict[str, Any], specs: Mapping[str, TensorSpec], where: str) -> None:
-    if found.keys() != specs.keys():
-        missing, unknown = sorted(specs.keys() - found.keys()), sorted(found.keys() - specs.keys())
-        raise InputError(
-            f"{where}: expected inputs {sorted(specs)}, got {sorted(found)}"
-            + (f"; missing: {missing}" if missing else "")
-            + (f"; unknown: {unknown}" if unknown else ""),
-            missing=missing,
-            unknown=unknown,
-        )
