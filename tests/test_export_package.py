@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import jax
@@ -303,3 +306,40 @@ def test_a_path_that_exists(tmp_path):
     (tmp_path / "m.maas").mkdir()
     with pytest.raises(ConfigError, match=r"exists already.*overwrite=True"):
         exported(tmp_path, None, np.ones((1, 1), np.float32))
+
+
+FULL_DISK = """
+import os, resource, signal, sys
+import numpy as np
+from maas_sdk.errors import MaasError
+from maas_sdk.export import export
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+w = np.ones((100, 4), np.float32)
+for limit in map(int, sys.argv[2:]):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        export(lambda w, x: x @ w["w"], np.ones((200, 100), np.float32), weights={"w": w},
+               path=sys.argv[1], buckets=(1, 200))
+    except MaasError as error:
+        print(type(error).__name__, error, os.listdir(os.path.dirname(sys.argv[1])))
+"""
+
+
+def test_a_full_disk_at_any_step_of_an_export(tmp_path):
+    """Weights, executables in a child, rows for the verification: each says so, none is kept.
+
+    The limit on a file's size stands in for the full disk: same call, same path.
+    """
+    pytest.importorskip("resource", reason="needs a limit on the size of files")
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path / "m.maas"), "300", "5000", "60000"],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3, done
+    for line in lines:
+        assert re.match(r"(BundleError|ExportError) .*no room to write it", line)
+        assert "free space on that disk, or write elsewhere" in line
+        assert line.endswith(" []")
+    assert "executables" in lines[1]

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from maas_sdk.bundle.staging import disk_errors
 from maas_sdk.bundle.weights import open_weights, write_weights
 from maas_sdk.errors import MaasError
 from maas_sdk.runtime import xla
@@ -37,7 +38,8 @@ def compile_programs(job: dict[str, Any], say: Say) -> dict[str, Any]:
     features: set[str] = set()
     for item in job["items"]:
         data = client.compile(Path(item["program"]).read_bytes()).serialize()
-        Path(item["executable"]).write_bytes(data)
+        with disk_errors(Path(item["executable"])):
+            Path(item["executable"]).write_bytes(data)
         features.update(features_of_executable(data))
         say({"done": item["name"]})
     return {"jaxlib": xla.jaxlib_build(), "cpu_features": sorted(features)}
@@ -68,7 +70,8 @@ def run_programs(job: dict[str, Any], say: Say) -> dict[str, Any]:
         answers = program.run(arguments, specs)
         run_s[run["name"]] = min(_seconds(program, arguments, specs) for _ in range(_TIMED_RUNS))
         named = {result[0]: answer for result, answer in zip(results, answers, strict=True)}
-        write_weights(Path(run["outputs"]), named)
+        with disk_errors(Path(run["outputs"])):
+            write_weights(Path(run["outputs"]), named)
         say({"done": run["name"]})
     return {"run_s": run_s}
 

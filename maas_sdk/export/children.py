@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import maas_sdk
+from maas_sdk.bundle.staging import disk_errors
 from maas_sdk.errors import ExportError
 
 __all__ = ["Child", "cores", "run_children"]
@@ -109,7 +110,8 @@ class _Crew:
     def run(self, index: int, child: Child) -> dict[str, Any]:
         """One child from start to end; its last message."""
         job = self._folder / f"job-{index}.json"
-        job.write_text(json.dumps(child.job))
+        with disk_errors(job):
+            job.write_text(json.dumps(child.job))
         complaints = self._folder / f"stderr-{index}.txt"
         with complaints.open("wb") as stderr:
             process = self._start(child, job, stderr)

@@ -25,6 +25,7 @@ from maas_sdk.bundle.manifest import (
     golden_path,
     stablehlo_path,
 )
+from maas_sdk.bundle.staging import disk_errors
 from maas_sdk.bundle.tolerance import Tolerance, compare
 from maas_sdk.bundle.weights import open_weights, write_weights
 from maas_sdk.errors import ExportError
@@ -187,8 +188,9 @@ def run_cases(
     ]
     with tempfile.TemporaryDirectory(prefix="maas-verify-") as name:
         scratch = Path(name)
-        for case in cases:
-            write_weights(scratch / f"{case.stem}.inputs", case.inputs)
+        with disk_errors(scratch):
+            for case in cases:
+                write_weights(scratch / f"{case.stem}.inputs", case.inputs)
         children = [
             _child(target, folder, programs, chosen, scratch) for target, chosen in plan.items()
         ]
