@@ -94,7 +94,7 @@ async def _http(
 
 async def _read_body(
     endpoint: Endpoint, headers: dict[str, str], receive: _Receive
-) -> bytes | None:
+) -> bytes | bytearray | None:
     """The whole body; None if the client went away meanwhile.
 
     Raises:
@@ -102,18 +102,20 @@ async def _read_body(
     """
     declared = headers.get("content-length", "")
     endpoint.check_size(int(declared) if declared.isdecimal() else 0)
-    parts: list[bytes] = []
-    size = 0
+    # One buffer that grows: as a list, a body sent in crumbs would take many times its size.
+    body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
-        part = message.get("body", b"")
-        size += len(part)
-        endpoint.check_size(size)
-        parts.append(part)
-        if not message.get("more_body", False):
-            return b"".join(parts) if len(parts) > 1 else parts[0]
+        part: bytes = message.get("body", b"")
+        endpoint.check_size(len(body) + len(part))
+        more = message.get("more_body", False)
+        if not body and not more:
+            return part
+        body += part
+        if not more:
+            return body
 
 
 async def _respond(response: Response, send: _Send) -> None:
