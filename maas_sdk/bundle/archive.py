@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -23,7 +24,7 @@ from maas_sdk.errors import BundleError, CorruptError, NotFoundError
 if TYPE_CHECKING:
     from zipfile import ZipFile, ZipInfo
 
-__all__ = ["unzip_bundle", "zip_bundle"]
+__all__ = ["unzip_bundle", "write_zip", "zip_bundle"]
 
 _REMEDY: Final = "zip or copy the bundle again"
 _CHUNK_BYTES: Final = 2**20
@@ -42,21 +43,35 @@ def zip_bundle(folder: str | os.PathLike[str], zip_path: str | os.PathLike[str])
     Raises:
         BundleError: the bundle is corrupt, or the disk is full.
     """
-    from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
-
     bundle, target = open_bundle(folder), Path(zip_path)
     bundle.check()
+    names = [MANIFEST, *sorted(bundle.manifest.files)]
+    return write_zip({name: bundle.path / name for name in names}, target)
+
+
+def write_zip(files: Mapping[str, Path], target: Path) -> Path:
+    """Write files as one zip, in their order; the same files give the same bytes.
+
+    Args:
+        files: name in the zip → the file.
+        target: replaced if it is there, and never seen half written.
+
+    Raises:
+        BundleError: the disk is full.
+    """
+    from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
+
     temporary = target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     with disk_errors(target):
         try:
             with ZipFile(temporary, "x") as archive:
-                for name in [MANIFEST, *sorted(bundle.manifest.files)]:
+                for name, path in files.items():
                     info = ZipInfo(name, _TIME)
                     info.external_attr = 0o644 << 16
                     stored = name.endswith(".safetensors")
                     info.compress_type = ZIP_STORED if stored else ZIP_DEFLATED
-                    info.file_size = (bundle.path / name).stat().st_size
-                    with open(bundle.path / name, "rb") as file, archive.open(info, "w") as out:
+                    info.file_size = path.stat().st_size
+                    with path.open("rb") as file, archive.open(info, "w") as out:
                         while chunk := file.read(_CHUNK_BYTES):
                             out.write(chunk)
             with open(temporary, "rb") as file:
