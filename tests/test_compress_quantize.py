@@ -62,6 +62,17 @@ def test_no_row_depends_on_another(quantized: QuantizedModel) -> None:
     np.testing.assert_array_equal(np.asarray(quantized(rows))[0], before[0])
 
 
+def test_nan_ends_in_int8_and_stays_in_its_row(model: Any) -> None:
+    """A row of NaN is answered by numbers, as the module says; rows beside it are not touched."""
+    small = quantize(model, [ONE_ROW])
+    x = np.repeat(np.asarray(ONE_ROW), 3, axis=0)
+    expected = np.asarray(small(x))
+    x[1] = np.nan
+    found = np.asarray(small(x))
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found[[0, 2]], expected[[0, 2]], rtol=1e-6)
+
+
 def test_products_are_taken_in_int8(quantized: QuantizedModel) -> None:
     """The program multiplies int8 by int8 into int32: nothing is dequantized first."""
     graphdef, state = nnx.split(quantized.model)

@@ -7,17 +7,28 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 
 from maas_sdk.deploy.package import package
 from maas_sdk.deploy.process import FunctionProcess
-from maas_sdk.export import default_targets, export
-from maas_sdk.wire.frames import CONTENT_TYPE, Call, Result, decode_results, encode_calls
+from maas_sdk.export import ProgramSpec, default_targets, export
+from maas_sdk.wire.frames import (
+    CONTENT_TYPE,
+    Call,
+    Failure,
+    Result,
+    decode_results,
+    encode_calls,
+)
 
 PREDICT = "/v1/models/toy:predict"
 X = np.arange(12, dtype=np.float32).reshape(6, 2)
+SQUARE = np.array([[[4, 2], [2, 3]]], np.float32)
 W = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
 
 
@@ -63,6 +74,90 @@ def test_folder_runs_as_it_is(real_folder: Path) -> None:
         (loaded,) = [event for _, event in process.events() if "tier" in event]
     assert loaded["model"] == "toy"
     assert "Traceback" not in process.log()
+
+
+@pytest.fixture(scope="module")
+def rich_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three programs: bfloat16 rows, LAPACK's functions, and rows that depend on each other."""
+    scratch = tmp_path_factory.mktemp("rich")
+
+    def spectrum(weights: Any, inputs: Any) -> Any:
+        return {
+            "factor": jnp.linalg.cholesky(inputs["s"]),
+            "values": jnp.linalg.eigh(inputs["s"])[0],
+        }
+
+    bundle = export(
+        lambda weights, inputs: {"y": inputs["x"] @ weights["w"]},
+        {"x": X.astype(ml_dtypes.bfloat16)},
+        path=scratch / "toy.maas",
+        name="toy",
+        weights={"w": W.astype(ml_dtypes.bfloat16)},
+        buckets=(1, 4),
+        programs={
+            "predict": None,
+            "spectrum": ProgramSpec(fn=spectrum, example_inputs={"s": SQUARE}),
+            "center": ProgramSpec(fn=lambda weights, i: i["x"] - i["x"].mean(axis=0), buckets=(2,)),
+        },
+        targets=default_targets()[:1],
+    )
+    return package(bundle.path, scratch / "out")
+
+
+def test_what_models_do_in_a_real_function(rich_folder: Path) -> None:
+    """LAPACK without jax, bfloat16, NaN, no rows and too many, in one frame; then as curl asks."""
+    x = X.astype(ml_dtypes.bfloat16)
+    x[1] = np.nan
+    calls = [
+        Call("linear algebra", {"s": SQUARE}, "spectrum"),
+        Call("nan", {"x": x}),
+        Call("no rows", {"x": x[:0]}),
+        Call("over every bucket", {"x": np.repeat(x[:1], 11, axis=0)}),
+        Call("dependent", {"x": x[2:4]}, "center"),
+        Call("dependent, another size", {"x": x[2:5]}, "center"),
+        Call("another program", {"x": x}, "embed"),
+        Call("another dtype", {"x": X}),
+    ]
+    with FunctionProcess(rich_folder) as process:
+        status, answer = process.first_answer(
+            PREDICT, encode_calls(calls), headers={"Content-Type": CONTENT_TYPE}
+        )
+        assert status == 200, answer
+        answers = {answer.id: answer for answer in decode_results(answer)}
+        outputs = {a.id: a.outputs for a in answers.values() if isinstance(a, Result)}
+        refused = {a.id: a for a in answers.values() if isinstance(a, Failure)}
+        spectrum = outputs["linear algebra"]
+        np.testing.assert_allclose(spectrum["factor"], np.linalg.cholesky(SQUARE), rtol=1e-5)
+        np.testing.assert_allclose(spectrum["values"], np.linalg.eigvalsh(SQUARE), rtol=1e-5)
+        y = outputs["nan"]["y"]
+        assert y.dtype == ml_dtypes.bfloat16
+        assert np.isnan(y[1]).all()
+        np.testing.assert_allclose(y[2].astype(np.float32), X[2] @ W, rtol=1e-2)
+        assert outputs["no rows"]["y"].shape == (0, 3)
+        assert outputs["over every bucket"]["y"].shape == (11, 3)
+        np.testing.assert_array_equal(
+            outputs["dependent"]["output"].astype(np.float32), [[-1, -1], [1, 1]]
+        )
+        for name, code, words in [
+            (
+                "dependent, another size",
+                "invalid_input",
+                "answers batches of exactly 2 rows, not 3",
+            ),
+            ("another program", "not_found", "no program 'embed'"),
+            ("another dtype", "invalid_input", "expected dtype bfloat16, got float32"),
+        ]:
+            assert refused[name].code == code
+            assert words in refused[name].message
+        # `curl -d '{"instances": …}'`, which declares a form.
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        status, answer = process.first_answer(PREDICT, [b'{"instances": [[0, 1]]}'], headers=form)
+        assert (status, json.loads(answer)) == (200, {"predictions": [[4, 5, 6]]})
+        body = json.dumps({"signature_name": "spectrum", "inputs": SQUARE.tolist()}).encode()
+        status, answer = process.first_answer(PREDICT, [body], headers=form)
+        assert status == 200, answer
+        found = json.loads(answer)["outputs"]["values"]
+        np.testing.assert_allclose(found, np.linalg.eigvalsh(SQUARE), rtol=1e-5)
 
 
 def test_many_clients_of_the_real_engine(real_folder: Path) -> None:

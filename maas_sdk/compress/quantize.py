@@ -8,6 +8,8 @@ state, so it is exported, sharded and saved by the same code.
 
 Activations are quantized as they come, with one scale per row of the batch, so no row's answer
 depends on the other rows. Products of int8 are accumulated in int32 and scaled back to float32.
+Int8 has no NaN: a quantized layer makes finite numbers of it, so NaN in a row is answered by
+numbers that mean nothing. Where inputs may hold NaN, it is for the caller to look.
 
 qwix works by swapping JAX functions for the time of a call, in the whole process: quantize, trace
 and export from one thread only. What is exported is a compiled program, without qwix in it.
