@@ -19,7 +19,14 @@ from typing import Final, Protocol, Self
 from maas_sdk.bundle.manifest import MANIFEST, FileEntry, Manifest, check_path
 from maas_sdk.errors import BundleError, CorruptError, NotFoundError
 
-__all__ = ["MAX_MANIFEST_BYTES", "Bundle", "BundleWriter", "copy_checked", "open_bundle"]
+__all__ = [
+    "MAX_MANIFEST_BYTES",
+    "Bundle",
+    "BundleWriter",
+    "copy_bundle",
+    "copy_checked",
+    "open_bundle",
+]
 
 MAX_MANIFEST_BYTES: Final = 64 * 2**20
 _CHUNK_BYTES: Final = 2**20
@@ -178,6 +185,19 @@ def _walk(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
                     f"{prefix}{entry.name}: expected a plain file, found {kind}; {_REMEDY}",
                     file=prefix + entry.name,
                 )
+
+
+def copy_bundle(bundle: Bundle, target: Path) -> None:
+    """Copy a bundle into a folder, which is made if it is not there, every byte checked.
+
+    Raises:
+        CorruptError: a file is not the one that was sealed.
+    """
+    target.mkdir(exist_ok=True)
+    for name, entry in bundle.manifest.files.items():
+        with _open(bundle.path, name) as file:
+            copy_checked(file, target / name, name, entry)
+    (target / MANIFEST).write_bytes(bundle.manifest.to_json())
 
 
 class _Binary(Protocol):

@@ -14,8 +14,8 @@ import re
 from pathlib import Path
 from typing import Final, Protocol
 
-from maas_sdk.bundle.folder import Bundle, copy_checked, open_bundle
-from maas_sdk.bundle.manifest import MANIFEST, is_name
+from maas_sdk.bundle.folder import copy_bundle, open_bundle
+from maas_sdk.bundle.manifest import is_name
 from maas_sdk.bundle.staging import Staging
 from maas_sdk.errors import ConfigError, NotFoundError
 
@@ -108,12 +108,12 @@ class LocalStore:
         if version is not None:
             target = self.root / model / _version(version)
             with Staging(target) as staging:
-                _copy(bundle, staging.path)
+                copy_bundle(bundle, staging.path)
                 staging.commit()
             return target.name
         # Staged under no number: the number is taken by the rename, or the next one is tried.
         with Staging(self.root / model / "next") as staging:
-            _copy(bundle, staging.path)
+            copy_bundle(bundle, staging.path)
             while True:
                 latest = self._versions(model)
                 staging.target = staging.target.with_name(str(int(latest[-1]) + 1 if latest else 1))
@@ -152,13 +152,6 @@ def open_store(url: str | os.PathLike[str]) -> Store:
             "Storage FUSE, or a Cloud Run volume) or copy it, and give that folder's path"
         )
     raise ConfigError(f"{text}: no store for {scheme}://; give a folder's path or file:// URL")
-
-
-def _copy(bundle: Bundle, target: Path) -> None:
-    for name, entry in bundle.manifest.files.items():
-        with open(bundle.path / name, "rb", buffering=0) as file:
-            copy_checked(file, target / name, name, entry)
-    (target / MANIFEST).write_bytes(bundle.manifest.to_json())
 
 
 def _folders(path: Path) -> list[str]:

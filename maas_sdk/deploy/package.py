@@ -28,8 +28,8 @@ from pathlib import Path
 from py_compile import PycInvalidationMode
 from typing import Final
 
-from maas_sdk.bundle.folder import Bundle, copy_checked, open_bundle
-from maas_sdk.bundle.manifest import MANIFEST, Manifest
+from maas_sdk.bundle.folder import copy_bundle, open_bundle
+from maas_sdk.bundle.manifest import Manifest
 from maas_sdk.bundle.staging import Staging
 from maas_sdk.errors import ConfigError
 
@@ -78,7 +78,7 @@ def package(
     listed = requirements(bundle.manifest)
     with Staging(out_dir, overwrite=overwrite) as staging:
         root = staging.path
-        _copy_bundle(bundle, root / BUNDLE)
+        copy_bundle(bundle, root / BUNDLE)
         _copy_serving(root / "maas_sdk")
         (root / "main.py").write_text(main_source())
         (root / "requirements.txt").write_text(listed)
@@ -121,14 +121,6 @@ def _installed(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _copy_bundle(bundle: Bundle, target: Path) -> None:
-    target.mkdir()
-    shutil.copyfile(bundle.path / MANIFEST, target / MANIFEST)
-    for name, entry in bundle.manifest.files.items():
-        with open(bundle.path / name, "rb", buffering=0) as file:
-            copy_checked(file, target / name, name, entry)
 
 
 def _copy_serving(target: Path) -> None:
