@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import psutil
 import pytest
 
 from maas_sdk.deploy.package import package
@@ -158,6 +161,69 @@ def test_what_models_do_in_a_real_function(rich_folder: Path) -> None:
         assert status == 200, answer
         found = json.loads(answer)["outputs"]["values"]
         np.testing.assert_allclose(found, np.linalg.eigvalsh(SQUARE), rtol=1e-5)
+
+
+ALONE = """
+import re, sys
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+
+def closure(name, found):
+    if name not in found:
+        found.add(name)
+        try:
+            lines = requires(name) or ()
+        except PackageNotFoundError:  # for another Python, or another system
+            lines = ()
+        for line in lines:
+            if "extra ==" not in line:
+                closure(re.match(r"[\\w.-]+", line)[0].lower().replace("_", "-"), found)
+    return found
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        owners = {d.lower().replace("_", "-") for d in OWNERS.get(top, ())}
+        if owners and not owners & ALLOWED:
+            raise ModuleNotFoundError(f"{top} is not installed by: pip install maas-sdk")
+
+OWNERS, ALLOWED = packages_distributions(), closure("maas-sdk", set())
+assert ALLOWED >= {"httpx", "numpy", "msgpack", "ml-dtypes"} and "jaxlib" not in ALLOWED
+sys.meta_path.insert(0, Refuse())
+import ml_dtypes
+import numpy as np
+from maas_sdk.client import Client
+x = np.array([[0, 1], [2, 3]], ml_dtypes.bfloat16)
+with Client(sys.argv[1], model="toy") as client:
+    print(client.predict(x).dtype, [y.tolist() for y in client.predict_many(iter(x))])
+"""
+
+
+def test_the_client_needs_only_what_pip_installs_with_it(rich_folder: Path) -> None:
+    """``pip install maas-sdk`` without extras calls a real function with bfloat16."""
+    with FunctionProcess(rich_folder) as process:
+        process.first_answer(PREDICT, [b'{"instances": [[0, 1]]}'])
+        done = subprocess.run(
+            [sys.executable, "-c", ALONE, process.url],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "bfloat16 [[4.0, 5.0, 6.0], [14.0, 19.0, 24.0]]\n"
+
+
+def test_a_worker_that_was_killed_has_a_successor(real_folder: Path) -> None:
+    """The master forks another one, from the same prepared bundle, and calls go on."""
+    body = encode_calls([Call("a", {"x": X})])
+    headers = {"Content-Type": CONTENT_TYPE}
+    with FunctionProcess(real_folder) as process:
+        for _ in range(2):
+            status, answer = process.first_answer(PREDICT, body, headers=headers)
+            assert status == 200, answer
+            (result,) = decode_results(answer)
+            assert isinstance(result, Result)
+            np.testing.assert_allclose(result.outputs["y"], X @ W, rtol=1e-5)
+            (worker,) = psutil.Process(process.pid).children()
+            worker.kill()
+            psutil.wait_procs([worker], timeout=30)
 
 
 def test_many_clients_of_the_real_engine(real_folder: Path) -> None:
