@@ -215,15 +215,18 @@ def test_a_worker_that_was_killed_has_a_successor(real_folder: Path) -> None:
     body = encode_calls([Call("a", {"x": X})])
     headers = {"Content-Type": CONTENT_TYPE}
     with FunctionProcess(real_folder) as process:
-        for _ in range(2):
+        workers = []
+        for turn in range(2):
             status, answer = process.first_answer(PREDICT, body, headers=headers)
             assert status == 200, answer
             (result,) = decode_results(answer)
             assert isinstance(result, Result)
             np.testing.assert_allclose(result.outputs["y"], X @ W, rtol=1e-5)
-            (worker,) = psutil.Process(process.pid).children()
-            worker.kill()
-            psutil.wait_procs([worker], timeout=30)
+            workers += psutil.Process(process.pid).children()
+            if turn == 0:
+                workers[0].kill()
+                psutil.wait_procs(workers, timeout=30)
+        assert len({worker.pid for worker in workers}) == 2
 
 
 def test_many_clients_of_the_real_engine(real_folder: Path) -> None:

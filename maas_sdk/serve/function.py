@@ -81,6 +81,7 @@ def serve(
             atexit.register(endpoint.drain, _EXIT_WAIT_S)
 
     def begin_in_child() -> None:
+        _let_sigterm_end_us()
         begin()
         # Loading and the framework's own start would only take turns. So it waits a moment, but
         # not for a model that hangs or is large to load.
@@ -146,6 +147,17 @@ class _Loader:
         from maas_sdk.runtime import load
 
         return load(self._bundle, check="deferred")
+
+
+def _let_sigterm_end_us() -> None:
+    """Until the worker around us has a handler for SIGTERM, let it end the process.
+
+    What a worker has until then is the handler of gunicorn's master, which would swallow it: the
+    master would wait for its end for 30 s.
+    """
+    owner = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    if type(owner).__module__ == "gunicorn.arbiter":
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _worker_is_stopping() -> bool:
