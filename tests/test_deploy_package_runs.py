@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,18 @@ def test_the_client_needs_only_what_pip_installs_with_it(rich_folder: Path) -> N
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout == "bfloat16 [[4.0, 5.0, 6.0], [14.0, 19.0, 24.0]]\n"
+
+
+@pytest.mark.parametrize("after_s", [0, 0.005, 0.02, 0.04])
+def test_sigterm_is_heard_from_the_first_moment(real_folder: Path, after_s: float) -> None:
+    """Stopped while its worker starts, the function ends by itself: nobody has to kill it."""
+    with FunctionProcess(real_folder) as process:
+        master = psutil.Process(process.pid)
+        while not master.children():
+            assert master.status() != psutil.STATUS_ZOMBIE, process.log()
+            time.sleep(0.001)
+        time.sleep(after_s)
+        assert process.stop() == 0, process.log()
 
 
 def test_a_worker_that_was_killed_has_a_successor(real_folder: Path) -> None:
