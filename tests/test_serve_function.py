@@ -25,7 +25,6 @@ import pytest
 
 from maas_sdk.errors import ConfigError
 from maas_sdk.serve.endpoint import EndpointLimits
-from maas_sdk.serve.function import limits_from_environ
 from maas_sdk.tensors import Array
 from maas_sdk.wire.frames import CONTENT_TYPE, Call, Result, decode_results, encode_calls
 
@@ -377,8 +376,10 @@ def test_without_a_fork_the_first_request_loads(start: Start) -> None:
 
 def test_limits_from_environ() -> None:
     """The environment sets the limits; what is no number is refused by name."""
-    assert limits_from_environ({}) == EndpointLimits()
-    found = limits_from_environ({"MAAS_MAX_REQUEST_BYTES": "10", "MAAS_READY_WAIT_S": "2.5"})
+    assert EndpointLimits.from_environ({}) == EndpointLimits()
+    found = EndpointLimits.from_environ(
+        {"MAAS_MAX_REQUEST_BYTES": "10", "MAAS_READY_WAIT_S": "2.5"}
+    )
     assert found == EndpointLimits(max_request_bytes=10, ready_wait_s=2.5)
     with pytest.raises(ConfigError, match="MAAS_MAX_REQUEST_BYTES and MAAS_READY_WAIT_S are num"):
-        limits_from_environ({"MAAS_MAX_REQUEST_BYTES": "32MB"})
+        EndpointLimits.from_environ({"MAAS_MAX_REQUEST_BYTES": "32MB"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 from typing import Annotated
@@ -42,15 +43,16 @@ def serve(
             from maas_sdk.bundle.folder import open_bundle
             from maas_sdk.runtime import load
             from maas_sdk.serve.asgi import asgi_app
-            from maas_sdk.serve.endpoint import Endpoint
+            from maas_sdk.serve.endpoint import Endpoint, EndpointLimits
             from maas_sdk.serve.host import ModelHost
 
+        limits = EndpointLimits.from_environ(os.environ)
         name = open_bundle(bundle).manifest.name
         listener = _listen(host, port)
         address = _address(host, listener.getsockname()[1])
         output.note(f"[bold]{name}[/bold] at {address}/v1/models/{name}:predict  (Ctrl-C stops)")
         output.document({"url": address, "model": name})
-        endpoint = Endpoint(ModelHost(lambda: load(bundle), name=name))
+        endpoint = Endpoint(ModelHost(lambda: load(bundle), name=name), limits)
         config = uvicorn.Config(
             asgi_app(endpoint), log_level="warning", access_log=False, lifespan="on"
         )

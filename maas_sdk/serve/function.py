@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING, Final, cast
 import flask
 
 from maas_sdk.serve import start  # isort: skip, comes before what imports numpy
-from maas_sdk.errors import ConfigError, MaasError, WireError
+from maas_sdk.errors import MaasError, WireError
 from maas_sdk.serve.endpoint import Endpoint, EndpointLimits, Request, Response
 from maas_sdk.serve.host import Engine, ModelHost
 
 if TYPE_CHECKING:
     from maas_sdk.runtime.load import Prepared
 
-__all__ = ["limits_from_environ", "serve"]
+__all__ = ["serve"]
 
 # At the end of the process calls have ended (gunicorn waits 30 s for them); this bound is for a
 # load that is still going on.
@@ -66,7 +66,7 @@ def serve(
             is told to those who call.
     """
     start.pause_collector()
-    limits = limits or limits_from_environ(os.environ)
+    limits = limits or EndpointLimits.from_environ(os.environ)
     loader = _Loader(Path(bundle))
     host = ModelHost(load or loader.load, is_stopping=_worker_is_stopping)
     endpoint = Endpoint(host, limits)
@@ -105,24 +105,6 @@ def serve(
         after_in_parent=start.resume_collector,
     )
     return predict
-
-
-def limits_from_environ(environ: Mapping[str, str]) -> EndpointLimits:
-    """``EndpointLimits`` with what the environment sets.
-
-    Raises:
-        ConfigError: a value is not a number, or out of range.
-    """
-    default = EndpointLimits()
-    try:
-        return EndpointLimits(
-            max_request_bytes=int(environ.get("MAAS_MAX_REQUEST_BYTES", default.max_request_bytes)),
-            ready_wait_s=float(environ.get("MAAS_READY_WAIT_S", default.ready_wait_s)),
-        )
-    except ValueError as error:
-        raise ConfigError(
-            f"environment: MAAS_MAX_REQUEST_BYTES and MAAS_READY_WAIT_S are numbers: {error}"
-        ) from error
 
 
 class _Loader:
