@@ -139,7 +139,8 @@ class ModelHost:
     @contextmanager
     def use(self, wait_s: float) -> Iterator[Engine]:
         """As ``engine``, and a drain waits until the block has ended."""
-        self.engine(wait_s)
+        if self._engine is None:
+            self.engine(wait_s)
         with self._changed:
             self.check()  # under the lock: from here on a drain sees this call
             self._in_flight += 1
@@ -149,7 +150,8 @@ class ModelHost:
         finally:
             with self._changed:
                 self._in_flight -= 1
-                self._changed.notify_all()
+                if self._draining:
+                    self._changed.notify_all()
 
     def check(self) -> None:
         """Return if a call could run now. Raises as ``engine``, without waiting."""
