@@ -203,7 +203,8 @@ def test_two_workers_share_a_port(tiny_bundle: Path, tmp_path: Path) -> None:
 
         def predict(request):
             response = answer(request)
-            print('{{"answered_by": %d}}' % os.getpid(), flush=True)
+            # One write per line: print may take two, and the other worker's line come between.
+            os.write(1, b'{{"answered_by": %d}}\\n' % os.getpid())
             return response
         """)
     )
