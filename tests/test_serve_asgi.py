@@ -199,13 +199,17 @@ async def test_answer_to_a_client_that_went_away() -> None:
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": b""}
 
+    sent: list[str] = []
+
     async def send(message: Any) -> None:
+        sent.append(message["type"])
         if message["type"] == "http.response.body":
             raise OSError("gone")
 
     app = asgi_app(Endpoint(ModelHost(FakeEngine)), threads=1)
     scope = {"type": "http", "method": "GET", "path": "/v2/health/live", "headers": []}
     await app(scope, receive, send)
+    assert sent == ["http.response.start", "http.response.body"]
 
 
 async def test_websocket_is_refused() -> None:
