@@ -32,6 +32,7 @@ LAW = {
     # ground
     "errors": Floor(set(), set()),
     "tensors": Floor({"errors"}, {"numpy"}),
+    "charts": Floor({"errors"}, set()),
     # formats
     "bundle": Floor(GROUND, {"numpy"}),
     "wire": Floor(GROUND, {"numpy"}),
@@ -41,10 +42,12 @@ LAW = {
     # client
     "client": Floor({*GROUND, "wire"}, {"numpy"}),
     # workshop
-    "evaluate": Floor({*GROUND}, {"numpy", "jax", "flax"}),
+    "evaluate": Floor({*GROUND, "charts"}, {"numpy", "jax", "flax"}),
     "models": Floor({*GROUND}, {"numpy", "jax", "flax"}),
-    "sharding": Floor({*GROUND}, {"numpy", "jax", "flax"}),
-    "training": Floor({*GROUND, "sharding"}, {"numpy", "jax", "flax", "optax"}),
+    "sharding": Floor({*GROUND, "charts"}, {"numpy", "jax", "flax"}),
+    "training": Floor(
+        {*GROUND, "charts", "sharding"}, {"numpy", "jax", "flax", "optax", "grain", "orbax"}
+    ),
     "compress": Floor({*GROUND, "evaluate"}, {"numpy", "jax", "flax", "qwix"}),
     # The workshop's one door to the service: what is exported is compiled and verified by the code
     # that will serve it. "" is the package itself, for its version.
@@ -52,11 +55,19 @@ LAW = {
     # roof
     "deploy": Floor({*FORMATS}, {"numpy"}),
     "demo": Floor(
-        {*FORMATS, *("client", "compress", "deploy", "evaluate", "export", "models", "training")},
+        {
+            *FORMATS,
+            *("charts", "client", "compress", "deploy", "evaluate", "export", "models", "training"),
+        },
         {"numpy", "jax", "flax", "rich"},
     ),
     "cli": Floor(
-        {*FORMATS, "", *("client", "demo", "deploy", "export", "runtime", "serve")},
+        {
+            *FORMATS,
+            "",
+            *("charts", "client", "demo", "deploy", "evaluate", "export", "models", "runtime"),
+            *("serve", "sharding", "training"),
+        },
         {"numpy", "typer", "rich", "jax"},
     ),
     "": Floor(set(), set()),

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from maas_sdk.demo.quantities import (
+from maas_sdk.charts.quantities import (
     count,
     data_size,
     duration,
@@ -18,6 +18,7 @@ from maas_sdk.demo.quantities import (
     round_duration,
     scientific,
 )
+from maas_sdk.charts.svg import ticks
 from maas_sdk.demo.report import common_mistakes, render
 from maas_sdk.demo.result import (
     Calls,
@@ -34,7 +35,6 @@ from maas_sdk.demo.result import (
     quantile,
     to_document,
 )
-from maas_sdk.demo.svg import ticks
 
 
 def demo_result(seed: int = 0) -> DemoResult:

@@ -36,7 +36,7 @@ def cold(
         import tempfile
         from dataclasses import asdict
 
-        from maas_sdk.demo.quantities import duration, ratio
+        from maas_sdk.charts.quantities import duration, ratio
 
         with extra("serve"):
             import functions_framework  # noqa: F401
@@ -74,7 +74,7 @@ def stage_table(found: Any) -> Any:
     """A cold start's stages, beside the empty function's."""
     from rich.table import Table
 
-    from maas_sdk.demo.quantities import duration
+    from maas_sdk.charts.quantities import duration
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("stage")
@@ -106,8 +106,8 @@ def load(
     with reporting(as_json, debug) as output:
         from dataclasses import asdict
 
+        from maas_sdk.charts.quantities import count, duration
         from maas_sdk.cli.load import LoadConfig, run
-        from maas_sdk.demo.quantities import count, duration
 
         config = LoadConfig(url=url, model=model, calls=calls, clients=clients, rows=rows)
         with output.progress() as bar:

@@ -72,7 +72,7 @@ def _tier(manifest: Manifest) -> tuple[str, str | None, str]:
 def _tree(manifest: Manifest, tier: str, target: str | None, reason: str) -> Any:
     from rich.tree import Tree
 
-    from maas_sdk.demo.quantities import data_size
+    from maas_sdk.charts.quantities import data_size
 
     total = sum(entry.size_bytes for entry in manifest.files.values())
     tree = Tree(f"[bold]{escape(manifest.name)}[/bold]  {data_size(total)}, {manifest.created}")
@@ -162,7 +162,7 @@ def verify(
 def _show_verified(
     output: Output, manifest: Manifest, tier: str, target: str | None, reason: str
 ) -> None:
-    from maas_sdk.demo.quantities import data_size
+    from maas_sdk.charts.quantities import data_size
 
     total = sum(entry.size_bytes for entry in manifest.files.values())
     output.show(f"[green]✓[/green] {len(manifest.files)} files, {data_size(total)}: hashes agree")
@@ -194,7 +194,7 @@ def package(
     it is fetched from anywhere but what requirements.txt names.
     """
     with reporting(as_json, debug) as output:
-        from maas_sdk.demo.quantities import data_size
+        from maas_sdk.charts.quantities import data_size
         from maas_sdk.deploy.archive import zip_folder
         from maas_sdk.deploy.package import package as make
 

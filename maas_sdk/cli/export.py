@@ -176,7 +176,7 @@ def _progress(output: Output, event: Any) -> None:
 
 
 def _show(output: Output, bundle: Bundle) -> None:
-    from maas_sdk.demo.quantities import data_size
+    from maas_sdk.charts.quantities import data_size
 
     manifest = bundle.manifest
     nbytes = sum(entry.size_bytes for entry in manifest.files.values())

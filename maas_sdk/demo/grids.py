@@ -5,8 +5,8 @@ Dimension letters: C classes, H and W height and width of an image.
 
 from __future__ import annotations
 
-from maas_sdk.demo.charts import hint
-from maas_sdk.demo.svg import element, number, picture, text
+from maas_sdk.charts.plots import hint
+from maas_sdk.charts.svg import element, number, picture, text
 from maas_sdk.tensors import Array
 
 __all__ = ["heat_map", "pixels"]

@@ -1,7 +1,7 @@
 """The demo's result as one HTML file: no script, no network, readable in light, dark and print.
 
 ``render`` is pure: the same result gives the same page. Everything that comes from outside is
-escaped. Pictures come from ``charts`` and ``grids``, their colours from ``report.css``.
+escaped. Pictures come from ``plots`` and ``grids``, their colours from ``page.css``.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import statistics
 from collections.abc import Sequence
 from html import escape
 
-from maas_sdk.demo import charts, grids, speed
-from maas_sdk.demo.page import card, document, legend, section, table
-from maas_sdk.demo.quantities import (
+from maas_sdk.charts import plots
+from maas_sdk.charts.page import card, document, legend, section, table
+from maas_sdk.charts.quantities import (
     count,
     data_size,
     duration,
@@ -20,6 +20,7 @@ from maas_sdk.demo.quantities import (
     ratio,
     scientific,
 )
+from maas_sdk.demo import grids, speed
 from maas_sdk.demo.result import (
     DemoResult,
     Machine,
@@ -163,14 +164,12 @@ def common_mistakes(confusion: Array, most: int = 3) -> list[tuple[int, int, int
 
 def _training(training: Training) -> str:
     epochs = training.epochs
-    loss = charts.line_chart(
+    loss = plots.line_chart(
         [
-            charts.Line(
+            plots.Line(
                 name="training", values=tuple(e.train_loss for e in epochs), class_="accent"
             ),
-            charts.Line(
-                name="held-out", values=tuple(e.test_loss for e in epochs), class_="second"
-            ),
+            plots.Line(name="held-out", values=tuple(e.test_loss for e in epochs), class_="second"),
         ],
         title=f"Loss over {len(epochs)} epochs, ending at {epochs[-1].test_loss:.3f} held-out",
         x_label="epoch",
@@ -178,9 +177,9 @@ def _training(training: Training) -> str:
         y_format=lambda value: f"{value:.2g}",
         y_low=0,
     )
-    accuracy = charts.line_chart(
+    accuracy = plots.line_chart(
         [
-            charts.Line(
+            plots.Line(
                 name="held-out", values=tuple(e.test_accuracy for e in epochs), class_="second"
             )
         ],

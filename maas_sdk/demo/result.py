@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from maas_sdk.demo.quantities import percent
+from maas_sdk.charts.quantities import percent
 from maas_sdk.deploy.coldstart import ColdStart, Stage
 from maas_sdk.tensors import Array
 

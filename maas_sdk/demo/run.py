@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from maas_sdk.charts.quantities import count, data_size, duration, percent, ratio
 from maas_sdk.demo import service, workshop
 from maas_sdk.demo.config import DemoConfig, StageWatch, Watcher
 from maas_sdk.demo.machine import describe_machine
-from maas_sdk.demo.quantities import count, data_size, duration, percent, ratio
 from maas_sdk.demo.report import render
 from maas_sdk.demo.result import DemoResult, Stage
 

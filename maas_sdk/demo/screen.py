@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from maas_sdk.demo.quantities import count, data_size, duration, percent, ratio
+from maas_sdk.charts.quantities import count, data_size, duration, percent, ratio
 from maas_sdk.demo.result import DemoResult, checks, quantile
 
 __all__ = ["Screen", "table"]

@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Sequence
 from typing import Final
 
-from maas_sdk.demo import charts
-from maas_sdk.demo.page import card, legend, section, table
-from maas_sdk.demo.quantities import count, duration, ratio, round_duration, scientific
+from maas_sdk.charts import plots
+from maas_sdk.charts.page import card, legend, section, table
+from maas_sdk.charts.quantities import count, duration, ratio, round_duration, scientific
 from maas_sdk.demo.result import Calls, quantile
 from maas_sdk.deploy.coldstart import ColdStart, Stage
 
@@ -19,11 +19,11 @@ _SHARED: Final = ("shared-1", "shared-2", "shared-3")
 _OWN: Final = ("own-1", "own-2", "own-3", "own-4", "own-5")
 
 
-def _coloured(stages: Sequence[Stage], other: Sequence[Stage]) -> list[charts.Segment]:
+def _coloured(stages: Sequence[Stage], other: Sequence[Stage]) -> list[plots.Segment]:
     shared_names = {stage.name for stage in other}
     shared, own = iter(_SHARED * 3), iter(_OWN * 3)
     return [
-        charts.Segment(
+        plots.Segment(
             name=stage.name,
             value=stage.duration_s,
             class_=next(shared if stage.name in shared_names else own),
@@ -37,15 +37,15 @@ def cold_start_section(cold: ColdStart) -> str:
     ours = _coloured(cold.function, cold.empty)
     colour = {segment.name: segment.class_ for segment in ours}
     empty = [
-        charts.Segment(
+        plots.Segment(
             name=stage.name, value=stage.duration_s, class_=colour.get(stage.name, "shared-3")
         )
         for stage in cold.empty
     ]
-    picture = charts.stacked_bars(
+    picture = plots.stacked_bars(
         [
-            charts.Bar(name="this model", segments=tuple(ours)),
-            charts.Bar(name="an empty function, started the same way", segments=tuple(empty)),
+            plots.Bar(name="this model", segments=tuple(ours)),
+            plots.Bar(name="an empty function, started the same way", segments=tuple(empty)),
         ],
         title=f"Cold start: {duration(cold.function_s)} for this model, "
         f"{duration(cold.empty_s)} for an empty function",
@@ -86,7 +86,7 @@ def cold_start_section(cold: ColdStart) -> str:
 def calls_section(calls: Calls) -> str:
     """Latency of single calls, rows per second, and how many answers were right."""
     p50, p99 = statistics.median(calls.latencies_s), quantile(calls.latencies_s, 0.99)
-    latency = charts.histogram(
+    latency = plots.histogram(
         calls.latencies_s,
         title=f"Latency of {len(calls.latencies_s)} calls of one row: median {duration(p50)}, "
         f"99 % within {duration(p99)}",
@@ -95,17 +95,15 @@ def calls_section(calls: Calls) -> str:
         tick_format=round_duration,
         marks=(("p50", p50), ("p99", p99)),
     )
-    rates = charts.bars(
+    rates = plots.bars(
         [
-            charts.Bar(
+            plots.Bar(
                 name="one row per call",
-                segments=(charts.Segment(name="", value=calls.single_rows_per_s, class_="quiet"),),
+                segments=(plots.Segment(name="", value=calls.single_rows_per_s, class_="quiet"),),
             ),
-            charts.Bar(
+            plots.Bar(
                 name="batched in frames",
-                segments=(
-                    charts.Segment(name="", value=calls.batched_rows_per_s, class_="accent"),
-                ),
+                segments=(plots.Segment(name="", value=calls.batched_rows_per_s, class_="accent"),),
             ),
         ],
         title=f"{count(calls.single_rows_per_s)} rows per second one at a time, "

@@ -1,4 +1,4 @@
-"""The report's pictures: pure functions from values to inline SVG.
+"""Charts: pure functions from values to inline SVG.
 
 Every mark carries its exact figure as a ``<title>``, which a pointer shows and a screen reader
 reads.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-from maas_sdk.demo.svg import Frame, Scale, axes, element, number, picture, text, ticks
+from maas_sdk.charts.svg import Frame, Scale, axes, element, number, picture, text, ticks
 
 __all__ = ["Bar", "Line", "Segment", "bars", "hint", "histogram", "line_chart", "stacked_bars"]
 

@@ -1,4 +1,4 @@
-"""The HTML that the report is built of: the page around it, sections, cards, tables, legends.
+"""The HTML that reports are built of: the page around it, sections, cards, tables, legends.
 
 The rule: arguments that are called ``content`` or ``body`` are markup and kept as they are, all
 others are text and escaped.
@@ -15,7 +15,7 @@ __all__ = ["card", "document", "legend", "section", "table"]
 
 def document(title: str, body: str) -> str:
     """A whole page, with the style sheet in it."""
-    style = files("maas_sdk.demo").joinpath("report.css").read_text(encoding="utf-8")
+    style = files("maas_sdk.charts").joinpath("page.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
