@@ -5,6 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+LIBTPU := .cache/libtpu/.installed
+REFERENCE := .cache/reference
+# Where tests, benchmarks and `maas plan` find the TPU compiler.
+export MAAS_LIBTPU := $(CURDIR)/.cache/libtpu
 # What decides whether .venv is up to date: contents, since `git checkout` changes dates.
 INPUTS := requirements.lock pyproject.toml
 # Test processes: as many as there are cores, at most four.
@@ -12,7 +16,7 @@ PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --
 BENCHES := $(filter-out bench/harness.py bench/tables.py,$(shell grep -l '__main__' bench/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format bench figures lock setup clean
+.PHONY: help demo test test-fast test-heavy test-reference lint format bench figures lock setup clean
 
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -21,11 +25,29 @@ help:  ## show this
 demo: setup  ## run the main job on real data; leaves demo-out/report.html
 	@$(BIN)/maas demo
 
-test: setup  ## run the whole default test suite
-	@$(PYTEST)
+test: setup $(LIBTPU)  ## run the whole default test suite
+	@$(PYTEST) -m 'not heavy and not reference'
 
 test-fast: setup  ## the same without the tests that take over 20 s each
-	@$(PYTEST) -m 'not slow'
+	@$(PYTEST) -m 'not slow and not heavy and not reference'
+
+test-heavy: setup $(LIBTPU)  ## what takes minutes: twenty kills, a large model planned for a TPU slice
+	@$(BIN)/python -m pytest -m heavy --durations 10
+
+test-reference: setup  ## models against torch and transformers, in an environment of its own (5 GB)
+	@cat requirements-reference.lock | cmp -s - $(REFERENCE)/.installed || { \
+		echo "Installing torch and transformers into $(REFERENCE)."; \
+		$(PYTHON) -m venv --clear $(REFERENCE) && $(REFERENCE)/bin/python -m pip install --quiet \
+			--disable-pip-version-check --require-hashes --requirement requirements-reference.lock && \
+		cat requirements-reference.lock > $(REFERENCE)/.installed; }
+	@PYTHONPATH=. $(REFERENCE)/bin/python -m pytest -m reference tests/reference
+
+# The TPU compiler lies in a folder of its own: jax loads it wherever it can import it.
+$(LIBTPU): requirements-tpu.lock
+	@echo "Installing the TPU compiler into $(dir $@), once (210 MB; Linux on x86-64)."
+	@rm -rf $(dir $@) && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--require-hashes --requirement requirements-tpu.lock --target $(dir $@)
+	@touch $@
 
 lint: setup  ## style, formatting and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -49,6 +71,12 @@ lock: setup  ## write requirements.lock anew from pyproject.toml
 	@{ echo '# Every version and hash of the development environment. Written by: make lock'; \
 		grep -v '^# ' requirements.lock; } > requirements.lock.new
 	@mv requirements.lock.new requirements.lock
+	@echo 'libtpu==0.0.42.*' | $(BIN)/uv pip compile - --python-version 3.11 --generate-hashes \
+		--python-platform x86_64-manylinux_2_31 \
+		--no-emit-index-url --no-annotate --no-header --quiet --output-file requirements-tpu.lock
+	@printf 'torch\ntransformers\njax==0.10.2\njaxlib==0.10.2\nflax==0.12.8\npytest\npytest-timeout\n' | \
+		$(BIN)/uv pip compile - --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-annotate --no-header --quiet --output-file requirements-reference.lock
 
 clean:  ## remove .venv and everything that is made
 	rm -rf $(VENV) .cache demo-out build dist *.egg-info .coverage* .hypothesis
