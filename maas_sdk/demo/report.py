@@ -1,7 +1,7 @@
 """The demo's result as one HTML file: no script, no network, readable in light, dark and print.
 
 ``render`` is pure: the same result gives the same page. Everything that comes from outside is
-escaped. Pictures come from ``plots`` and ``grids``, their colours from ``page.css``.
+escaped. Pictures come from ``charts`` and ``pixels``, their colours from ``page.css``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from html import escape
 
 from maas_sdk.charts import plots
+from maas_sdk.charts.heat_map import heat_map
 from maas_sdk.charts.page import card, document, legend, section, table
 from maas_sdk.charts.quantities import (
     count,
@@ -20,7 +21,8 @@ from maas_sdk.charts.quantities import (
     ratio,
     scientific,
 )
-from maas_sdk.demo import grids, speed
+from maas_sdk.demo import speed
+from maas_sdk.demo.pixels import pixels
 from maas_sdk.demo.result import (
     DemoResult,
     Machine,
@@ -110,7 +112,7 @@ def _predictions(samples: Sequence[Sample], confusion: Array) -> str:
         right = sample.predicted == sample.label
         wrong = "" if right else ' class="miss"'
         said = percent(sample.confidence, digits=0)
-        drawn = grids.pixels(sample.image, title=f"handwritten {sample.label}")
+        drawn = pixels(sample.image, title=f"handwritten {sample.label}")
         truth = "" if right else f'<small class="truth">is a {sample.label}</small>'
         items.append(
             f"<li{wrong}>{drawn}"
@@ -129,8 +131,10 @@ def _predictions(samples: Sequence[Sample], confusion: Array) -> str:
         card(
             "<h3>Confusion matrix</h3>",
             legend([("right", "accent-key"), ("wrong", "wrong-key")]),
-            grids.heat_map(
-                confusion, title=f"Confusion matrix: {right_ones} of {total} digits on the diagonal"
+            heat_map(
+                confusion.tolist(),
+                title=f"Confusion matrix: {right_ones} of {total} digits on the diagonal",
+                kind="digit",
             ),
             table(
                 ("most frequent mistakes", "times"),

@@ -13,9 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from maas_sdk.errors import InputError
+from maas_sdk.evaluate.ranking import macro_auc
 from maas_sdk.tensors import Array
 
-__all__ = ["ClassScore", "Classification", "accuracy", "classification", "confusion_matrix"]
+__all__ = [
+    "CalibrationBin",
+    "ClassScore",
+    "Classification",
+    "accuracy",
+    "classification",
+    "confusion_matrix",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +52,17 @@ class ClassScore:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrationBin:
+    """The rows whose largest probability lies in one tenth of 0…1."""
+
+    rows: int
+    # Mean of the largest probabilities; 0 without rows.
+    confidence: float
+    # Share of the rows that are right; 0 without rows.
+    accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Classification:
     """A classifier judged on labelled rows."""
 
@@ -56,15 +75,30 @@ class Classification:
     # Expected calibration error in ten equal bins of confidence (Guo et al. 2017, eq. 3): how far
     # the share of right answers is from the confidence they were given with, on average.
     calibration_error: float
+    # The ten bins that the error is taken over, lowest confidence first.
+    calibration: tuple[CalibrationBin, ...]
+    # Unweighted mean of the classes' F1, over those that occur as a label or as an answer.
+    f1: float
+    # Area under the ROC curve, one class against the rest, mean over classes; None with one class.
+    auc: float | None
+    # Mean of -log softmax at the label, in nats.
+    log_loss: float
 
     def to_dict(self) -> dict[str, object]:
         """The judgement as JSON-ready values."""
         return {
             "rows": self.rows,
             "accuracy": self.accuracy,
+            "f1": self.f1,
+            "auc": self.auc,
+            "log_loss": self.log_loss,
             "classes": [score.to_dict() for score in self.classes],
             "confusion": [list(row) for row in self.confusion],
             "calibration_error": self.calibration_error,
+            "calibration": [
+                {"rows": b.rows, "confidence": b.confidence, "accuracy": b.accuracy}
+                for b in self.calibration
+            ],
         }
 
 
@@ -131,6 +165,9 @@ def classification(
     hits = counts.diagonal()
     precision, recall = _ratio(hits, counts.sum(axis=0)), _ratio(hits, counts.sum(axis=1))
     f1 = _ratio(2 * precision * recall, precision + recall)
+    occurring = (counts.sum(axis=0) + counts.sum(axis=1)) > 0
+    log_probabilities = _log_softmax(logits)
+    bins = _bins(np.exp(log_probabilities.max(axis=-1)), predicted == labels)
     return Classification(
         rows=len(labels),
         accuracy=accuracy(logits, labels),
@@ -145,16 +182,31 @@ def classification(
             for k in range(classes)
         ),
         confusion=tuple(tuple(int(count) for count in row) for row in counts),
-        calibration_error=_calibration_error(logits, predicted == labels),
+        calibration_error=sum(b.rows * abs(b.accuracy - b.confidence) for b in bins) / len(labels),
+        calibration=bins,
+        f1=float(f1[occurring].mean()),
+        auc=macro_auc(logits, labels),
+        log_loss=-float(log_probabilities[np.arange(len(labels)), labels].mean()),
     )
 
 
-def _calibration_error(logits: Array, right: Array, bins: int = 10) -> float:
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True), dtype=np.float64)
-    confidence = (shifted / shifted.sum(axis=-1, keepdims=True)).max(axis=-1)
+def _log_softmax(logits: Array) -> Array:
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    normalized: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return normalized
+
+
+def _bins(confidence: Array, right: Array, bins: int = 10) -> tuple[CalibrationBin, ...]:
     which = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(which, weights=right - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(right))
+    rows = np.bincount(which, minlength=bins)
+    mean_confidence = _ratio(np.bincount(which, weights=confidence, minlength=bins), rows)
+    mean_right = _ratio(np.bincount(which, weights=right, minlength=bins), rows)
+    return tuple(
+        CalibrationBin(
+            rows=int(rows[b]), confidence=float(mean_confidence[b]), accuracy=float(mean_right[b])
+        )
+        for b in range(bins)
+    )
 
 
 def _ratio(part: Array, whole: Array) -> Array:

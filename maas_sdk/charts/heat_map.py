@@ -1,44 +1,59 @@
-"""The report's pictures that are made of cells: a confusion matrix, and small grey images.
-
-Dimension letters: C classes, H and W height and width of an image.
-"""
+"""A confusion matrix as a picture: squares shaded by how often."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from html import escape
+from typing import Final
+
 from maas_sdk.charts.plots import hint
 from maas_sdk.charts.svg import element, number, picture, text
-from maas_sdk.tensors import Array
 
-__all__ = ["heat_map", "pixels"]
+__all__ = ["heat_map"]
+
+# A name that is longer is cut; its whole is what the pointer shows.
+_MAX_NAME: Final = 9
 
 
-def heat_map(counts: Array, *, title: str) -> str:
-    """A confusion matrix [C, C]: rows are true classes, columns predicted ones.
+def heat_map(
+    counts: Sequence[Sequence[int]], *, title: str, kind: str, names: Sequence[str] = ()
+) -> str:
+    """A confusion matrix [C][C]: rows are true classes, columns predicted ones.
 
     Right answers are shaded in one colour by their share of the row, wrong ones stand out in
     another; empty cells stay empty.
+
+    Args:
+        counts: how many rows of each true class were called what.
+        title: what the picture shows, for those who cannot see it.
+        kind: what a class is: "digit", "class".
+        names: of the classes; empty numbers them.
     """
-    classes, cell, left, top = len(counts), 44, 62, 56
+    called = [names[i] if names else str(i) for i in range(len(counts))]
+    short = [name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…" for name in called]
+    classes, cell, top = len(counts), 44, 56
+    left = 48 + 7 * max(len(name) for name in short) + 7
     side = classes * cell
     drawn = [
-        text("predicted digit", left + side / 2, 16, "label", "middle"),
+        text(f"predicted {kind}", left + side / 2, 16, "label", "middle"),
         element(
             "text",
-            "true digit",
+            f"true {escape(kind)}",
             transform=f"translate(16 {number(top + side / 2)}) rotate(-90)",
             class_="label",
             text_anchor="middle",
         ),
     ]
-    for i in range(classes):
+    for i, name in enumerate(short):
         middle = i * cell + cell / 2
+        # Neighbours of long names would run into one another; every other one stands higher.
+        above = 12 + 14 * (i % 2 if max(map(len, short)) > 5 else 0)
         drawn += [
-            text(str(i), left + middle, top - 12, "tick", "middle"),
-            text(str(i), left - 14, top + middle + 5, "tick", "middle"),
+            text(name, left + middle, top - above, "tick", "middle"),
+            text(name, left - 14, top + middle + 5, "tick", "end" if names else "middle"),
         ]
-        row_total = max(1, int(counts[i].sum()))
-        for j in range(classes):
-            found = int(counts[i, j])
+        row_total = max(1, sum(counts[i]))
+        for j, found in enumerate(counts[i]):
             share = found / row_total
             right = i == j
             # Even one wrong answer must be seen, hence the floor.
@@ -46,7 +61,7 @@ def heat_map(counts: Array, *, title: str) -> str:
             drawn.append(
                 element(
                     "rect",
-                    hint(f"true {i}, predicted {j}: {found:,}"),
+                    hint(f"true {called[i]}, predicted {called[j]}: {found:,}"),
                     x=left + j * cell + 1.5,
                     y=top + i * cell + 1.5,
                     width=cell - 3,
@@ -67,23 +82,3 @@ def heat_map(counts: Array, *, title: str) -> str:
                     )
                 )
     return picture(*drawn, width=left + side + 8, height=top + side + 8, title=title)
-
-
-def pixels(image: Array, *, title: str) -> str:
-    """A small grey image, [H, W] from 0 (paper) to 1 (ink), as crisp squares."""
-    height, width = image.shape
-    squares = [
-        element(
-            "rect",
-            x=x,
-            y=y,
-            # A hair more than one, or seams show between neighbours.
-            width=1.02,
-            height=1.02,
-            fill_opacity=float(image[y, x]),
-        )
-        for y in range(height)
-        for x in range(width)
-        if image[y, x] > 0.02
-    ]
-    return picture(*squares, width=width, height=height, title=title, class_="pixels")
