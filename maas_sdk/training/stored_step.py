@@ -1,0 +1,124 @@
+"""One checkpoint on the disk: what is written into it, and how it is read.
+
+``<folder>/<step>/`` is orbax's: the state under ``state``, nested by name so that orbax alone can
+read it too; what describes it, and the position in the data, in its metadata; and beside that our
+``checksums.json``.
+
+The rule it keeps: that a checkpoint fits is known, leaf by leaf, before an array is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import jax
+import orbax.checkpoint.experimental.v1 as ocp
+
+from maas_sdk.errors import ConfigError, CorruptError
+from maas_sdk.training.checksums import check_checksums
+from maas_sdk.training.leaves import LeafSpec, differences, nest, raw, typed, unnest
+
+__all__ = ["described", "read_step"]
+
+_FORMAT: Final = 1
+_STATE: Final = "state"
+# Differences that a message lists; the evidence has all.
+_SHOWN: Final = 8
+
+
+def described(
+    arrays: Mapping[str, jax.Array], data_state: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tree that orbax is to store for named arrays, and the words about it.
+
+    Orbax stores no array without elements; its shape and dtype, in the words, are all there is.
+    """
+    about = {
+        "format": _FORMAT,
+        "data": data_state,
+        "leaves": {name: [str(array.dtype), list(array.shape)] for name, array in arrays.items()},
+    }
+    return nest({name: raw(array) for name, array in arrays.items() if array.size}), about
+
+
+def read_step(
+    folder: Path, expected: Mapping[str, LeafSpec], *, partial: bool = False
+) -> tuple[dict[str, jax.Array], Any]:
+    """The arrays of a checkpoint by name, placed as ``expected`` says, and the data position.
+
+    Args:
+        folder: of the one checkpoint.
+        expected: every leaf that is wanted.
+        partial: what the checkpoint has beyond those is left out, rather than a fault.
+
+    Raises:
+        ConfigError: the checkpoint does not fit, or is not of this kind.
+        CorruptError: a file of it is damaged or missing.
+    """
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        # Hashed while it is read: the pages are brought in once.
+        check = pool.submit(check_checksums, folder)
+        try:
+            return _read(folder, expected, partial)
+        except _Unreadable as error:
+            check.result()
+            raise CorruptError(f"{folder} cannot be read: {error}", file=str(folder)) from error
+        finally:
+            check.result()
+
+
+class _Unreadable(Exception):
+    """What orbax raised while it read."""
+
+
+def _read(
+    folder: Path, expected: Mapping[str, LeafSpec], partial: bool
+) -> tuple[dict[str, jax.Array], Any]:
+    about = _about(folder)
+    found = {
+        name: LeafSpec(shape=tuple(shape), dtype=dtype)
+        for name, (dtype, shape) in about["leaves"].items()
+    }
+    asked = {name: found[name] for name in found if name in expected} if partial else found
+    if faults := differences(expected, asked):
+        more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise ConfigError(
+            f"checkpoint {folder} does not fit: {'; '.join(faults[:_SHOWN])}{more}. Build the "
+            "model, the optimizer and the precision as in the run that wrote it, or train into "
+            "another folder",
+            differences=faults,
+        )
+    stored = {name: spec.stored() for name, spec in expected.items()}
+    arrays = _load(folder, {name: spec for name, spec in stored.items() if spec.size}, partial)
+    for name, spec in stored.items():
+        if not spec.size:
+            arrays[name] = jax.device_put(jax.numpy.zeros(spec.shape, spec.dtype), spec.sharding)
+    return {name: typed(arrays[name], expected[name].dtype) for name in expected}, about["data"]
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    try:
+        about = ocp.metadata(folder).custom_metadata
+    except Exception as error:
+        raise _Unreadable(f"{type(error).__name__}: {error}") from error
+    if not isinstance(about, dict) or about.get("format") != _FORMAT:
+        raise ConfigError(
+            f"{folder} is a checkpoint, but not one of this kind (format {_FORMAT}): it was "
+            "written by orbax alone, or by another release",
+        )
+    return about
+
+
+def _load(
+    folder: Path, specs: Mapping[str, jax.ShapeDtypeStruct], partial: bool
+) -> dict[str, jax.Array]:
+    context = ocp.Context()
+    context.pytree.loading.partial_load = partial
+    try:
+        with context:
+            return unnest(ocp.load_checkpointables(folder, {_STATE: nest(specs)})[_STATE])
+    except Exception as error:
+        raise _Unreadable(f"{type(error).__name__}: {error}") from error
