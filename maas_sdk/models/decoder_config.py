@@ -1,0 +1,182 @@
+"""The shape of a decoder, and published ones by name.
+
+The rule it keeps: a configuration is complete and valid, or it is a ConfigError that names the
+field; presets are what the papers and published checkpoints say, and anything may be changed:
+``DecoderConfig.preset("llama3-8b", scan_layers=True)``.
+
+Dimension letters: see ``decoder``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Final, Literal, Self
+
+from maas_sdk.errors import ConfigError
+from maas_sdk.models.activations import activation
+from maas_sdk.models.norms import NORMS, NormName
+from maas_sdk.models.rotary import RotaryConfig
+from maas_sdk.models.stack import check_remat
+
+__all__ = ["DECODER_PRESETS", "DecoderConfig"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecoderConfig:
+    """The shape of a causal language model; the defaults are a Llama's."""
+
+    # V.
+    vocab_size: int
+    # L.
+    layers: int
+    # D.
+    features: int
+    # N.
+    heads: int
+    # K, a divisor of N; 0 is N.
+    kv_heads: int = 0
+    # H; 0 is D / N.
+    head_features: int = 0
+    # F.
+    hidden_features: int
+    # Most positions of an input. With learned positions, the size of their table.
+    max_length: int = 2048
+    # How positions turn queries and keys; None is a table of learned positions.
+    rotary: RotaryConfig | None = field(default_factory=RotaryConfig)
+    # "rms" or "layer".
+    norm: NormName = "rms"
+    norm_epsilon: float = 1e-5
+    # A name out of ``activations.ACTIVATIONS``.
+    activation: str = "silu"
+    # Whether the feed-forward layers have a gate (SwiGLU with "silu").
+    gated: bool = True
+    # Whether dense layers have biases; the head never has.
+    use_bias: bool = False
+    # Whether the table of tokens is the head as well.
+    tied: bool = False
+    # Share of what each sublayer adds that is dropped in training.
+    dropout: float = 0.0
+    # Standard deviation of initial kernels and tables.
+    init_std: float = 0.02
+    # One block with stacked parameters, compiled once, instead of L blocks.
+    scan_layers: bool = False
+    # Compute the inside of blocks again in the backward pass: False, True, or a name out of
+    # ``stack.REMAT``.
+    remat: bool | str = False
+    # "cudnn" is fused attention on an NVIDIA GPU, in 16 bits only.
+    attention: Literal["xla", "cudnn"] = "xla"
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "layers", "features", "heads", "hidden_features", "max_length"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        if not self.head_features:
+            if self.features % self.heads:
+                raise ConfigError(
+                    f"features {self.features} cannot be divided into {self.heads} heads; "
+                    "choose a multiple, or give head_features"
+                )
+            object.__setattr__(self, "head_features", self.features // self.heads)
+        if not self.kv_heads:
+            object.__setattr__(self, "kv_heads", self.heads)
+        if self.kv_heads < 1 or self.heads % self.kv_heads:
+            raise ConfigError(
+                f"kv_heads: expected a divisor of the {self.heads} heads, got {self.kv_heads}"
+            )
+        if self.rotary is not None and self.head_features % 2:
+            raise ConfigError(
+                f"head_features: rotary positions turn pairs, so expected an even number, got "
+                f"{self.head_features}"
+            )
+        if self.norm not in NORMS:
+            raise ConfigError(f"norm: expected one of {', '.join(NORMS)}, got {self.norm!r}")
+        if self.attention not in ("xla", "cudnn"):
+            raise ConfigError(f"attention: expected xla or cudnn, got {self.attention!r}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout: expected 0 ≤ x < 1, got {self.dropout}")
+        activation(self.activation)
+        check_remat(self.remat)
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> Self:
+        """A published shape out of ``DECODER_PRESETS``, with fields changed.
+
+        Raises:
+            ConfigError: no such preset or field, or a value that a field does not take.
+        """
+        if name not in DECODER_PRESETS:
+            raise ConfigError(
+                f"unknown decoder {name!r}; known are {', '.join(DECODER_PRESETS)}", preset=name
+            )
+        if unknown := changes.keys() - set(cls.__dataclass_fields__):
+            raise ConfigError(
+                f"decoder {name!r}: unknown fields {', '.join(sorted(unknown))}; known are "
+                f"{', '.join(cls.__dataclass_fields__)}"
+            )
+        return replace(cls(**DECODER_PRESETS[name]), **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON-ready values."""
+        return asdict(self)
+
+
+_GPT2: Final[dict[str, Any]] = {
+    "vocab_size": 50257,
+    "max_length": 1024,
+    "rotary": None,
+    "norm": "layer",
+    "activation": "gelu_tanh",
+    "gated": False,
+    "use_bias": True,
+    "tied": True,
+}
+_LLAMA2: Final[dict[str, Any]] = {"vocab_size": 32000, "max_length": 4096}
+_LLAMA3: Final[dict[str, Any]] = {
+    "vocab_size": 128256,
+    "max_length": 8192,
+    "rotary": RotaryConfig(theta=500_000.0),
+    "kv_heads": 8,
+}
+_LLAMA31: Final[dict[str, Any]] = {
+    **_LLAMA3,
+    "max_length": 131072,
+    "rotary": RotaryConfig(theta=500_000.0, factor=8.0),
+}
+
+
+def _shape(layers: int, features: int, heads: int, hidden_features: int) -> dict[str, int]:
+    return {
+        "layers": layers,
+        "features": features,
+        "heads": heads,
+        "hidden_features": hidden_features,
+    }
+
+
+# Fields by name. GPT-2: Radford et al. 2019, table 2. Llama 2: Touvron et al. 2023, table 1 and
+# the published configurations. Llama 3: Grattafiori et al. 2024, table 3. "tiny" is for tests.
+DECODER_PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "gpt2": {**_GPT2, **_shape(12, 768, 12, 3072)},
+        "gpt2-medium": {**_GPT2, **_shape(24, 1024, 16, 4096)},
+        "gpt2-large": {**_GPT2, **_shape(36, 1280, 20, 5120)},
+        "gpt2-xl": {**_GPT2, **_shape(48, 1600, 25, 6400)},
+        "llama2-7b": {**_LLAMA2, **_shape(32, 4096, 32, 11008)},
+        "llama2-13b": {**_LLAMA2, **_shape(40, 5120, 40, 13824)},
+        "llama2-70b": {**_LLAMA2, **_shape(80, 8192, 64, 28672), "kv_heads": 8},
+        "llama3-8b": {**_LLAMA3, **_shape(32, 4096, 32, 14336)},
+        "llama3-70b": {**_LLAMA3, **_shape(80, 8192, 64, 28672)},
+        "llama3.1-8b": {**_LLAMA31, **_shape(32, 4096, 32, 14336)},
+        "llama3.1-70b": {**_LLAMA31, **_shape(80, 8192, 64, 28672)},
+        "llama3.1-405b": {**_LLAMA31, **_shape(126, 16384, 128, 53248)},
+        "llama3.2-1b": {
+            **_LLAMA31,
+            **_shape(16, 2048, 32, 8192),
+            "rotary": RotaryConfig(theta=500_000.0, factor=32.0),
+            "tied": True,
+        },
+        "decoder-tiny": {"vocab_size": 256, "max_length": 128, **_shape(2, 64, 4, 128)},
+    }
+)

@@ -1,0 +1,76 @@
+"""Models by name, and models without weights.
+
+The rule it keeps: a configuration says which module it is for (``MODULES``), so whoever has one,
+or its name, can have the model; and whoever only needs shapes never has its weights in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from maas_sdk.errors import ConfigError
+from maas_sdk.models.decoder import Decoder
+from maas_sdk.models.decoder_config import DECODER_PRESETS, DecoderConfig
+
+__all__ = ["MODULES", "PRESETS", "abstract_model", "make_model", "preset"]
+
+# The module that a configuration describes.
+MODULES: Final[Mapping[type, Callable[..., nnx.Module]]] = MappingProxyType(
+    {DecoderConfig: Decoder}
+)
+
+# The kind of configuration of every preset, by name.
+PRESETS: Final[Mapping[str, Any]] = MappingProxyType(dict.fromkeys(DECODER_PRESETS, DecoderConfig))
+
+
+def preset(name: str, **changes: Any) -> Any:
+    """The configuration of that name, of whatever architecture, with fields changed.
+
+    Raises:
+        ConfigError: no such name or field.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"unknown model {name!r}; known are {', '.join(PRESETS)}", preset=name)
+    return PRESETS[name].preset(name, **changes)
+
+
+def make_model(
+    config: Any,
+    *,
+    rngs: nnx.Rngs,
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike = jnp.float32,
+) -> Any:
+    """The module that ``config`` describes, with initial parameters.
+
+    Args:
+        config: a configuration out of this package, or the name of a preset.
+        rngs: source of the initial parameters.
+        dtype: dtype to compute in; None follows inputs and parameters.
+        param_dtype: dtype of the parameters.
+
+    Raises:
+        ConfigError: an unknown name, or something that is no configuration.
+    """
+    if isinstance(config, str):
+        config = preset(config)
+    if type(config) not in MODULES:
+        raise ConfigError(
+            f"model: expected the name of a preset or one of "
+            f"{', '.join(kind.__name__ for kind in MODULES)}, got {type(config).__name__}"
+        )
+    return MODULES[type(config)](config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+
+
+def abstract_model(config: Any, *, param_dtype: DTypeLike = jnp.float32) -> Any:
+    """The same module with ``jax.ShapeDtypeStruct`` in place of arrays; see ``make_model``.
+
+    An 8-billion-parameter decoder takes no memory and, with ``scan_layers``, under a second.
+    """
+    return nnx.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(0), param_dtype=param_dtype))
