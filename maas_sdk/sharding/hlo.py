@@ -62,6 +62,11 @@ _OPCODES: Final = {
     "collective-broadcast": "collective-permute",
 }
 
+# How the TPU compiler marks the copies of a collective that it has cut over several fusions, and
+# the fusion that starts it.
+_CHAIN: Final = 'chain_id="'
+_STARTS: Final = 'custom_call_target="AsyncCollectiveStart"'
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Collective:
@@ -114,51 +119,21 @@ def collectives_of(
 ) -> tuple[Collective, ...]:
     """The same of a program that is parsed already."""
     counts = runs(module)
-    owners = _owners(module)
-    seen: set[tuple[object, ...]] = set()
     found: list[Collective] = []
     for computation in module.computations.values():
         times, known = counts[computation.name]
         if not times:
             continue
+        starts = any(_STARTS in i.attributes for i in computation.instructions)
         for instruction in computation.instructions:
             kind = _OPCODES.get(instruction.opcode)
-            if kind is None:
+            # Of the fusions that one collective is cut over, the first one starts it.
+            if kind is None or (_CHAIN in instruction.attributes and not starts):
                 continue
             one = _collective(module, computation, instruction, kind, times, known, axes)
-            if one.group_size < 2:
-                continue
-            fused = owners.get(computation.name)
-            channel = re.search(r"channel_id=(\d+)", instruction.attributes)
-            if fused is not None and channel:
-                # The fusions that an asynchronous collective is cut over all hold a copy of it.
-                arrays = tuple((shape.dtype, shape.dims) for shape in one.shapes)
-                key = (fused, kind, channel[1], arrays, one.groups)
-                if key in seen:
-                    continue
-                seen.add(key)
-            found.append(one)
+            if one.group_size > 1:
+                found.append(one)
     return tuple(found)
-
-
-def _owners(module: HloModule) -> dict[str, str]:
-    """Computation of a fusion → the computation, itself no fusion, whose run runs it."""
-    callers = {
-        name: computation.name
-        for computation in module.computations.values()
-        for instruction in computation.instructions
-        if instruction.opcode == "fusion"
-        for _, name in instruction.called
-    }
-    owners = {}
-    for name in callers:
-        owner = name
-        for _ in range(len(callers)):
-            if owner not in callers:
-                break
-            owner = callers[owner]
-        owners[name] = owner
-    return owners
 
 
 def _collective(
