@@ -16,7 +16,7 @@ import numpy as np
 from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.tensors import Array, Signature, TensorSpec, dtype_from_name
 
-__all__ = ["PICTURES", "read_inputs", "write_outputs"]
+__all__ = ["PICTURES", "read_inputs", "read_npz", "write_outputs"]
 
 PICTURES: Final = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -53,6 +53,22 @@ def read_inputs(path: Path, signature: Signature, *, invert: bool = False) -> di
         name: _bend(array, signature.inputs[name]) if name in signature.inputs else array
         for name, array in named.items()
     }
+
+
+def read_npz(path: Path) -> dict[str, Array]:
+    """All arrays of an .npz, by name.
+
+    Raises:
+        InputError: no such file, or not a readable .npz.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        # Opened here, because numpy leaves a file open that turns out not to be an archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:  # zipfile, zlib and numpy each have their own
+        raise InputError(f"{path}: not a readable .npz file: {error}") from error
 
 
 def write_outputs(path: Path, outputs: Mapping[str, Array]) -> None:
@@ -94,11 +110,7 @@ def _load(path: Path) -> Array:
 
 
 def _from_npz(path: Path, signature: Signature) -> dict[str, Array]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            named = {name: archive[name] for name in archive.files}
-    except Exception as error:  # zipfile, zlib and numpy each have their own
-        raise InputError(f"{path}: not a readable .npz file: {error}") from error
+    named = read_npz(path)
     if len(named) == 1 and len(signature.inputs) == 1:
         # np.savez(path, x) calls its only array arr_0, which nobody meant as a name.
         return dict(zip(signature.inputs, named.values(), strict=True))

@@ -89,7 +89,6 @@ class Evaluation:
     cost: Cost | None
     # Of a regression, some pairs (target, answer), for a picture.
     pairs: tuple[tuple[float, float], ...]
-    class_names: tuple[str, ...]
     # The device or the address that answered.
     where: str
 
@@ -180,7 +179,6 @@ def evaluate(
         memory=memory,
         cost=_cost(flops_per_row, rows_per_s, ceiling_flops),
         pairs=pairs,
-        class_names=tuple(class_names or ()),
         where=_where(model_or_endpoint),
     )
 
@@ -207,7 +205,7 @@ def _judge(
     # bfloat16 and its kin have no arithmetic of their own in numpy.
     outputs = outputs.astype(np.float32) if outputs.dtype.kind == "V" else outputs
     if task == "classification":
-        names = None if class_names is None else tuple(class_names)
+        names = None if class_names is None else tuple(map(str, class_names))
         return classification(outputs, labels.astype(np.int64), class_names=names), ()
     if task == "language":
         return language(outputs, labels), ()

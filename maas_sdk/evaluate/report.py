@@ -48,9 +48,9 @@ def figures(found: Evaluation) -> tuple[Figure, ...]:
         _line("latency of one row, p99", found.latency.p99_s, duration, False),
         _line("first call", found.latency.first_s, duration, False),
         _line(f"rows/s in batches of {found.batch_size}", found.rows_per_s, count, True),
-        _line("peak memory of the process", memory.process_peak_bytes, _bytes, False),
+        _line("peak memory of this process", memory.process_peak_bytes, _bytes, False),
         _line("of which while it answered", memory.process_growth_bytes, _bytes, False),
-        _line("peak memory of the devices", memory.device_peak_bytes, _bytes, False),
+        _line("peak memory of its devices", memory.device_peak_bytes, _bytes, False),
         _line("flop per row", None if cost is None else cost.flops_per_row, _flops, None),
         _line("MFU", None if cost is None else cost.mfu, percent, True),
     ]
