@@ -254,7 +254,11 @@ def _classification_pictures(quality: Classification) -> str:
         )
     return (
         f'<div class="pair">{drawn}'
-        + card("<h3>Does it know how sure it may be?</h3>", reliability)
+        + card(
+            "<h3>Does it know how sure it may be?</h3>",
+            legend([("its answers", "accent-key"), ("perfect", "second-key")]),
+            reliability,
+        )
         + "</div>"
         + card("<h3>Class by class</h3>", per_class)
     )
