@@ -94,6 +94,8 @@ PRIVILEGED = {
     "functions_framework": {"cli/demo.py", "cli/bench.py"},
     "uvicorn": {"cli/serve.py"},
     "sklearn": {"demo/digits.py"},
+    # Patches JAX while a model is traced; what it gives leaves the file as a plain module.
+    "qwix": {"training/qtraining.py"},
     "PIL": {"cli/arrays.py"},
 }
 
