@@ -16,8 +16,9 @@ or the file.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +31,8 @@ from maas_sdk.errors import ConfigError, CorruptError, MaasError, NotFoundError
 from maas_sdk.training.checksums import write_checksums
 from maas_sdk.training.leaves import named_arrays, named_specs
 from maas_sdk.training.retention import CheckpointConfig, preservation_policy, score
-from maas_sdk.training.stored_step import described, read_step
+from maas_sdk.training.snapshot import Snapshot, snapshot_pays
+from maas_sdk.training.stored_step import described, read_step, storable
 
 __all__ = ["CheckpointConfig", "Checkpoints", "Restored"]
 
@@ -56,6 +58,7 @@ class Checkpoints:
         self.config = config
         self.folder = Path(config.folder).absolute()
         self._writing = False
+        self._snapshot = Snapshot()
         self._manager = self._open()
         # Checksums are made behind the commit, one checkpoint at a time.
         self._behind = ThreadPoolExecutor(max_workers=1, thread_name_prefix="maas-checkpoint")
@@ -115,14 +118,28 @@ class Checkpoints:
                 step=step,
                 latest=latest,
             )
-        stored, about = described(arrays, data_state)
-        self._claim()
+        about = described(arrays, data_state)
         numbers = {name: float(value) for name, value in (metrics or {}).items()}
-        with _translated(f"{self.folder}: step {step} could not be written"):
-            response = self._manager.save_async(
-                step, stored, force=True, metrics=numbers or None, custom_metadata=about
-            )
-        self._pending = self._behind.submit(self._finish, step, response)
+        copied = self.config.asynchronous and (
+            snapshot_pays(arrays) if self.config.snapshot is None else self.config.snapshot
+        )
+        arrays = self._snapshot.take(arrays) if copied else arrays
+        self._claim()
+        begin = functools.partial(
+            self._manager.save_async,
+            step,
+            storable(arrays),
+            force=True,
+            metrics=numbers or None,
+            custom_metadata=about,
+        )
+        if copied and jax.process_count() == 1:
+            # Nothing that this thread does can reach the copies; even the start is left to another.
+            self._pending = self._behind.submit(self._write, step, begin)
+        else:
+            with _translated(self._could_not_write(step)):
+                response = begin()
+            self._pending = self._behind.submit(self._write, step, lambda: response)
         self._last = step
         if not self.config.asynchronous:
             self.wait()
@@ -161,7 +178,10 @@ class Checkpoints:
                 else "the folder holds no other"
             )
             raise CorruptError(
-                f"{error.message}; {remedy}", **{**error.evidence, "others": others}
+                f"{error.message}; {remedy}",
+                step=wanted,
+                others=others,
+                file=error.evidence.get("file"),
             ) from error
         self._last = wanted
         tree = jax.tree.structure(abstract_state)
@@ -214,12 +234,17 @@ class Checkpoints:
         try:
             self.wait()
         finally:
+            self._snapshot.drop()
             self._behind.shutdown()
             self._manager.close()
 
     def _open(self) -> Any:
+        context = ocp.Context()
+        # Weights do not compress, and zstd takes ten times as long as writing them.
+        context.array.saving.use_compression = False
         return ocp.training.Checkpointer(
             self.folder,
+            context=context,
             preservation_policy=preservation_policy(self.config),
             # ``save`` is only called when a checkpoint is wanted, and forces it.
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
@@ -234,11 +259,14 @@ class Checkpoints:
             self._manager.close()
             self._manager = self._open()
 
-    def _finish(self, step: int, response: Any) -> None:
-        with _translated(f"{self.folder}: step {step} could not be written"):
-            response.result()
+    def _write(self, step: int, begin: Callable[[], Any]) -> None:
+        with _translated(self._could_not_write(step)):
+            begin().result()
             if jax.process_index() == 0:
                 write_checksums(self.folder / str(step))
+
+    def _could_not_write(self, step: int) -> str:
+        return f"{self.folder}: step {step} could not be written"
 
     def _resolve(self, step: int | Literal["best"] | None) -> int:
         steps = self.steps()

@@ -46,8 +46,8 @@ class LeafSpec:
 
     def stored(self) -> jax.ShapeDtypeStruct:
         """What it is on the disk: a typed random key is the numbers that it is made of."""
-        spec = jax.eval_shape(raw, jax.ShapeDtypeStruct(self.shape, _dtype(self.dtype)))
-        return jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=self.sharding)
+        spec = jax.eval_shape(raw, _struct(self.shape, _dtype(self.dtype), None))
+        return _struct(spec.shape, spec.dtype, self.sharding)
 
 
 def leaf_name(path: Sequence[Any]) -> str:
@@ -173,6 +173,12 @@ def unnest(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             named[f"{prefix}{key}"] = value
     return named
+
+
+def _struct(shape: Any, dtype: Any, sharding: Sharding | None) -> jax.ShapeDtypeStruct:
+    make: Any = jax.ShapeDtypeStruct
+    found: jax.ShapeDtypeStruct = make(shape, dtype, sharding=sharding)
+    return found
 
 
 def _is_key(dtype: str) -> bool:

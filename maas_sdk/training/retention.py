@@ -36,6 +36,9 @@ class CheckpointConfig:
     mode: Literal["min", "max"] = "min"
     # False: ``save`` returns when everything is on the disk.
     asynchronous: bool = True
+    # Whether an asynchronous save first copies the state on its devices, so that the loop need not
+    # wait while it crosses to the host; None: where that pays (64 MiB or more, and room for it).
+    snapshot: bool | None = None
 
     def __post_init__(self) -> None:
         if self.every_steps is not None and self.every_steps < 1:

@@ -21,7 +21,7 @@ from maas_sdk.errors import ConfigError, CorruptError
 from maas_sdk.training.checksums import check_checksums
 from maas_sdk.training.leaves import LeafSpec, differences, nest, raw, typed, unnest
 
-__all__ = ["described", "read_step"]
+__all__ = ["described", "read_step", "storable"]
 
 _FORMAT: Final = 1
 _STATE: Final = "state"
@@ -29,19 +29,21 @@ _STATE: Final = "state"
 _SHOWN: Final = 8
 
 
-def described(
-    arrays: Mapping[str, jax.Array], data_state: Any
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The tree that orbax is to store for named arrays, and the words about it.
-
-    Orbax stores no array without elements; its shape and dtype, in the words, are all there is.
-    """
-    about = {
+def described(arrays: Mapping[str, jax.Array], data_state: Any) -> dict[str, Any]:
+    """The words that go with named arrays: what each is, and the position in the data."""
+    return {
         "format": _FORMAT,
         "data": data_state,
         "leaves": {name: [str(array.dtype), list(array.shape)] for name, array in arrays.items()},
     }
-    return nest({name: raw(array) for name, array in arrays.items() if array.size}), about
+
+
+def storable(arrays: Mapping[str, jax.Array]) -> dict[str, Any]:
+    """The tree that orbax stores: random keys as numbers, and no array without elements.
+
+    Orbax refuses those; their shape and dtype, which ``described`` has, are all there is to them.
+    """
+    return nest({name: raw(array) for name, array in arrays.items() if array.size})
 
 
 def read_step(
