@@ -12,16 +12,15 @@ from maas_sdk.compress.report import compare
 from maas_sdk.demo.digits import load_split
 from maas_sdk.errors import ConfigError
 from maas_sdk.models.convnet import ConvNet
-from maas_sdk.training.loop import TrainConfig, train
-from maas_sdk.training.precision import Policy
+from maas_sdk.training.trainer import TrainConfig, Trainer
 
 ONE_ROW = np.zeros((1, 8, 8, 1), np.float32)
 
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    config = TrainConfig(epochs=4, precision=Policy.parse("bf16"))
-    return train(ConvNet(rngs=nnx.Rngs(0)), load_split(), config).model
+    config = TrainConfig(epochs=4, precision="bf16", label_smoothing=0.05)
+    return Trainer(config).fit(ConvNet(rngs=nnx.Rngs(0)), load_split()).model
 
 
 @pytest.fixture(scope="module")

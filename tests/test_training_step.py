@@ -9,19 +9,15 @@ import optax
 import pytest
 from flax import nnx
 
-from maas_sdk.errors import ConfigError
 from maas_sdk.sharding.data_parallel import mesh_for, place_batch, replicate
+from maas_sdk.training.losses import cross_entropy
 from maas_sdk.training.precision import Policy
-from maas_sdk.training.step import (
-    cross_entropy,
-    make_eval_step,
-    make_train_step,
-    take_apart,
-)
+from maas_sdk.training.step import make_eval_step, make_train_step, supervised, take_apart
 
 X = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
 Y = np.arange(16) % 3
-LOSS = cross_entropy()
+BATCH = {"inputs": X, "labels": Y}
+OBJECTIVE = supervised(cross_entropy())
 
 
 class Normed(nnx.Module):
@@ -35,35 +31,16 @@ class Normed(nnx.Module):
         return self.head(self.norm(x))
 
 
-def test_cross_entropy_against_numpy() -> None:
-    """-log softmax at the label, row by row, in float32 even from bfloat16 logits."""
-    logits = np.random.default_rng(1).normal(size=(5, 3))
-    labels = np.array([0, 1, 2, 0, 1])
-    expected = np.log(np.exp(logits).sum(-1)) - logits[np.arange(5), labels]
-    np.testing.assert_allclose(LOSS(jnp.asarray(logits), labels), expected, rtol=1e-5)
-    assert LOSS(jnp.asarray(logits, jnp.bfloat16), labels).dtype == jnp.float32
-
-
-def test_label_smoothing_spreads_part_of_the_target() -> None:
-    """With α the loss is (1 - α) of the label's own and α of the mean over all classes."""
-    logits = jnp.asarray([[2.0, 0.0, -1.0]])
-    by_class = np.array([LOSS(logits, jnp.array([k]))[0] for k in range(3)])
-    smooth = cross_entropy(label_smoothing=0.3)(logits, jnp.array([1]))
-    np.testing.assert_allclose(smooth, [0.7 * by_class[1] + 0.3 * by_class.mean()], rtol=1e-6)
-    with pytest.raises(ConfigError, match="label_smoothing: expected 0 ≤ x < 1, got 5"):
-        cross_entropy(label_smoothing=5)
-
-
 def test_a_step_on_eight_devices_is_the_step_on_one() -> None:
     """Cutting the batch over devices changes where the work is done, not what comes out."""
     model = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
     optimizer = optax.sgd(0.1)
     graphdef, state = take_apart(model, optimizer, Policy())
-    step = make_train_step(graphdef, optimizer, Policy(), LOSS)
+    step = make_train_step(graphdef, optimizer, Policy(), OBJECTIVE)
     kernel, bias = np.asarray(model.kernel[...]), np.asarray(model.bias[...])
 
     mesh = mesh_for("data_parallel")
-    after, metrics = step(replicate(mesh, state), *place_batch(mesh, (X, Y)))
+    after, metrics = step(replicate(mesh, state), place_batch(mesh, BATCH))
 
     logits = X @ kernel + bias
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
@@ -73,8 +50,8 @@ def test_a_step_on_eight_devices_is_the_step_on_one() -> None:
     )
     np.testing.assert_allclose(after.params["bias"][...], bias - 0.1 * gradient.sum(0), atol=1e-6)
     assert len(after.params["kernel"][...].sharding.device_set) == 8
-    assert int(metrics.correct) == int((logits.argmax(-1) == Y).sum())
-    np.testing.assert_allclose(metrics.loss_sum, -np.log(p[np.arange(16), Y]).sum(), rtol=1e-5)
+    assert metrics["accuracy"].total == int((logits.argmax(-1) == Y).sum())
+    np.testing.assert_allclose(metrics["loss"].total, -np.log(p[np.arange(16), Y]).sum(), rtol=1e-5)
 
 
 def test_masters_stay_float32_while_the_model_computes_in_bfloat16() -> None:
@@ -89,7 +66,7 @@ def test_masters_stay_float32_while_the_model_computes_in_bfloat16() -> None:
     policy = Policy.parse("bf16")
     optimizer = optax.adam(1e-3)
     graphdef, state = take_apart(Spy(4, 3, rngs=nnx.Rngs(0)), optimizer, policy)
-    after, _ = make_train_step(graphdef, optimizer, policy, LOSS)(state, X, Y)
+    after, _ = make_train_step(graphdef, optimizer, policy, OBJECTIVE)(state, BATCH)
     assert set(seen) == {(jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.bfloat16))}
     floats = [x.dtype for x in jax.tree.leaves(after) if jnp.issubdtype(x.dtype, jnp.floating)]
     assert set(floats) == {jnp.dtype(jnp.float32)}
@@ -101,7 +78,7 @@ def test_other_state_than_parameters_moves_on() -> None:
     model = Normed(nnx.Rngs(0))
     graphdef, state = take_apart(model, optimizer, Policy())
     state = replicate(mesh_for("data_parallel"), state)
-    after, _ = make_train_step(graphdef, optimizer, Policy(), LOSS)(state, X, Y)
+    after, _ = make_train_step(graphdef, optimizer, Policy(), OBJECTIVE)(state, BATCH)
     np.testing.assert_allclose(after.rest["norm"]["mean"][...], 0.01 * X.mean(0), rtol=1e-4)
     np.testing.assert_array_equal(model.norm.mean[...], 0)
 
@@ -111,7 +88,7 @@ def test_the_state_is_donated() -> None:
     optimizer = optax.sgd(0.1)
     graphdef, state = take_apart(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), optimizer, Policy())
     state = replicate(mesh_for("data_parallel"), state)
-    make_train_step(graphdef, optimizer, Policy(), LOSS)(state, X, Y)
+    make_train_step(graphdef, optimizer, Policy(), OBJECTIVE)(state, BATCH)
     with pytest.raises(RuntimeError, match="deleted"):
         np.asarray(state.params["kernel"][...])
 
@@ -119,10 +96,12 @@ def test_the_state_is_donated() -> None:
 def test_padding_counts_for_nothing() -> None:
     """Rows that are not real change neither loss nor hits, NaN in them or not."""
     graphdef, state = take_apart(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), optax.sgd(0.1), Policy())
-    step = make_eval_step(graphdef, Policy(), LOSS)
-    whole = step(state, X[:5], Y[:5], np.ones(5, bool))
+    step = make_eval_step(graphdef, Policy(), OBJECTIVE)
+    whole = step(state, {"inputs": X[:5], "labels": Y[:5]})
     padded = X.copy()
     padded[5:] = np.nan
-    part = step(state, padded, Y, np.arange(16) < 5)
-    np.testing.assert_allclose(part.loss_sum, whole.loss_sum, rtol=1e-6)
-    assert int(part.correct) == int(whole.correct)
+    weights = (np.arange(16) < 5).astype(np.float32)
+    part = step(state, {"inputs": padded, "labels": Y, "weights": weights})
+    for name in ("loss", "accuracy"):
+        np.testing.assert_allclose(part[name].total, whole[name].total, rtol=1e-6)
+        assert part[name].count == whole[name].count == 5

@@ -24,9 +24,9 @@ from maas_sdk.export.events import Event
 from maas_sdk.models.convnet import ConvNet
 from maas_sdk.tensors import Array
 from maas_sdk.training.data import Split
-from maas_sdk.training.loop import EpochRecord, TrainConfig
-from maas_sdk.training.loop import train as train_model
+from maas_sdk.training.hooks import EvalRecord, Record
 from maas_sdk.training.precision import Policy
+from maas_sdk.training.trainer import TrainConfig, Trainer
 
 __all__ = ["BUCKETS", "Quantized", "Report", "Trained", "export", "quantize", "train"]
 
@@ -34,6 +34,7 @@ Report = Callable[[int, int, str], None]
 
 BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64)
 _PRECISION: Final = Policy(params="float32", compute="bfloat16", output="float32")
+_LABEL_SMOOTHING: Final = 0.05
 # Rows that the export compares and keeps: real ones say more than made-up ones.
 _EXAMPLE_ROWS: Final = 64
 
@@ -72,12 +73,18 @@ def train(config: DemoConfig, report: Report) -> Trained:
             f"XLA_FLAGS=--xla_force_host_platform_device_count={config.devices} before it starts"
         )
     split = load_split()
-    found = train_model(
-        ConvNet(rngs=nnx.Rngs(config.seed)),
-        split,
-        TrainConfig(epochs=config.epochs, seed=config.seed, precision=_PRECISION),
-        progress=lambda record: report(record.epoch, config.epochs, _words(record)),
+
+    def tell(record: Record) -> None:
+        if isinstance(record, EvalRecord):
+            report(record.epoch, config.epochs, _words(record))
+
+    settings = TrainConfig(
+        epochs=config.epochs,
+        seed=config.seed,
+        precision=_PRECISION,
+        label_smoothing=_LABEL_SMOOTHING,
     )
+    found = Trainer(settings).fit(ConvNet(rngs=nnx.Rngs(config.seed)), split, hooks=[tell])
     logits = predict(found.model, split.test.inputs)
     weights = parameters(found.model).values()
     return Trained(
@@ -88,9 +95,9 @@ def train(config: DemoConfig, report: Report) -> Trained:
             epochs=tuple(
                 Epoch(
                     number=record.epoch,
-                    train_loss=record.train_loss,
-                    test_loss=record.test_loss,
-                    test_accuracy=record.test_accuracy,
+                    train_loss=record.train["loss"],
+                    test_loss=record.eval["loss"],
+                    test_accuracy=record.eval["accuracy"],
                 )
                 for record in found.history
             ),
@@ -109,8 +116,8 @@ def train(config: DemoConfig, report: Report) -> Trained:
     )
 
 
-def _words(record: EpochRecord) -> str:
-    return f"loss {record.train_loss:.3f}, held-out {100 * record.test_accuracy:.1f} %"
+def _words(record: EvalRecord) -> str:
+    return f"loss {record.train['loss']:.3f}, held-out {100 * record.eval['accuracy']:.1f} %"
 
 
 def quantize(trained: Trained) -> Quantized:

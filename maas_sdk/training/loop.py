@@ -1,221 +1,243 @@
-"""The training loop: a model, a split and a configuration in, a trained model and its history out.
+"""The loop of a run: feed, step, news; evaluations, checkpoints and early stopping between them.
 
-The rule it keeps: the same model, data and configuration give the same weights, bit for bit, in
-any process on the same kind of machine and mesh; and one run compiles its step once, however long
-it is.
+The rule it keeps: the host only ever looks at what the device has finished ``LAG`` steps ago, and
+looks at the same step in every run. At a checkpoint everything outstanding is waited for, so what
+is saved is complete: a run that is taken up from it goes on as the one that was not stopped.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Protocol
 
 import jax
 import numpy as np
-from flax import nnx
-from jax.sharding import Mesh
 
-from maas_sdk.errors import ConfigError
-from maas_sdk.sharding.data_parallel import check_batch_size, mesh_for, place_batch, replicate
+from maas_sdk.errors import InputError
 from maas_sdk.tensors import Array
-from maas_sdk.training.data import Examples, Split, epoch_batches
-from maas_sdk.training.optimizer import OptimizerConfig, make_optimizer
-from maas_sdk.training.precision import Policy
-from maas_sdk.training.step import (
-    EvalStep,
-    LossFn,
-    Metrics,
-    TrainState,
-    TrainStep,
-    cross_entropy,
-    make_eval_step,
-    make_train_step,
-    take_apart,
-)
+from maas_sdk.training.early_stopping import EarlyStopping, Verdict, judge
+from maas_sdk.training.hooks import EvalRecord, Hook, Record, Saved, StepRecord
+from maas_sdk.training.metrics import LAG, Late, Sums
+from maas_sdk.training.programs import EvalProgram, TrainProgram, copy_leaves
 
-__all__ = ["EpochRecord", "TrainConfig", "TrainResult", "train"]
+__all__ = ["Keeper", "Loop", "Pace"]
+
+Leaves = Sequence[jax.Array]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
-    """How to train."""
+class Keeper(Protocol):
+    """Keeps checkpoints; ``training.checkpoint`` does."""
 
-    # Passes over the training examples.
-    epochs: int = 15
-    # Rows per step over all devices together; a multiple of the mesh's ``data`` axis.
-    batch_size: int = 64
-    # Decides the order of the examples. The model's initial weights have their own seed.
-    seed: int = 0
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    precision: Policy = field(default_factory=Policy)
-    # Share of each target that is spread over all classes; see ``step.cross_entropy``.
-    label_smoothing: float = 0.05
-    # A name out of ``sharding.data_parallel.STRATEGIES``; unused when ``train`` is given a mesh.
-    strategy: str = "data_parallel"
+    def due(self, step: int) -> bool:
+        """Whether one is to be saved after this step."""
+        ...
 
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+    def save(self, step: int, leaves: Leaves, best: Leaves | None, news: dict[str, Any]) -> None:
+        """Save one; the leaves may be donated when it returns."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EpochRecord:
-    """What one epoch gave."""
+class Pace:
+    """What happens after how many steps."""
 
-    # 1 for the first.
-    epoch: int
-    # Means over the rows of the epoch, each measured before its batch's update.
-    train_loss: float
-    train_accuracy: float
-    # Means over the held-out rows, after the epoch.
-    test_loss: float
-    test_accuracy: float
-    # Wall time; the first epoch's holds the compilation.
-    wall_s: float
-
-    def to_dict(self) -> dict[str, float]:
-        """The record as JSON-ready values."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainResult:
-    """A trained model, and how it came about."""
-
-    # A module of the given one's kind with the trained master weights, on one device, in eval mode.
-    model: nnx.Module
-    history: tuple[EpochRecord, ...]
-    # Devices that shared each batch.
-    devices: int
+    # The step after which the run is over.
     steps: int
-    wall_s: float
+    eval_every: int
+    log_every: int
+    # Rows of a step over all devices.
+    batch_size: int
+    steps_per_epoch: int | None
 
 
-def train(
-    model: nnx.Module,
-    data: Split,
-    config: TrainConfig,
-    *,
-    mesh: Mesh | None = None,
-    loss_fn: LossFn | None = None,
-    progress: Callable[[EpochRecord], None] | None = None,
-) -> TrainResult:
-    """Train ``model``, which is left as it was, and return the trained copy.
+class Loop:
+    """One run's loop: what it holds between steps, all of it on this host."""
 
-    Args:
-        model: maps inputs ``[B, …]`` to logits ``[B, K]``.
-        data: what to learn from, and what to measure every epoch by.
-        config: how to train.
-        mesh: devices to share each batch over; None takes all, as ``config.strategy`` says.
-        loss_fn: (outputs, labels) → loss of each row; None is cross-entropy, with
-            ``config.label_smoothing``.
-        progress: called after every epoch.
+    def __init__(
+        self,
+        *,
+        leaves: Leaves,
+        train: TrainProgram,
+        evaluate: EvalProgram | None,
+        eval_batches: Callable[[], Iterable[Any]],
+        pace: Pace,
+        early_stopping: EarlyStopping | None,
+        hooks: Sequence[Hook],
+        keeper: Keeper | None,
+        broken: Callable[[int, Leaves, Any], Exception] | None,
+    ) -> None:
+        """A loop that has not begun.
 
-    Raises:
-        ConfigError: the batch size does not fit the mesh or the data, or an unknown strategy.
-    """
-    started = time.perf_counter()
-    mesh = mesh_for(config.strategy) if mesh is None else mesh
-    check_batch_size(mesh, config.batch_size)
-    if config.batch_size > len(data.train):
-        raise ConfigError(
-            f"batch_size {config.batch_size} is more than the {len(data.train)} training examples"
+        Args:
+            leaves: of the state to begin with; donated by the first step.
+            train: the training program.
+            evaluate: the evaluation program; None when there is nothing to evaluate on.
+            eval_batches: the placed batches of an evaluation.
+            pace: what happens when.
+            early_stopping: None goes on to the last step.
+            hooks: are given every record.
+            keeper: of checkpoints; None keeps none.
+            broken: (step, leaves as they were before it, its placed batch) → the error to raise
+                after a step that is not finite; None goes on without it.
+        """
+        self.leaves = leaves
+        self.step = 0
+        self.skipped = 0
+        self.history: list[EvalRecord] = []
+        self.verdict = Verdict()
+        self.stopped_early = False
+        # Leaves at the best evaluation, in buffers of their own.
+        self.best: Leaves | None = None
+        self._train = train
+        self._evaluate = evaluate
+        self._eval_batches = eval_batches
+        self._pace = pace
+        self._early_stopping = early_stopping
+        self._hooks = tuple(hooks)
+        self._keeper = keeper
+        self._broken = broken
+        self._late = Late()
+        self._nonfinite = train.names.index("nonfinite")
+        # Since the last step record, and since the last evaluation.
+        self._window = Sums(train.names)
+        self._span = Sums(train.names)
+        self._logged_at = self._judged_at = time.perf_counter()
+
+    def run(self, feed: Iterable[Any]) -> None:
+        """Take steps until the last one, or until early stopping says so.
+
+        Raises:
+            InputError: the feed ends first, or a batch is unlike the first one.
+        """
+        self._logged_at = self._judged_at = time.perf_counter()
+        batches = iter(feed)
+        while self.step < self._pace.steps and not self.stopped_early:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                raise self._exhausted() from None
+            self.leaves, packed = self._train.run(self.leaves, batch)
+            self.step += 1
+            self._late.put(self.step, packed, partial(self._learned, self.step, batch))
+            if self.step % self._pace.eval_every == 0 or self.step == self._pace.steps:
+                self._judge()
+            self._late.settle(self.step)
+            if self._keeper is not None and self._keeper.due(self.step):
+                self.save()
+        self._late.flush()
+
+    def save(self) -> None:
+        """Wait for what is outstanding, and save a checkpoint."""
+        self._late.flush()
+        if self._keeper is not None:
+            self._keeper.save(self.step, self.leaves, self.best, self.get_state())
+            self._tell(Saved(step=self.step))
+
+    def get_state(self) -> dict[str, Any]:
+        """What the host knows, JSON-able; complete after ``save`` has waited."""
+        return {
+            "step": self.step,
+            "skipped": self.skipped,
+            "history": [record.to_dict() for record in self.history],
+            "verdict": asdict(self.verdict),
+            "stopped_early": self.stopped_early,
+            "window": self._window.get_state(),
+            "span": self._span.get_state(),
+        }
+
+    def set_state(self, state: dict[str, Any], leaves: Leaves, best: Leaves | None) -> None:
+        """Go on from what ``get_state`` gave, and the arrays that were saved with it."""
+        self.leaves, self.best = leaves, best
+        self.step, self.skipped = state["step"], state["skipped"]
+        self.history = [EvalRecord(**record) for record in state["history"]]
+        self.verdict = Verdict(**state["verdict"])
+        self.stopped_early = state["stopped_early"]
+        self._window.set_state(state["window"])
+        self._span.set_state(state["span"])
+
+    def _learned(self, step: int, batch: Any, packed: Array) -> None:
+        """A step's metrics are there."""
+        if not packed[0, self._nonfinite]:
+            self._window.add(packed)
+            self._span.add(packed)
+        elif self._broken is not None:
+            raise self._broken(step, self.leaves, batch)
+        else:
+            self.skipped += 1
+        if step % self._pace.log_every == 0 and self._window.batches:
+            self._log(step)
+
+    def _log(self, step: int) -> None:
+        now = time.perf_counter()
+        took_s = (now - self._logged_at) / self._window.batches
+        self._tell(
+            StepRecord(
+                step=step,
+                steps=self._pace.steps,
+                metrics=self._window.means(),
+                rows_per_s=self._pace.batch_size / took_s,
+                step_time_s=took_s,
+            )
         )
-    if loss_fn is None:
-        loss_fn = cross_entropy(label_smoothing=config.label_smoothing)
-    steps = config.epochs * (len(data.train) // config.batch_size)
-    optimizer = make_optimizer(config.optimizer, steps=steps)
-    # A second module over the same arrays, so that modes can be set without the caller noticing.
-    own: Any = nnx.merge(*nnx.split(model), copy=True)
-    own.eval()
-    eval_step = make_eval_step(nnx.split(own)[0], config.precision, loss_fn)
-    own.train()
-    graphdef, state = take_apart(own, optimizer, config.precision)
-    train_step = make_train_step(graphdef, optimizer, config.precision, loss_fn)
-    state = replicate(mesh, state)
+        self._window, self._logged_at = Sums(self._train.names), now
 
-    history: list[EpochRecord] = []
-    for epoch in range(1, config.epochs + 1):
-        epoch_started = time.perf_counter()
-        state, (train_loss, train_accuracy) = _learn(
-            train_step, state, data.train, config, epoch, mesh
+    def _judge(self) -> None:
+        """Start an evaluation; what it found is delivered with this step's news."""
+        found = Sums(self._evaluate.names if self._evaluate else ())
+        candidate = self._candidate()
+        running: deque[jax.Array] = deque()
+        for batch in self._eval_batches() if self._evaluate else ():
+            running.append(self._evaluate.run(self.leaves, batch))  # type: ignore[union-attr]
+            if len(running) > LAG:
+                found.add(np.asarray(running.popleft()))
+        for packed in running:
+            self._late.put(self.step, packed, found.add)
+        self._late.put(self.step, _NOTHING, partial(self._judged, self.step, found, candidate))
+
+    def _candidate(self) -> Leaves | None:
+        if self._early_stopping is None or not self._early_stopping.restore_best:
+            return None
+        return copy_leaves(self.leaves)
+
+    def _judged(self, step: int, found: Sums, candidate: Leaves | None, _: Array) -> None:
+        """An evaluation's news are there, and those of all steps before it."""
+        now = time.perf_counter()
+        took_s = now - self._judged_at
+        per_epoch = self._pace.steps_per_epoch
+        record = EvalRecord(
+            step=step,
+            epoch=-(-step // per_epoch) if per_epoch else 0,
+            train=self._span.means(),
+            eval=found.means(),
+            rows_per_s=self._span.batches * self._pace.batch_size / took_s,
+            wall_s=took_s,
         )
-        test_loss, test_accuracy = _evaluate(eval_step, state, data.test, config.batch_size, mesh)
-        record = EpochRecord(
-            epoch=epoch,
-            train_loss=train_loss,
-            train_accuracy=train_accuracy,
-            test_loss=test_loss,
-            test_accuracy=test_accuracy,
-            wall_s=time.perf_counter() - epoch_started,
+        self.history.append(record)
+        self._span, self._judged_at = Sums(self._train.names), now
+        if self._early_stopping is not None:
+            value = record.eval[self._early_stopping.metric]
+            self.verdict = judge(self._early_stopping, self.verdict, step=step, value=value)
+            if self.verdict.best_step == step:
+                self.best = candidate
+            self.stopped_early = self.verdict.stop(self._early_stopping)
+        self._tell(record)
+
+    def _tell(self, record: Record) -> None:
+        for hook in self._hooks:
+            hook(record)
+
+    def _exhausted(self) -> InputError:
+        return InputError(
+            f"the training data ended after {self.step} of {self._pace.steps} steps: give more, "
+            "an iterable that starts over, or fewer steps",
+            step=self.step,
+            steps=self._pace.steps,
         )
-        history.append(record)
-        if progress is not None:
-            progress(record)
-
-    return TrainResult(
-        model=_put_together(graphdef, state),
-        history=tuple(history),
-        devices=mesh.size,
-        steps=steps,
-        wall_s=time.perf_counter() - started,
-    )
 
 
-def _learn(
-    train_step: TrainStep,
-    state: TrainState,
-    examples: Examples,
-    config: TrainConfig,
-    epoch: int,
-    mesh: Mesh,
-) -> tuple[TrainState, tuple[float, float]]:
-    """One pass over ``examples``: the state after it, mean loss and accuracy."""
-    sums: list[Metrics] = []
-    rows = 0
-    for batch in epoch_batches(
-        len(examples), batch_size=config.batch_size, seed=config.seed, epoch=epoch
-    ):
-        inputs, labels = place_batch(mesh, (examples.inputs[batch], examples.labels[batch]))
-        state, metrics = train_step(state, inputs, labels)
-        sums.append(metrics)
-        rows += len(batch)
-    return state, _means(sums, rows)
-
-
-def _put_together(graphdef: nnx.GraphDef[Any], state: TrainState) -> nnx.Module:
-    """The trained module, its arrays gathered from the mesh onto the first device."""
-    params, rest = jax.device_put((state.params, state.rest), jax.local_devices()[0])
-    model: Any = nnx.merge(graphdef, params, rest)
-    model.eval()
-    trained: nnx.Module = model
-    return trained
-
-
-def _evaluate(
-    eval_step: EvalStep, state: TrainState, examples: Examples, batch_size: int, mesh: Mesh
-) -> tuple[float, float]:
-    """Mean loss and accuracy over all of ``examples``."""
-    sums = [eval_step(state, *place_batch(mesh, batch)) for batch in _padded(examples, batch_size)]
-    return _means(sums, len(examples))
-
-
-def _padded(examples: Examples, batch_size: int) -> Iterator[tuple[Array, Array, Array]]:
-    """All examples in batches of one size, the last filled up with its first row."""
-    for start in range(0, len(examples), batch_size):
-        rows = np.arange(start, start + batch_size)
-        real = rows < len(examples)
-        batch = examples.take(np.where(real, rows, start))
-        yield batch.inputs, batch.labels, real
-
-
-def _means(sums: list[Metrics], rows: int) -> tuple[float, float]:
-    """Mean loss and accuracy; the first wait for the devices in an epoch."""
-    fetched = jax.device_get(sums)
-    return (
-        float(sum(float(one.loss_sum) for one in fetched) / rows),
-        float(sum(int(one.correct) for one in fetched) / rows),
-    )
+# What is waited for when an evaluation has no batches of its own.
+_NOTHING: Any = np.zeros(())

@@ -1,19 +1,23 @@
 """One training step and one evaluation step, as pure functions of a state.
 
 The rule it keeps: the module is taken apart once (``nnx.split``) and the step works on arrays
-alone, ``(state, inputs, labels) → (state, metrics)``, compiled by ``jax.jit`` with the state
-donated. It is written for the whole batch; where the arrays lie (``sharding``) decides how many
-devices work on it.
+alone, ``(state, batch) → (state, metrics)``, compiled by ``jax.jit`` with the state donated. It is
+written for the whole batch; where the arrays lie (``sharding``) decides how many devices work on
+it, and every mean, batch statistics included, is one over the global batch.
 
-Dimension letters: B rows of a batch, K classes.
+A step that is not finite changes nothing: neither weights nor optimizer nor batch statistics. What
+happens next is the caller's word: ``"skip"`` goes on with the next batch, ``"stop"`` stands still
+from there on, so that the state with which the loss broke can be looked at when the news arrives.
+
+Dimension letters: B rows of a batch, T tokens of a row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,144 +25,281 @@ import optax
 from flax import nnx
 from jax.typing import ArrayLike
 
-from maas_sdk.errors import ConfigError
+from maas_sdk.training.losses import LossFn
 from maas_sdk.training.precision import Policy
 
 __all__ = [
+    "Batch",
     "EvalStep",
     "LossFn",
+    "Mean",
     "Metrics",
+    "Objective",
+    "OnNonfinite",
+    "Precise",
     "TrainState",
     "TrainStep",
-    "cross_entropy",
     "make_eval_step",
     "make_train_step",
+    "mean_of",
+    "supervised",
     "take_apart",
 ]
 
-# (outputs [B, …], labels [B]) → loss of each row, float32[B]
-LossFn = Callable[[jax.Array, jax.Array], jax.Array]
+# "inputs" [B, …], "labels" [B, …], optionally "weights" float[B] or [B, T] (0: a padding row).
+# An objective of one's own may look for other names; each array has the rows first.
+Batch = Mapping[str, ArrayLike]
+
+OnNonfinite = Literal["stop", "skip", "pass"]
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["total", "count"], meta_fields=[])
+@dataclass(frozen=True, kw_only=True)
+class Mean:
+    """A weighted sum and its weights: what adds up over batches, devices and hosts."""
+
+    # float32[]
+    total: jax.Array
+    # float32[], the rows (or tokens) that count.
+    count: jax.Array
+
+    @property
+    def value(self) -> jax.Array:
+        """Total / count, float32[]; 0 where nothing counts."""
+        return self.total / jnp.maximum(self.count, jnp.finfo(jnp.float32).tiny)
+
+    def __add__(self, other: Mean) -> Mean:
+        return Mean(total=self.total + other.total, count=self.count + other.count)
+
+
+# "loss" is always there, "accuracy" for classifiers.
+Metrics = dict[str, Mean]
+
+# (model, batch) → (what is differentiated, float[]; what is reported)
+Objective = Callable[[Any, Batch], tuple[jax.Array, Metrics]]
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["params", "rest", "opt_state"],
+    data_fields=["step", "params", "rest", "opt_state", "ema", "skipped"],
     meta_fields=[],
 )
 @dataclass(frozen=True, kw_only=True)
 class TrainState:
     """Everything that a step changes."""
 
+    # int32[], steps taken, skipped ones included.
+    step: jax.Array
     # Master weights, in the policy's ``params`` dtype.
     params: nnx.State[Any, Any]
     # The module's other variables: batch statistics, counters of random streams.
     rest: nnx.State[Any, Any]
     opt_state: optax.OptState
+    # Exponential moving average of ``params``; None when none is kept.
+    ema: nnx.State[Any, Any] | None = None
+    # int32[], steps whose loss or gradients were not finite.
+    skipped: jax.Array
+
+    @property
+    def judged(self) -> nnx.State[Any, Any]:
+        """The weights that are evaluated and handed out: the average where one is kept."""
+        return self.params if self.ema is None else self.ema
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["loss_sum", "correct"], meta_fields=[])
-@dataclass(frozen=True, kw_only=True)
-class Metrics:
-    """Sums over rows, so that batches add up."""
-
-    # float32[]
-    loss_sum: jax.Array
-    # int32[], rows whose largest output is at their label.
-    correct: jax.Array
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+EvalStep = Callable[[TrainState, Batch], Metrics]
 
 
-TrainStep = Callable[[TrainState, ArrayLike, ArrayLike], tuple[TrainState, Metrics]]
-EvalStep = Callable[[TrainState, ArrayLike, ArrayLike, ArrayLike], Metrics]
+def mean_of(values: jax.Array, weights: ArrayLike | None = None) -> Mean:
+    """The mean of values [B] or [B, T], weighted per row [B] or token [B, T].
 
-
-def cross_entropy(*, label_smoothing: float = 0.0) -> LossFn:
-    """A loss: softmax cross-entropy of logits float[B, K] and labels integer[B], in float32.
-
-    Args:
-        label_smoothing: α in Szegedy et al. 2016, section 7: the target is 1 - α + α/K at the label
-            and α/K elsewhere, so the model gains nothing from being ever more certain.
-
-    Raises:
-        ConfigError: α is not in 0 ≤ α < 1.
+    Values of weight 0 count for nothing, NaN among them or not.
     """
-    if not 0.0 <= label_smoothing < 1.0:
-        raise ConfigError(f"label_smoothing: expected 0 ≤ x < 1, got {label_smoothing}")
+    values = values.astype(jnp.float32)
+    if weights is None:
+        return Mean(total=values.sum(), count=jnp.asarray(values.size, jnp.float32))
+    w = jnp.asarray(weights, jnp.float32)
+    w = jnp.broadcast_to(w.reshape(w.shape + (1,) * (values.ndim - w.ndim)), values.shape)
+    return Mean(total=jnp.where(w > 0, values * w, 0).sum(), count=w.sum())
 
-    def loss_fn(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32)
-        loss: jax.Array = optax.losses.softmax_cross_entropy(
-            logits.astype(jnp.float32), optax.smooth_labels(targets, label_smoothing)
-        )
-        return loss
 
-    return loss_fn
+def supervised(loss_fn: LossFn) -> Objective:
+    """The usual objective: the mean loss of ``model(batch["inputs"])`` against ``batch["labels"]``.
+
+    Where the labels are integers and the outputs have one dimension more, of classes, the share of
+    rows whose largest output is at their label is reported as "accuracy".
+    """
+
+    def objective(model: Any, batch: Batch) -> tuple[jax.Array, Metrics]:
+        labels, weights = jnp.asarray(batch["labels"]), batch.get("weights")
+        outputs = model(batch["inputs"])
+        metrics = {"loss": mean_of(loss_fn(outputs, labels), weights)}
+        by_class = outputs.ndim == labels.ndim + 1 and outputs.shape[-1] > 1
+        if by_class and jnp.issubdtype(labels.dtype, jnp.integer):
+            metrics["accuracy"] = mean_of(jnp.argmax(outputs, axis=-1) == labels, weights)
+        return metrics["loss"].value, metrics
+
+    return objective
+
+
+class Precise:
+    """A module as an objective sees it: called in the policy's precision.
+
+    Floating-point arguments are cast to ``compute``, what it returns to ``output``. Everything else
+    is the module's own.
+    """
+
+    def __init__(self, model: nnx.Module, policy: Policy) -> None:
+        self._model: Any = model
+        self._policy = policy
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's call."""
+        args, kwargs = self._policy.cast_compute((args, kwargs))
+        return self._policy.cast_output(self._model(*args, **kwargs))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
 
 
 def take_apart(
-    model: nnx.Module, optimizer: optax.GradientTransformation, policy: Policy
+    model: nnx.Module,
+    optimizer: optax.GradientTransformation,
+    policy: Policy,
+    *,
+    ema: bool = False,
 ) -> tuple[nnx.GraphDef[Any], TrainState]:
     """The module's structure, and the state that training starts from.
 
     The state shares its arrays with ``model``; a step donates what it is given, so hand it a copy
-    (``sharding.data_parallel.replicate`` makes one) where the model is still needed.
+    where the model is still needed.
     """
     parts: Any = nnx.split(model, nnx.Param, ...)
     graphdef, params, rest = parts
     params = policy.cast_params(params)
-    return graphdef, TrainState(params=params, rest=rest, opt_state=optimizer.init(params))
+    return graphdef, TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        rest=rest,
+        opt_state=optimizer.init(params),
+        ema=jax.tree.map(jnp.copy, params) if ema else None,
+        skipped=jnp.zeros((), jnp.int32),
+    )
 
 
 def make_train_step(
     graphdef: nnx.GraphDef[Any],
     optimizer: optax.GradientTransformation,
     policy: Policy,
-    loss_fn: LossFn,
+    objective: Objective,
+    *,
+    schedule: optax.Schedule | None = None,
+    ema_decay: float | None = None,
+    on_nonfinite: OnNonfinite = "stop",
+    out_shardings: Any = None,
 ) -> TrainStep:
-    """Compile-ready ``(state, inputs [B, …], labels [B]) → (state, metrics)``.
+    """Compile-ready ``(state, batch) → (state, metrics)``.
 
     The given state is donated: its buffers become the new state's, and it must not be used again.
+    To the objective's metrics come "grad_norm", the gradients' global L2 norm before clipping,
+    "nonfinite", 1 where the loss or that norm is not finite, and "learning_rate".
+
+    Args:
+        graphdef: the module's structure, in training mode.
+        optimizer: what turns gradients into updates.
+        policy: dtypes; casting inside the differentiated function gives master gradients.
+        objective: what is made small.
+        schedule: step → learning rate, to report; the optimizer has its own.
+        ema_decay: weight of the old average in ``state.ema``; None keeps none.
+        on_nonfinite: what a loss or gradient that is not finite does; see the module's words.
+            "pass" applies it all the same.
+        out_shardings: of (state, metrics); None leaves them to the compiler.
     """
 
-    def mean_loss(
-        params: nnx.State[Any, Any], rest: nnx.State[Any, Any], inputs: jax.Array, labels: jax.Array
+    def loss_of(
+        params: nnx.State[Any, Any], rest: nnx.State[Any, Any], batch: Batch
     ) -> tuple[jax.Array, tuple[Metrics, nnx.State[Any, Any]]]:
-        # Casting inside the differentiated function gives gradients in the masters' dtype.
         # Copies: a module may only write to variables that were made inside this function.
         model: Any = nnx.merge(graphdef, policy.cast_compute(params), rest, copy=True)
-        outputs = policy.cast_output(model(policy.cast_compute(inputs)))
-        losses = loss_fn(outputs, labels)
-        new_rest = nnx.state(model, nnx.Not(nnx.Param))
-        return losses.mean(), (_metrics(losses, outputs, labels), new_rest)
+        loss, metrics = objective(Precise(model, policy), batch)
+        # What a module keeps for the objective to read is not state.
+        nnx.pop(model, nnx.Intermediate)
+        found = nnx.state(model, nnx.Not(nnx.Param))
+        return loss.astype(jnp.float32), (metrics, _dtypes_as_in(found, rest))
 
-    def step(state: TrainState, inputs: jax.Array, labels: jax.Array) -> tuple[TrainState, Metrics]:
-        gradients, (metrics, rest) = jax.grad(mean_loss, has_aux=True)(
-            state.params, state.rest, inputs, labels
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        (loss, (metrics, rest)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+            state.params, state.rest, batch
         )
+        norm = optax.tree.norm(gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(params=params, rest=rest, opt_state=opt_state), metrics
+        new = TrainState(
+            step=state.step + 1,
+            params=params,
+            rest=rest,
+            opt_state=opt_state,
+            ema=None
+            if state.ema is None
+            else optax.incremental_update(params, state.ema, 1 - (ema_decay or 0.0)),
+            skipped=state.skipped,
+        )
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        metrics = {**metrics, "grad_norm": mean_of(norm[None]), "nonfinite": mean_of(~finite[None])}
+        if schedule is not None:
+            metrics["learning_rate"] = mean_of(jnp.asarray(schedule(state.step))[None])
+        return _guarded(state, new, finite, on_nonfinite), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, out_shardings=out_shardings)
 
 
-def make_eval_step(graphdef: nnx.GraphDef[Any], policy: Policy, loss_fn: LossFn) -> EvalStep:
-    """Compile-ready ``(state, inputs [B, …], labels [B], real bool[B]) → metrics``.
+def make_eval_step(graphdef: nnx.GraphDef[Any], policy: Policy, objective: Objective) -> EvalStep:
+    """Compile-ready ``(state, batch) → metrics`` of the weights that ``state.judged`` names.
 
-    Rows where ``real`` is false are padding and count for nothing.
+    Args:
+        graphdef: the module's structure, in evaluation mode.
+        policy: dtypes.
+        objective: the one of training; rows of weight 0 count for nothing.
     """
 
-    def step(state: TrainState, inputs: jax.Array, labels: jax.Array, real: jax.Array) -> Metrics:
-        model: Any = nnx.merge(graphdef, policy.cast_compute(state.params), state.rest)
-        outputs = policy.cast_output(model(policy.cast_compute(inputs)))
-        return _metrics(loss_fn(outputs, labels), outputs, labels, real)
+    def step(state: TrainState, batch: Batch) -> Metrics:
+        # Copies, for modules that count their calls even when they are only asked.
+        model: Any = nnx.merge(graphdef, policy.cast_compute(state.judged), state.rest, copy=True)
+        _, metrics = objective(Precise(model, policy), batch)
+        return metrics
 
     return jax.jit(step)
 
 
-def _metrics(
-    losses: jax.Array, outputs: jax.Array, labels: jax.Array, real: jax.Array | None = None
-) -> Metrics:
-    right = jnp.argmax(outputs, axis=-1) == labels
-    if real is not None:
-        losses, right = jnp.where(real, losses, 0), right & real
-    return Metrics(loss_sum=losses.sum().astype(jnp.float32), correct=right.sum(dtype=jnp.int32))
+def _guarded(
+    old: TrainState, new: TrainState, finite: jax.Array, on_nonfinite: OnNonfinite
+) -> TrainState:
+    """``new`` where it may be taken, ``old`` where not; one bad step is counted."""
+    if on_nonfinite == "pass":
+        return new
+    take = finite & (old.skipped == 0) if on_nonfinite == "stop" else finite
+    kept: TrainState = jax.tree.map(lambda n, o: jnp.where(take, n, o), new, old)
+    return TrainState(
+        # Standing still includes the count of steps; going on does not.
+        step=kept.step if on_nonfinite == "stop" else new.step,
+        params=kept.params,
+        # A random stream that was drawn from moves on, or a bad draw would be drawn for ever.
+        rest=kept.rest if on_nonfinite == "stop" else _floats_of(kept.rest, new.rest),
+        opt_state=kept.opt_state,
+        ema=kept.ema,
+        skipped=old.skipped + jnp.where(finite, 0, 1),
+    )
+
+
+def _floats_of(floats: Any, others: Any) -> Any:
+    """Floating-point leaves of one tree, all others of the other."""
+
+    def choose(a: jax.Array, b: jax.Array) -> jax.Array:
+        return a if jnp.issubdtype(a.dtype, jnp.floating) else b
+
+    return jax.tree.map(choose, floats, others)
+
+
+def _dtypes_as_in(found: Any, given: Any) -> Any:
+    """State keeps its dtype: one that drifts would compile the step anew."""
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), found, given)

@@ -15,12 +15,9 @@ from flax import nnx
 from maas_sdk.demo.digits import load_split
 from maas_sdk.errors import ConfigError
 from maas_sdk.models.convnet import ConvNet
-from maas_sdk.sharding.mesh import make_mesh
-from maas_sdk.training.loop import EpochRecord, TrainConfig, train
-from maas_sdk.training.precision import Policy
-from maas_sdk.training.step import cross_entropy
-
-QUICK = TrainConfig(epochs=4, precision=Policy.parse("bf16"))
+from maas_sdk.training.hooks import EvalRecord, Record
+from maas_sdk.training.losses import cross_entropy
+from maas_sdk.training.trainer import TrainConfig, Trainer
 
 
 def digest(model: nnx.Module) -> str:
@@ -32,14 +29,14 @@ def digest(model: nnx.Module) -> str:
 
 def trained_digest() -> str:
     """Train for two epochs; run in this process and in a fresh one."""
-    config = TrainConfig(epochs=2, seed=5, precision=Policy.parse("bf16"))
-    return digest(train(ConvNet(rngs=nnx.Rngs(5)), load_split(), config).model)
+    config = TrainConfig(epochs=2, seed=5, precision="bf16")
+    return digest(Trainer(config).fit(ConvNet(rngs=nnx.Rngs(5)), load_split()).model)
 
 
 def test_digits_are_learned_in_bfloat16_on_eight_devices() -> None:
     """Four epochs reach 95 % on held-out digits; the history tells of each; compiled once."""
     traces: list[None] = []
-    told: list[EpochRecord] = []
+    told: list[Record] = []
 
     def counted(logits: jax.Array, labels: jax.Array) -> jax.Array:
         traces.append(None)
@@ -47,23 +44,25 @@ def test_digits_are_learned_in_bfloat16_on_eight_devices() -> None:
 
     model = ConvNet(rngs=nnx.Rngs(0))
     before = digest(model)
-    result = train(model, load_split(), QUICK, loss_fn=counted, progress=told.append)
+    config = TrainConfig(epochs=4, precision="bf16", loss=counted)
+    result = Trainer(config).fit(model, load_split(), hooks=[told.append])
 
-    assert len(traces) == 2  # once for the training step, once for the evaluation step
+    assert len(traces) == result.compiles == 2  # the training step and the evaluation step
     assert digest(model) == before
     assert result.devices == 8
     assert result.steps == 4 * 22
-    assert tuple(told) == result.history
-    assert [record.epoch for record in told] == [1, 2, 3, 4]
-    assert told[-1].test_accuracy > 0.95
-    assert told[-1].train_loss < told[0].train_loss
+    history = tuple(record for record in told if isinstance(record, EvalRecord))
+    assert history == result.history
+    assert [record.epoch for record in history] == [1, 2, 3, 4]
+    assert history[-1].eval["accuracy"] > 0.95
+    assert history[-1].train["loss"] < history[0].train["loss"]
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(result.model))} == {
         jnp.dtype(jnp.float32)
     }
     # The measured accuracy is that of the model which is handed back.
     test = load_split().test
     right = np.asarray(result.model(test.inputs)).argmax(-1) == test.labels
-    assert np.mean(right) == pytest.approx(told[-1].test_accuracy, abs=0.01)
+    assert np.mean(right) == pytest.approx(history[-1].eval["accuracy"], abs=0.01)
 
 
 def test_the_same_seed_gives_the_same_weights_in_another_process() -> None:
@@ -89,8 +88,8 @@ def test_another_seed_gives_other_weights() -> None:
     """The seed decides the order of the examples."""
     config = TrainConfig(epochs=1)
     data = load_split()
-    first = train(ConvNet(rngs=nnx.Rngs(0)), data, config).model
-    other = train(ConvNet(rngs=nnx.Rngs(0)), data, TrainConfig(epochs=1, seed=1)).model
+    first = Trainer(config).fit(ConvNet(rngs=nnx.Rngs(0)), data).model
+    other = Trainer(TrainConfig(epochs=1, seed=1)).fit(ConvNet(rngs=nnx.Rngs(0)), data).model
     assert digest(first) != digest(other)
 
 
@@ -110,7 +109,7 @@ def test_dropout_and_batch_statistics_are_trained_with_and_judged_without() -> N
     """The result is in eval mode with statistics of its own; the given model keeps its mode."""
     model = Restless(nnx.Rngs(0))
     data = load_split()
-    result = train(model, data, TrainConfig(epochs=1))
+    result = Trainer(TrainConfig(epochs=1)).fit(model, data)
     trained: Any = result.model
     rows = data.test.inputs[:8]
     np.testing.assert_array_equal(trained(rows), trained(rows))
@@ -123,13 +122,11 @@ def test_a_batch_must_fit_mesh_and_data() -> None:
     """Both misfits are refused before anything is compiled, with the number that would fit."""
     model, data = ConvNet(rngs=nnx.Rngs(0)), load_split()
     with pytest.raises(ConfigError, match="cannot be cut evenly over 8 devices"):
-        train(model, data, TrainConfig(batch_size=60))
+        Trainer(TrainConfig(batch_size=60)).fit(model, data)
     with pytest.raises(ConfigError, match="more than the 1438 training examples"):
-        train(model, data, TrainConfig(batch_size=4096))
-    with pytest.raises(ConfigError, match="needs a mesh axis 'data'"):
-        train(model, data, TrainConfig(), mesh=make_mesh({"tensor": 8}))
+        Trainer(TrainConfig(batch_size=4096)).fit(model, data)
     with pytest.raises(ConfigError, match="unknown strategy 'magic'"):
-        train(model, data, TrainConfig(strategy="magic"))
+        Trainer(TrainConfig(strategy="magic")).fit(model, data)
 
 
 @pytest.mark.parametrize("field", ["epochs", "batch_size"])

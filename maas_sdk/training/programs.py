@@ -1,0 +1,112 @@
+"""The compiled programs of a run: each compiled once, ahead of its first use.
+
+The rule it keeps: what runs in the loop is an executable and not a function that may be traced
+again, so a batch of another shape is an error that says so and never a second compilation. A
+program takes the state as a flat list of arrays: taking a Flax state apart in Python at every step
+would cost more than a small step itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from maas_sdk.errors import InputError
+from maas_sdk.training.metrics import pack
+from maas_sdk.training.step import Batch, EvalStep, TrainState, TrainStep
+
+__all__ = ["EvalProgram", "TrainProgram", "compile_eval", "compile_train", "copy_leaves"]
+
+Leaves = Sequence[jax.Array]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainProgram:
+    """(leaves of a ``TrainState``, batch) → (new leaves, metrics packed as float32[2, M])."""
+
+    run: Callable[[Leaves, Batch], tuple[list[jax.Array], jax.Array]]
+    # Sorted names of the M metrics.
+    names: tuple[str, ...]
+    # What the compiler knows of it: ``memory_analysis``, ``as_text``.
+    compiled: Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalProgram:
+    """(leaves of a ``TrainState``, batch) → metrics packed as float32[2, M]."""
+
+    run: Callable[[Leaves, Batch], jax.Array]
+    names: tuple[str, ...]
+
+
+def compile_train(step: TrainStep, state: TrainState, batch: Batch, mesh: Mesh) -> TrainProgram:
+    """Compile the training step for this state and batch, both placed on the mesh.
+
+    The program donates the leaves; new ones lie where the given ones did.
+    """
+    leaves, tree = jax.tree.flatten(state)
+    names: list[str] = []
+
+    def run(leaves: list[jax.Array], batch: Batch) -> tuple[list[jax.Array], jax.Array]:
+        new, metrics = step(jax.tree.unflatten(tree, leaves), batch)
+        names[:] = sorted(metrics)
+        return jax.tree.leaves(new), pack(metrics)
+
+    jitted = jax.jit(
+        run,
+        donate_argnums=0,
+        out_shardings=([leaf.sharding for leaf in leaves], _replicated(mesh)),
+    )
+    compiled = jitted.lower(leaves, batch).compile()
+    return TrainProgram(run=compiled, names=tuple(names), compiled=compiled)
+
+
+def compile_eval(step: EvalStep, state: TrainState, batch: Batch, mesh: Mesh) -> EvalProgram:
+    """Compile the evaluation step for this state and batch, both placed on the mesh."""
+    leaves, tree = jax.tree.flatten(state)
+    names: list[str] = []
+
+    def run(leaves: list[jax.Array], batch: Batch) -> jax.Array:
+        metrics = step(jax.tree.unflatten(tree, leaves), batch)
+        names[:] = sorted(metrics)
+        return pack(metrics)
+
+    jitted = jax.jit(run, out_shardings=_replicated(mesh))
+    return EvalProgram(run=jitted.lower(leaves, batch).compile(), names=tuple(names))
+
+
+@jax.jit
+def copy_leaves(leaves: Leaves) -> list[jax.Array]:
+    """The same arrays in buffers of their own, which no step donates."""
+    return [jnp.copy(leaf) for leaf in leaves]
+
+
+def check_same(where: str, expected: Batch, found: Batch) -> None:
+    """Refuse a batch that the step was not compiled for.
+
+    Raises:
+        InputError: other names, shapes or dtypes.
+    """
+    if _spec(expected) != _spec(found):
+        raise InputError(
+            f"{where}: expected a batch like the first one, {_words(expected)}, got {_words(found)}"
+        )
+
+
+def _spec(batch: Batch) -> dict[str, tuple[Any, Any]]:
+    return {name: (jnp.shape(array), jnp.result_type(array)) for name, array in batch.items()}
+
+
+def _words(batch: Batch) -> str:
+    return ", ".join(
+        f"{name} {dtype}{list(shape)}" for name, (shape, dtype) in sorted(_spec(batch).items())
+    )
+
+
+def _replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())  # type: ignore[no-untyped-call]
