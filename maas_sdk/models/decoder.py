@@ -27,7 +27,7 @@ from maas_sdk.models.embedding import Embedding, head
 from maas_sdk.models.norms import norm
 from maas_sdk.models.stack import make_layers, run_layers
 
-__all__ = ["Decoder", "DecoderBlock"]
+__all__ = ["Decoder", "DecoderBlock", "DecoderConfig"]
 
 
 class DecoderBlock(nnx.Module):

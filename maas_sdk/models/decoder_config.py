@@ -10,14 +10,14 @@ Dimension letters: see ``decoder``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal, Self
 
 from maas_sdk.errors import ConfigError
-from maas_sdk.models.activations import activation
 from maas_sdk.models.norms import NORMS, NormName
 from maas_sdk.models.rotary import RotaryConfig
+from maas_sdk.models.settings import check_choice, check_settings, settings_of
 from maas_sdk.models.stack import check_remat
 
 __all__ = ["DECODER_PRESETS", "DecoderConfig"]
@@ -69,9 +69,11 @@ class DecoderConfig:
     attention: Literal["xla", "cudnn"] = "xla"
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "layers", "features", "heads", "hidden_features", "max_length"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        sizes = ("vocab_size", "layers", "features", "heads", "hidden_features", "max_length")
+        check_settings(self, positive=sizes)
+        check_choice(self, "norm", NORMS)
+        check_choice(self, "attention", ("xla", "cudnn"))
+        check_remat(self.remat)
         if not self.head_features:
             if self.features % self.heads:
                 raise ConfigError(
@@ -90,14 +92,6 @@ class DecoderConfig:
                 f"head_features: rotary positions turn pairs, so expected an even number, got "
                 f"{self.head_features}"
             )
-        if self.norm not in NORMS:
-            raise ConfigError(f"norm: expected one of {', '.join(NORMS)}, got {self.norm!r}")
-        if self.attention not in ("xla", "cudnn"):
-            raise ConfigError(f"attention: expected xla or cudnn, got {self.attention!r}")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout: expected 0 ≤ x < 1, got {self.dropout}")
-        activation(self.activation)
-        check_remat(self.remat)
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
@@ -106,20 +100,7 @@ class DecoderConfig:
         Raises:
             ConfigError: no such preset or field, or a value that a field does not take.
         """
-        if name not in DECODER_PRESETS:
-            raise ConfigError(
-                f"unknown decoder {name!r}; known are {', '.join(DECODER_PRESETS)}", preset=name
-            )
-        if unknown := changes.keys() - set(cls.__dataclass_fields__):
-            raise ConfigError(
-                f"decoder {name!r}: unknown fields {', '.join(sorted(unknown))}; known are "
-                f"{', '.join(cls.__dataclass_fields__)}"
-            )
-        return replace(cls(**DECODER_PRESETS[name]), **changes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON-ready values."""
-        return asdict(self)
+        return cls(**settings_of(cls, DECODER_PRESETS, name, changes))
 
 
 _GPT2: Final[dict[str, Any]] = {

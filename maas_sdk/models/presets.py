@@ -17,16 +17,35 @@ from jax.typing import DTypeLike
 from maas_sdk.errors import ConfigError
 from maas_sdk.models.decoder import Decoder
 from maas_sdk.models.decoder_config import DECODER_PRESETS, DecoderConfig
+from maas_sdk.models.encoder import Encoder
+from maas_sdk.models.encoder_config import ENCODER_PRESETS, EncoderConfig
+from maas_sdk.models.mlp import MLP, MLP_PRESETS, MLPConfig
+from maas_sdk.models.recurrent import RECURRENT_PRESETS, Recurrent, RecurrentConfig
+from maas_sdk.models.resnet import RESNET_PRESETS, ResNet, ResNetConfig
 
 __all__ = ["MODULES", "PRESETS", "abstract_model", "make_model", "preset"]
 
 # The module that a configuration describes.
 MODULES: Final[Mapping[type, Callable[..., nnx.Module]]] = MappingProxyType(
-    {DecoderConfig: Decoder}
+    {
+        DecoderConfig: Decoder,
+        EncoderConfig: Encoder,
+        MLPConfig: MLP,
+        RecurrentConfig: Recurrent,
+        ResNetConfig: ResNet,
+    }
 )
 
 # The kind of configuration of every preset, by name.
-PRESETS: Final[Mapping[str, Any]] = MappingProxyType(dict.fromkeys(DECODER_PRESETS, DecoderConfig))
+PRESETS: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        **dict.fromkeys(MLP_PRESETS, MLPConfig),
+        **dict.fromkeys(RESNET_PRESETS, ResNetConfig),
+        **dict.fromkeys(RECURRENT_PRESETS, RecurrentConfig),
+        **dict.fromkeys(ENCODER_PRESETS, EncoderConfig),
+        **dict.fromkeys(DECODER_PRESETS, DecoderConfig),
+    }
+)
 
 
 def preset(name: str, **changes: Any) -> Any:
