@@ -140,7 +140,8 @@ def keep_compute_dtype(model: Module) -> Module:
     kept = nnx.clone(model)
     for _, module in nnx.iter_modules(kept):
         if isinstance(module, nnx.BatchNorm) and module.promote_dtype is promote_dtype:
-            module.promote_dtype = _promote_all_but_statistics
+            kept_dtype: Any = _promote_all_but_statistics
+            module.promote_dtype = kept_dtype
     return kept
 
 

@@ -66,7 +66,7 @@ RULES: Final[Mapping[str, tuple[qwix.QtRule, ...]]] = {
 # jnp.matmul and its like keep what they were traced to, by shapes alone: without a context of its
 # own a quantized call would be answered with a plain product that was traced before, and a plain
 # one with a quantized. The value is part of every key under which jax keeps a trace.
-_numerics: Any = jax.make_user_context(None)
+_numerics: Any = jax.make_user_context(None)  # type: ignore[no-untyped-call]
 
 
 def prepare(model: Module, policy: Policy) -> Module:
@@ -133,5 +133,5 @@ class _Provider(qwix.QtProvider):  # type: ignore[misc]
     """
 
     def _create_dot_general_qt_config(self, rule: Any, op_id: str, lhs: Any, rhs: Any) -> Any:
-        neither = jax.ShapeDtypeStruct((0,), jnp.float32)
+        neither = jax.ShapeDtypeStruct((0,), jnp.float32)  # type: ignore[no-untyped-call]
         return super()._create_dot_general_qt_config(rule, op_id, neither, neither)
