@@ -1,0 +1,176 @@
+"""TPU chips and slices of them: memory, peaks, links; ``v5e:4x4`` as a value.
+
+The rule it keeps: every figure is the vendor's, with its page; nothing here was measured. Where the
+vendor gives a chip's links as one sum over both directions, a link's one-way bandwidth is that sum
+divided by two and by the number of links.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from maas_sdk.errors import ConfigError
+
+__all__ = ["CHIPS", "Chip", "Slice", "mesh_shapes", "parse_slice"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chip:
+    """One generation of TPU."""
+
+    name: str
+    # Dimensions of the network that chips are wired in.
+    network_dims: int
+    # Main memory of a chip.
+    hbm_bytes: int
+    # Peak operations per second, a multiply-add counts as two.
+    bf16_flops: float
+    int8_ops: float
+    # Main memory, bytes per second.
+    hbm_bandwidth: float
+    # One link to a neighbour, bytes per second in one direction.
+    link_bandwidth: float
+    # Along a dimension of the network that is as long as this, or a multiple of it where
+    # ``wrap_multiples``, the ends are joined and the line becomes a ring.
+    wrap_length: int
+    wrap_multiples: bool
+    # Most chips of a slice.
+    max_chips: int
+
+
+# v5e: https://cloud.google.com/tpu/docs/v5e: 197 TFLOP/s, 393 int8 TOP/s, 16 GB, 819 GB/s,
+#   1600 Gbit/s of links one way (4 links, 400 GB/s both ways), 2D torus, 256 chips.
+# v6e: https://cloud.google.com/tpu/docs/v6e: 918, 1836, 32 GB, 1640 GB/s, 800 GB/s of links both
+#   ways (4 links), 2D torus, 256 chips.
+# v5p: https://cloud.google.com/tpu/docs/v5p: 459, 95 GB, 2765 GB/s, 1200 GB/s of links both ways (6
+#   links), 3D torus, 8960 chips. int8 is twice bf16: https://jax-ml.github.io/scaling-book/tpus/
+# Rings: https://jax-ml.github.io/scaling-book/tpus/: v5e and v6e along a dimension of 16, v5p along
+#   multiples of 4 (whole cubes of 4 × 4 × 4).
+CHIPS: Final[Mapping[str, Chip]] = {
+    "v5e": Chip(
+        name="v5e",
+        network_dims=2,
+        hbm_bytes=16 * 10**9,
+        bf16_flops=197e12,
+        int8_ops=393e12,
+        hbm_bandwidth=819e9,
+        link_bandwidth=50e9,
+        wrap_length=16,
+        wrap_multiples=False,
+        max_chips=256,
+    ),
+    "v6e": Chip(
+        name="v6e",
+        network_dims=2,
+        hbm_bytes=32 * 10**9,
+        bf16_flops=918e12,
+        int8_ops=1836e12,
+        hbm_bandwidth=1640e9,
+        link_bandwidth=100e9,
+        wrap_length=16,
+        wrap_multiples=False,
+        max_chips=256,
+    ),
+    "v5p": Chip(
+        name="v5p",
+        network_dims=3,
+        hbm_bytes=95 * 10**9,
+        bf16_flops=459e12,
+        int8_ops=918e12,
+        hbm_bandwidth=2765e9,
+        link_bandwidth=100e9,
+        wrap_length=4,
+        wrap_multiples=True,
+        max_chips=8960,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slice:
+    """Chips of one generation, wired as a grid."""
+
+    chip: Chip
+    # Chips along each dimension of the network, x first.
+    shape: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """``v5e:4x4``, as the compiler takes it."""
+        return f"{self.chip.name}:{'x'.join(str(size) for size in self.shape)}"
+
+    @property
+    def chips(self) -> int:
+        """How many."""
+        return math.prod(self.shape)
+
+    @property
+    def wraps(self) -> tuple[bool, ...]:
+        """Whether the ends are joined, for each dimension of the network."""
+        chip = self.chip
+        if chip.wrap_multiples:  # Only slices of whole cubes are joined.
+            whole = all(size % chip.wrap_length == 0 for size in self.shape)
+            return tuple(whole for _ in self.shape)
+        return tuple(size == chip.wrap_length for size in self.shape)
+
+    def ways(self, extents: Sequence[int]) -> int:
+        """One-way links over which a chip exchanges data with its group at the same time.
+
+        A collective runs along all dimensions of the network that its group spans; along a ring
+        both directions carry data, along a line the chips at the ends have one link only.
+
+        Args:
+            extents: the group's chips along each dimension of the network.
+        """
+        spans = zip(extents, self.shape, self.wraps, strict=False)
+        ways = sum(2 if wrap and e == size else 1 for e, size, wrap in spans if e > 1)
+        return max(1, ways)
+
+
+def parse_slice(text: str) -> Slice:
+    """``v5e:4x4``, ``v6e:2x4``, ``v5p:2x2x2``.
+
+    Raises:
+        ConfigError: no such chip, a shape that the network does not have, or too many chips.
+    """
+    match = re.fullmatch(r"(\w+):(\d{1,5}(?:x\d{1,5})*)", text.strip().lower())
+    if not match:
+        raise ConfigError(
+            f"slice {text!r}: expected CHIP:SHAPE, such as v5e:4x4, v6e:2x4 or v5p:2x2x2"
+        )
+    if match[1] not in CHIPS:
+        raise ConfigError(f"slice {text!r}: unknown chip {match[1]!r}; known: {', '.join(CHIPS)}")
+    chip = CHIPS[match[1]]
+    shape = tuple(int(size) for size in match[2].split("x"))
+    if len(shape) != chip.network_dims or 0 in shape:
+        example = "4x4" if chip.network_dims == 2 else "2x2x2"
+        raise ConfigError(
+            f"slice {text!r}: {chip.name} chips are wired in {chip.network_dims} dimensions; "
+            f"expected a shape such as {chip.name}:{example}"
+        )
+    found = Slice(chip=chip, shape=shape)
+    if found.chips > chip.max_chips:
+        raise ConfigError(
+            f"slice {text!r} has {found.chips} chips; a {chip.name} slice has at most "
+            f"{chip.max_chips}"
+        )
+    if found.chips > 1 and any(size % 2 for size in shape[:2]):
+        # Four chips, 2 × 2, share a host.
+        raise ConfigError(
+            f"slice {text!r}: expected even sizes in the first two dimensions (chips come as "
+            "2 × 2 per host), or a single chip"
+        )
+    return found
+
+
+def mesh_shapes(chips: int, *, least: int = 2) -> tuple[tuple[int, int], ...]:
+    """All (fsdp, tensor) with fsdp · tensor = chips and both at least ``least``, tensor rising."""
+    return tuple(
+        (chips // tensor, tensor)
+        for tensor in range(least, chips // least + 1)
+        if chips % tensor == 0
+    )
