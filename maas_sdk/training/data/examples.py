@@ -18,13 +18,23 @@ import numpy as np
 from maas_sdk.errors import InputError
 from maas_sdk.tensors import Array
 
-__all__ = ["Batch", "Examples", "Source", "Split", "Subset", "check_finite", "class_labels"]
+__all__ = [
+    "Batch",
+    "Examples",
+    "Source",
+    "Split",
+    "Subset",
+    "check_finite",
+    "class_labels",
+    "finite_rows",
+    "pieces",
+]
 
 # "inputs" [B, …], "labels" [B, …], and what else a source has; every array has B rows.
 Batch = dict[str, Array]
 
-# Rows that are looked at together, so that checks take no memory of the data's size.
-_CHUNK = 4096
+# Elements that are looked at together, so that a look at all data takes little memory.
+_PIECE_ELEMENTS = 2**20
 
 
 @runtime_checkable
@@ -126,41 +136,49 @@ def class_labels(labels: Array, *, why: str) -> Array:
     return labels
 
 
-def check_finite(source: Source, *, where: str = "inputs") -> None:
-    """Look at every row of a source's inputs, a few thousand at a time.
-
-    Args:
-        source: what to look at.
-        where: how the message calls it.
+def check_finite(source: Source) -> None:
+    """Look at the inputs of all rows, a piece at a time.
 
     Raises:
-        InputError: an input is NaN or infinite; the message says the first row that has one, and
-            how many have.
+        InputError: an input is NaN or infinite; the message says the first row that has one.
     """
-    bad: list[Array] = []
-    for start, inputs in _chunks(source):
-        # NumPy's error state is left alone: an overflow is no error here, just a closer look.
-        if inputs.dtype.kind in "fcV" and not _all_finite(inputs):
-            flat = np.isfinite(inputs).reshape(len(inputs), -1)
-            bad.append(start + np.flatnonzero(~flat.all(axis=1)))
-    if bad:
-        rows = np.concatenate(bad)
+    for start, inputs in pieces(source):
+        finite_rows(inputs, first_row=start)
+
+
+def finite_rows(inputs: Array, *, first_row: int, where: str = "inputs") -> Array:
+    """Inputs [B, …] again, if they are all finite.
+
+    Args:
+        inputs: any dtype; only floats can be otherwise.
+        first_row: number of the first of them, for the message.
+        where: what they are called in it.
+
+    Raises:
+        InputError: NaN or infinity, in the first row that the message names.
+    """
+    if inputs.dtype.kind in "fcV" and not np.isfinite(inputs).all():
+        bad = np.argwhere(~np.isfinite(inputs))[0]
         raise InputError(
-            f"{where}: expected finite numbers, but row {rows[0]} has NaN or infinity "
-            f"({len(rows)} of {len(source)} rows do): remove these rows or fill them in first",
-            rows=rows,
+            f"{where}: expected finite numbers, got {inputs[tuple(bad)]} in row "
+            f"{first_row + int(bad[0])}, element {bad[1:].tolist()}: leave such rows out, or fill "
+            "them in first",
+            row=first_row + int(bad[0]),
         )
+    return inputs
 
 
-def _all_finite(inputs: Array) -> bool:
-    """Whether all of [B, …] are finite."""
-    return bool(np.isfinite(inputs).all())
+def pieces(source: Source) -> Iterator[tuple[int, Array]]:
+    """(number of the first row, inputs [B, …]) of all rows in order, a few MiB at a time.
 
-
-def _chunks(source: Source) -> Iterator[tuple[int, Array]]:
-    """(first row, inputs [≤ 4096, …]) of all rows, in order; views where they are in memory."""
-    for start in range(0, len(source), _CHUNK):
-        stop = min(start + _CHUNK, len(source))
+    Views where the data is in memory.
+    """
+    if len(source) == 0:
+        return
+    elements = max(int(np.prod(source[0]["inputs"].shape)), 1)
+    size = max(_PIECE_ELEMENTS // elements, 1)
+    for start in range(0, len(source), size):
+        stop = min(start + size, len(source))
         if isinstance(source, Examples):
             yield start, source.inputs[start:stop]
         else:

@@ -19,7 +19,7 @@ from maas_sdk.errors import InputError
 from maas_sdk.tensors import Array
 from maas_sdk.training.data.examples import Batch, Examples, Source, Subset
 
-__all__ = ["Arrays", "Elements", "as_source", "in_memory"]
+__all__ = ["Arrays", "Elements", "as_source", "in_memory", "load"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,12 @@ def as_source(data: object) -> Source:
         "expected Examples, a Source, a dict of arrays or a grain.MapDataset of dicts, got a "
         f"{type(data).__name__}"
     )
+
+
+def load(source: Source) -> Examples:
+    """All rows of a source, in memory."""
+    batch = source.read(np.arange(len(source)))
+    return Examples(inputs=batch["inputs"], labels=batch["labels"])
 
 
 def in_memory(source: Source) -> bool:

@@ -1,0 +1,73 @@
+"""Examples out of an .npz file.
+
+The rule it keeps: a file is what its schema says, whole, or an error that names the file and what
+differs; nothing in it is ever executed (no pickles).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from maas_sdk.errors import InputError
+from maas_sdk.tensors import Array
+from maas_sdk.training.data.examples import Examples, finite_rows
+
+__all__ = ["read_npz"]
+
+
+def read_npz(path: Path | str, *, inputs: str = "inputs", labels: str = "labels") -> Examples:
+    """Two arrays of a file that ``numpy.savez`` wrote, in memory.
+
+    Args:
+        path: the file.
+        inputs: name of the array of inputs in it, [N, …] of numbers.
+        labels: name of the array of labels in it, integer[N] or numbers [N, …].
+
+    Raises:
+        InputError: no such file, cut or damaged; other names, dtypes or shapes; no rows; NaN or
+            infinity.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file", path=path)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            names = sorted(archive.files)
+            found = {name: archive[name] for name in (inputs, labels) if name in names}
+    # Of a damaged archive: zipfile's, zlib's and struct's errors, and whatever NumPy's parser of
+    # headers runs into.
+    except Exception as error:
+        raise InputError(
+            f"{path}: cannot be read as an .npz of plain arrays, it may be cut or damaged: {error}",
+            path=path,
+        ) from error
+    missing = [name for name in (inputs, labels) if name not in found]
+    if missing:
+        raise InputError(
+            f"{path}: expected arrays named {inputs!r} and {labels!r}, found {names}; missing: "
+            f"{missing}",
+            path=path,
+        )
+    _check(path, inputs, found[inputs], kinds="biuf")
+    _check(path, labels, found[labels], kinds="iuf")
+    if len(found[inputs]) != len(found[labels]):
+        raise InputError(
+            f"{path}: {inputs!r} has {len(found[inputs])} rows, {labels!r} has "
+            f"{len(found[labels])}",
+            path=path,
+        )
+    for name, array in found.items():
+        finite_rows(array, first_row=0, where=f"{path}: {name!r}")
+    return Examples(inputs=found[inputs], labels=found[labels])
+
+
+def _check(path: Path, name: str, array: Array, *, kinds: str) -> None:
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds or array.ndim < 1:
+        found = (
+            f"{array.dtype}{list(array.shape)}" if isinstance(array, np.ndarray) else "other bytes"
+        )
+        raise InputError(f"{path}: {name!r}: expected numbers [N, …], found {found}", path=path)
+    if len(array) == 0:
+        raise InputError(f"{path}: {name!r} has no rows", path=path)

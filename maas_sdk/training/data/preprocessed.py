@@ -1,0 +1,53 @@
+"""A model together with the normalization of its inputs, so that the two are served as one.
+
+The rule it keeps: the statistics are weights like any other, though not trained: an export carries
+them in the bundle, beside the model's, and what is served takes raw inputs.
+
+Dimension letters: B rows of a batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from maas_sdk.training.data.normalization import Normalization, check_row_shape
+
+__all__ = ["Preprocessed", "Statistic"]
+
+
+class Statistic(nnx.Variable[jax.Array]):
+    """A number about the training data; no parameter, so no optimizer moves it."""
+
+
+class Preprocessed(nnx.Module):
+    """Raw inputs in, the model's outputs for the normalized inputs out.
+
+    Args:
+        model: called with normalized inputs, float32[B, …]. It is not copied.
+        normalization: what it was trained with.
+    """
+
+    def __init__(self, model: nnx.Module, normalization: Normalization) -> None:
+        self.model = model
+        self.offset = Statistic(jnp.asarray(normalization.offset))
+        self.scale = Statistic(jnp.asarray(normalization.scale))
+
+    def __call__(self, inputs: jax.Array, *arguments: Any, **named: Any) -> Any:
+        """The model's outputs.
+
+        Args:
+            inputs: [B, …] as they are in the data, of any real dtype.
+            arguments: handed on to the model.
+            named: handed on to the model.
+
+        Raises:
+            InputError: the statistics are of rows of another shape.
+        """
+        offset, scale = self.offset[...], self.scale[...]
+        check_row_shape(offset.shape, inputs.shape[1:])
+        model: Any = self.model
+        return model((inputs.astype(jnp.float32) - offset) / scale, *arguments, **named)
