@@ -71,7 +71,10 @@ def _muon(learning_rate: optax.Schedule, **options: Any) -> optax.GradientTransf
 
     def matrices(params: Any) -> Any:
         def dimensions(path: Any, leaf: jax.Array) -> Any:
-            muon = leaf.ndim == 2 and not _EMBEDDINGS.search(_words(path))
+            words = _words(path)
+            # The biases of attention have two dimensions, heads and width, and are no matrices.
+            other = _VECTORS.search(words) or _EMBEDDINGS.search(words)
+            muon = leaf.ndim == 2 and not other
             return optax.contrib.MuonDimensionNumbers() if muon else None
 
         return jax.tree_util.tree_map_with_path(dimensions, params)

@@ -108,9 +108,11 @@ def make_schedule(
         raise ConfigError(f"end_fraction: expected 0 ≤ x ≤ 1, got {end}")
     if end == 0 and named.end_fraction > 0:
         raise ConfigError(f"end_fraction: {name!r} never reaches 0; expected more, such as 0.01")
-    if not 0 <= cooldown_fraction <= 1 - warmup:
+    # What is said for another schedule is only checked for being a share.
+    most = 1 - warmup if name == "wsd" else 1.0
+    if not 0 <= cooldown_fraction <= most + 1e-9:
         raise ConfigError(
-            f"cooldown_fraction: expected 0 ≤ x ≤ {1 - warmup:g}, what the warm-up leaves, "
+            f"cooldown_fraction: expected 0 ≤ x ≤ {most:g}, what the warm-up leaves, "
             f"got {cooldown_fraction}"
         )
     at = [share for share, _ in pieces]
