@@ -96,7 +96,11 @@ PRIVILEGED = {
     "sklearn": {"demo/digits.py"},
     # Patches JAX while a model is traced; what it gives leaves the file as a plain module.
     "qwix": {"training/qtraining.py"},
-    "PIL": {"cli/arrays.py"},
+    "PIL": {"cli/arrays.py", "training/data/images.py"},
+    # One door to tables, in the extra [data].
+    "pyarrow": {"training/data/columns.py"},
+    # The quantiles of mixup's Beta distribution; jax depends on scipy anyway.
+    "scipy": {"training/data/augment.py"},
 }
 
 # Files longer than one sitting, each with the reason.

@@ -33,7 +33,7 @@ def read_npz(path: Path | str, *, inputs: str = "inputs", labels: str = "labels"
     if not path.is_file():
         raise InputError(f"{path}: no such file", path=path)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             names = sorted(archive.files)
             found = {name: archive[name] for name in (inputs, labels) if name in names}
     # Of a damaged archive: zipfile's, zlib's and struct's errors, and whatever NumPy's parser of

@@ -55,7 +55,8 @@ def row_keys(rows: Array, *, seed: int, epoch: int, turn: Array | int = 0) -> Ar
 
 def stream(keys: Array, number: int) -> Array:
     """Keys uint64[B] of another stream: one for each thing that is random about a row."""
-    return _mix(keys + np.uint64(number + 1) * _FIRST)
+    # An array of one, since a scalar of NumPy's would warn that it wraps round.
+    return _mix(keys + np.array([number + 1], np.uint64) * _FIRST)
 
 
 def uniforms(keys: Array, count: int) -> Array:
