@@ -25,7 +25,7 @@ class Chip:
     name: str
     # Dimensions of the network that chips are wired in.
     network_dims: int
-    # Main memory of a chip.
+    # Main memory of a chip. The vendor's GB are binary here: of 16 the compiler offers 15.75 GiB.
     hbm_bytes: int
     # Peak operations per second, a multiply-add counts as two.
     bf16_flops: float
@@ -54,7 +54,7 @@ CHIPS: Final[Mapping[str, Chip]] = {
     "v5e": Chip(
         name="v5e",
         network_dims=2,
-        hbm_bytes=16 * 10**9,
+        hbm_bytes=16 * 2**30,
         bf16_flops=197e12,
         int8_ops=393e12,
         hbm_bandwidth=819e9,
@@ -66,7 +66,7 @@ CHIPS: Final[Mapping[str, Chip]] = {
     "v6e": Chip(
         name="v6e",
         network_dims=2,
-        hbm_bytes=32 * 10**9,
+        hbm_bytes=32 * 2**30,
         bf16_flops=918e12,
         int8_ops=1836e12,
         hbm_bandwidth=1640e9,
@@ -78,7 +78,7 @@ CHIPS: Final[Mapping[str, Chip]] = {
     "v5p": Chip(
         name="v5p",
         network_dims=3,
-        hbm_bytes=95 * 10**9,
+        hbm_bytes=95 * 2**30,
         bf16_flops=459e12,
         int8_ops=918e12,
         hbm_bandwidth=2765e9,
