@@ -16,6 +16,7 @@ or the file.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -30,9 +31,9 @@ import orbax.checkpoint.experimental.v1 as ocp
 from maas_sdk.errors import ConfigError, CorruptError, MaasError, NotFoundError
 from maas_sdk.training.checksums import write_checksums
 from maas_sdk.training.leaves import named_arrays, named_specs
-from maas_sdk.training.retention import CheckpointConfig, preservation_policy, score
+from maas_sdk.training.retention import CheckpointConfig, Retention, score
 from maas_sdk.training.snapshot import Snapshot, snapshot_pays
-from maas_sdk.training.stored_step import described, read_step, storable
+from maas_sdk.training.stored_step import described, metrics_of, read_step, storable
 
 __all__ = ["CheckpointConfig", "Checkpoints", "Restored"]
 
@@ -57,6 +58,9 @@ class Checkpoints:
     def __init__(self, config: CheckpointConfig) -> None:
         self.config = config
         self.folder = Path(config.folder).absolute()
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ConfigError(f"{self.folder} is a file, checkpoints need a folder: name another")
+        self._retention = Retention(config)
         self._writing = False
         self._snapshot = Snapshot()
         self._manager = self._open()
@@ -118,19 +122,18 @@ class Checkpoints:
                 step=step,
                 latest=latest,
             )
-        about = described(arrays, data_state)
-        numbers = {name: float(value) for name, value in (metrics or {}).items()}
+        about = described(arrays, data_state, metrics or {})
         copied = self.config.asynchronous and (
             snapshot_pays(arrays) if self.config.snapshot is None else self.config.snapshot
         )
         arrays = self._snapshot.take(arrays) if copied else arrays
         self._claim()
+        self._retention.metrics[step] = about["metrics"]
         begin = functools.partial(
             self._manager.save_async,
             step,
             storable(arrays),
             force=True,
-            metrics=numbers or None,
             custom_metadata=about,
         )
         if copied and jax.process_count() == 1:
@@ -191,8 +194,11 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Steps of all whole checkpoints, ascending; waits for one that is being written."""
         self.wait()
-        self._manager.reload()
-        return [checkpoint.step for checkpoint in self._manager.checkpoints]
+        return sorted(
+            int(found.name)
+            for found in self.folder.iterdir()
+            if found.name.isdigit() and found.is_dir()
+        )
 
     def latest_step(self) -> int | None:
         """Step of the newest whole checkpoint; None where there is none."""
@@ -200,18 +206,12 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """Step of the checkpoint with the best metric; the newest of equals; None for none."""
-        self.steps()
-        found = [
-            (score(self.config, checkpoint.metrics), checkpoint.step)
-            for checkpoint in self._manager.checkpoints
-        ]
+        found = [(score(self.config, self._metrics_of(step)), step) for step in self.steps()]
         return max((pair for pair in found if pair[0] > -math.inf), default=(0.0, None))[1]
 
     def metrics(self, step: int) -> dict[str, float]:
         """The metrics that a checkpoint was saved with. Raises ``NotFoundError``."""
-        wanted = self._resolve(step)
-        [found] = [c.metrics for c in self._manager.checkpoints if c.step == wanted]
-        return dict(found or {})
+        return dict(self._metrics_of(self._resolve(step)))
 
     def discard_after(self, step: int) -> None:
         """Remove every checkpoint of a later step: the run goes on from ``step`` anew."""
@@ -227,7 +227,12 @@ class Checkpoints:
         """
         pending, self._pending = self._pending, None
         if pending is not None:
-            pending.result()
+            try:
+                pending.result()
+            except BaseException:
+                # What is there is looked at anew.
+                self._last, self._writing = None, False
+                raise
 
     def close(self) -> None:
         """Finish what was begun and let go of the folder."""
@@ -242,22 +247,32 @@ class Checkpoints:
         context = ocp.Context()
         # Weights do not compress, and zstd takes ten times as long as writing them.
         context.array.saving.use_compression = False
-        return ocp.training.Checkpointer(
-            self.folder,
-            context=context,
-            preservation_policy=preservation_policy(self.config),
-            # ``save`` is only called when a checkpoint is wanted, and forces it.
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            # Left-overs of a killed writer are removed by the next writer, never by a reader.
-            cleanup_tmp_directories=self._writing,
-        )
+        with _translated(f"{self.folder} cannot be used for checkpoints"):
+            return ocp.training.Checkpointer(
+                self.folder,
+                context=context,
+                preservation_policy=self._retention,
+                # ``save`` is only called when a checkpoint is wanted, and forces it.
+                save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+                # Left-overs of a killed writer are removed by the next writer, never by a reader.
+                cleanup_tmp_directories=self._writing,
+            )
 
     def _claim(self) -> None:
         """Become the folder's writer."""
         if not self._writing:
             self._writing = True
-            self._manager.close()
+            with contextlib.suppress(Exception):  # of a write that failed, which was told
+                self._manager.close()
+            for step in self.steps():
+                self._metrics_of(step)
             self._manager = self._open()
+
+    def _metrics_of(self, step: int) -> Mapping[str, float]:
+        known = self._retention.metrics
+        if step not in known:
+            known[step] = metrics_of(self.folder / str(step))
+        return known[step]
 
     def _write(self, step: int, begin: Callable[[], Any]) -> None:
         with _translated(self._could_not_write(step)):

@@ -19,14 +19,23 @@ from maas_sdk.errors import CorruptError
 __all__ = ["CHECKSUMS", "check_checksums", "write_checksums"]
 
 CHECKSUMS: Final = "checksums.json"
-_CHUNK_BYTES: Final = 4 * 2**20
+_PART_BYTES: Final = 64 * 2**20
+_CHUNK_BYTES: Final = 2**20
 
 
 def write_checksums(folder: Path) -> None:
-    """Write ``checksums.json`` into ``folder``, whole or not at all: path → [bytes, crc32]."""
-    document = {path: list(_measure(folder / path)) for path in _files(folder)}
+    """Write ``checksums.json`` into ``folder``, whole or not at all.
+
+    It says of each path the bytes and, as hexadecimal crc32, of each 64 MiB of them.
+    """
+    document = {}
+    with _pool() as pool:
+        for path in _files(folder):
+            size = (folder / path).stat().st_size
+            parts = pool.map(lambda begin, f=folder / path: _checksum(f, begin), _parts(size))
+            document[path] = {"bytes": size, "crc32": list(parts)}
     unfinished = folder / f".{CHECKSUMS}"
-    unfinished.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+    unfinished.write_text(json.dumps(document, indent=1, sort_keys=True))
     os.replace(unfinished, folder / CHECKSUMS)
 
 
@@ -36,35 +45,45 @@ def check_checksums(folder: Path) -> None:
     Raises:
         CorruptError: a file is missing, or its size or bytes are not those that were written.
     """
+    list_file = folder / CHECKSUMS
     try:
-        expected = json.loads((folder / CHECKSUMS).read_text())
+        document = json.loads(list_file.read_text())
+        expected = {path: (int(e["bytes"]), list(e["crc32"])) for path, e in document.items()}
     except FileNotFoundError:  # its writer was killed between the last file and this one
         return
-    except ValueError as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptError(
-            f"{folder / CHECKSUMS} is not JSON: {error}", file=str(folder / CHECKSUMS)
+            f"{list_file} does not read as it was written: {error!r}", file=str(list_file)
         ) from error
-
-    def check(item: tuple[str, list[int]]) -> None:
-        path, (size, checksum) = item
-        file = folder / path
+    for path, (size, _) in expected.items():
         try:
-            found = _measure(file)
+            found = (folder / path).stat().st_size
         except OSError as error:
             raise CorruptError(
-                f"{file}: expected a file of {size} bytes, found {error.strerror}", file=str(file)
+                f"{folder / path}: expected a file of {size} bytes, found {error.strerror}",
+                file=str(folder / path),
             ) from error
-        if found[0] != size:
-            raise CorruptError(f"{file}: expected {size} bytes, found {found[0]}", file=str(file))
-        if found[1] != checksum:
+        if found != size:
             raise CorruptError(
-                f"{file}: expected crc32 {checksum:08x}, found {found[1]:08x}: the bytes on the "
-                "disk are not the ones that were written",
+                f"{folder / path}: expected {size} bytes, found {found}", file=str(folder / path)
+            )
+
+    def check(part: tuple[Path, int, str]) -> None:
+        file, begin, checksum = part
+        if (found := _checksum(file, begin)) != checksum:
+            raise CorruptError(
+                f"{file}: from byte {begin} on, expected crc32 {checksum}, found {found}: what is "
+                "on the disk is not what was written",
                 file=str(file),
             )
 
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        list(pool.map(check, expected.items()))
+    parts = [
+        (folder / path, begin, checksum)
+        for path, (size, checksums) in expected.items()
+        for begin, checksum in zip(_parts(size), checksums, strict=True)
+    ]
+    with _pool() as pool:
+        list(pool.map(check, parts))
 
 
 def _files(folder: Path) -> list[str]:
@@ -75,12 +94,22 @@ def _files(folder: Path) -> list[str]:
     )
 
 
-def _measure(file: Path) -> tuple[int, int]:
-    """Size in bytes and crc32."""
-    size, checksum = 0, 0
-    buffer = bytearray(min(_CHUNK_BYTES, max(1, file.stat().st_size)))
+def _pool() -> ThreadPoolExecutor:
+    """Reading and crc32 both let other threads run."""
+    return ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+
+
+def _parts(size: int) -> range:
+    return range(0, size, _PART_BYTES)
+
+
+def _checksum(file: Path, begin: int) -> str:
+    """Of one part of a file."""
+    left, checksum = _PART_BYTES, 0
+    buffer = bytearray(_CHUNK_BYTES)
     with open(file, "rb", buffering=0) as source:
-        while count := source.readinto(buffer):
-            size += count
+        source.seek(begin)
+        while left > 0 and (count := source.readinto(memoryview(buffer)[:left])):
+            left -= count
             checksum = zlib.crc32(memoryview(buffer)[:count], checksum)
-    return size, checksum
+    return f"{checksum:08x}"

@@ -6,16 +6,16 @@ The rule it keeps: a NaN is never the best, and neither is a checkpoint that was
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orbax.checkpoint.experimental.v1 as ocp
 
 from maas_sdk.errors import ConfigError
 
-__all__ = ["CheckpointConfig", "preservation_policy", "score"]
+__all__ = ["CheckpointConfig", "Retention", "score"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,16 +64,39 @@ def score(config: CheckpointConfig, metrics: Mapping[str, float] | None) -> floa
     return value if config.mode == "max" else -value
 
 
-def preservation_policy(config: CheckpointConfig) -> Any:
-    """Orbax's policy for it: a checkpoint stays while it is among the newest or among the best."""
-    policies = ocp.training.preservation_policies
-    kept: list[Any] = [policies.LatestN(config.keep_latest)]
-    if config.keep_best:
-        kept.append(
-            policies.BestN(
-                get_metric_fn=lambda metrics: score(config, metrics),
-                n=config.keep_best,
-                keep_checkpoints_without_metrics=False,
+class _Measured(NamedTuple):
+    """What orbax's policies look at."""
+
+    step: int
+    metrics: Mapping[str, float] | None
+
+
+class Retention:
+    """Orbax's policy: a checkpoint stays while it is among the newest or among the best.
+
+    The metrics come from us: orbax reads its own when it opens a folder, and one damaged file of
+    one step would keep it from opening any.
+
+    Attributes:
+        metrics: of each step; filled by whoever owns the folder.
+    """
+
+    def __init__(self, config: CheckpointConfig) -> None:
+        self.metrics: dict[int, Mapping[str, float]] = {}
+        policies = ocp.training.preservation_policies
+        kept: list[Any] = [policies.LatestN(config.keep_latest)]
+        if config.keep_best:
+            kept.append(
+                policies.BestN(
+                    get_metric_fn=lambda metrics: score(config, metrics),
+                    n=config.keep_best,
+                    keep_checkpoints_without_metrics=False,
+                )
             )
-        )
-    return policies.AnyPreservationPolicy(kept)
+        self._policy = policies.AnyPreservationPolicy(kept)
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """For each checkpoint, ascending by step, whether it stays."""
+        measured = [_Measured(found.step, self.metrics.get(found.step)) for found in checkpoints]
+        kept: Sequence[bool] = self._policy.should_preserve(measured, context=context)
+        return kept

@@ -9,8 +9,8 @@ The rule it keeps: that a checkpoint fits is known, leaf by leaf, before an arra
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from maas_sdk.errors import ConfigError, CorruptError
 from maas_sdk.training.checksums import check_checksums
 from maas_sdk.training.leaves import LeafSpec, differences, nest, raw, typed, unnest
 
-__all__ = ["described", "read_step", "storable"]
+__all__ = ["described", "metrics_of", "read_step", "storable"]
 
 _FORMAT: Final = 1
 _STATE: Final = "state"
@@ -29,11 +29,24 @@ _STATE: Final = "state"
 _SHOWN: Final = 8
 
 
-def described(arrays: Mapping[str, jax.Array], data_state: Any) -> dict[str, Any]:
-    """The words that go with named arrays: what each is, and the position in the data."""
+def described(
+    arrays: Mapping[str, jax.Array], data_state: Any, metrics: Mapping[str, float]
+) -> dict[str, Any]:
+    """The words that go with named arrays: what each is, the position in the data, the metrics.
+
+    Raises:
+        ConfigError: the position is not JSON-able.
+    """
+    try:
+        position = json.loads(json.dumps(data_state))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"data_state: expected what JSON can say, got {data_state!r:.80}: {error}"
+        ) from error
     return {
         "format": _FORMAT,
-        "data": data_state,
+        "data": position,
+        "metrics": {name: float(value) for name, value in metrics.items()},
         "leaves": {name: [str(array.dtype), list(array.shape)] for name, array in arrays.items()},
     }
 
@@ -60,16 +73,19 @@ def read_step(
         ConfigError: the checkpoint does not fit, or is not of this kind.
         CorruptError: a file of it is damaged or missing.
     """
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        # Hashed while it is read: the pages are brought in once.
-        check = pool.submit(check_checksums, folder)
-        try:
-            return _read(folder, expected, partial)
-        except _Unreadable as error:
-            check.result()
-            raise CorruptError(f"{folder} cannot be read: {error}", file=str(folder)) from error
-        finally:
-            check.result()
+    check_checksums(folder)
+    try:
+        return _read(folder, expected, partial)
+    except _Unreadable as error:
+        raise CorruptError(f"{folder} cannot be read: {error}", file=str(folder)) from error
+
+
+def metrics_of(folder: Path) -> dict[str, float]:
+    """The metrics of a checkpoint; none where what says so cannot be read."""
+    try:
+        return dict(_about(folder)["metrics"])
+    except (_Unreadable, ConfigError):
+        return {}
 
 
 class _Unreadable(Exception):
