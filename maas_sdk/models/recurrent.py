@@ -127,7 +127,7 @@ class Recurrent(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         given: Any = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        directions = ("forward", "backward") if config.bidirectional else ("forward",)
+        directions = _directions(config)
         width = config.hidden_features * len(directions)
         self.embed = (
             None
@@ -176,8 +176,9 @@ class Recurrent(nnx.Module):
             if last and self.dropout is not None:
                 x = self.dropout(x)
             outputs, last = [], []
-            for direction, cell in layer.items():
-                found, end = _run(cell, x, real, reverse=direction == "backward")
+            # Not the order of the Dict, which a module that was taken apart has sorted.
+            for direction in _directions(self.config):
+                found, end = _run(layer[direction], x, real, reverse=direction == "backward")
                 outputs.append(found)
                 last.append(end)
             x = jnp.concatenate(outputs, axis=-1)
@@ -205,6 +206,11 @@ class Recurrent(nnx.Module):
                 f"{inputs.dtype}{list(inputs.shape)}"
             )
         return steps
+
+
+def _directions(config: RecurrentConfig) -> tuple[str, ...]:
+    """In the order in which their outputs lie side by side."""
+    return ("forward", "backward") if config.bidirectional else ("forward",)
 
 
 def _run(
