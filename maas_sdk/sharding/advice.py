@@ -1,0 +1,70 @@
+"""What is worth saying about a layout: rules without effect, a model that is mostly whole.
+
+The rule it keeps: each warning names the parameter or the rule, and says what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from maas_sdk.charts.quantities import data_size, percent
+from maas_sdk.sharding.partition import LeafPlan
+from maas_sdk.sharding.rules import Rule, matches
+
+__all__ = ["MAX_REPLICATED_SHARE", "mostly_whole", "replicated_share", "unmatched"]
+
+# A model of which more than this share is whole on every device is worth a warning. MaxText stops
+# at the same share (``sharding_tolerance`` in its configuration).
+MAX_REPLICATED_SHARE: Final = 0.02
+
+
+def unmatched(rules: Sequence[Rule], rows: Sequence[LeafPlan]) -> tuple[str, ...]:
+    """Rules of the user's that decide about nothing, each with what to do."""
+    said = []
+    for rule in rules:
+        if any(row.source == "rule" and row.matched == str(rule) for row in rows):
+            continue
+        others = [row for row in rows if matches(rule, row.path)]
+        if others:
+            said.append(
+                f"rule {rule.pattern!r} decides about nothing: {others[0].path!r} is decided by "
+                f"an earlier rule, {others[0].matched!r}; put the narrower rule in front"
+            )
+            continue
+        close = difflib.get_close_matches(rule.pattern, [row.path for row in rows], n=1, cutoff=0)
+        said.append(
+            f"rule {rule.pattern!r} matches no parameter; mend or remove it. The nearest name is "
+            f"{close[0] if close else 'none: there are no parameters'}"
+        )
+    return tuple(said)
+
+
+def mostly_whole(
+    rows: Sequence[LeafPlan], name: str, axes: Sequence[str], mesh: Mapping[str, int]
+) -> tuple[str, ...]:
+    """Whether more of the model is whole on every device than a strategy that cuts should leave."""
+    parts = math.prod(mesh.get(axis, 1) for axis in axes)
+    share = replicated_share(rows)
+    if parts == 1 or share <= MAX_REPLICATED_SHARE:
+        return ()
+    largest = max((row for row in rows if row.whole), key=lambda row: row.nbytes)
+    return (
+        f"{percent(share)} of the parameters' bytes are whole on every device under strategy "
+        f"{name!r}, more than {percent(MAX_REPLICATED_SHARE, digits=0)}; the largest is "
+        f"{largest.path!r} ({data_size(largest.nbytes)}): give it a rule"
+        + (
+            ", or lower min_shard_bytes"
+            if "fsdp" in axes
+            else ", or use 'fsdp+tensor', which cuts what no rule names"
+        )
+        + "; a model this small may be best off with strategy 'data'" * (largest.nbytes < 2**20),
+    )
+
+
+def replicated_share(rows: Sequence[LeafPlan]) -> float:
+    """Of all bytes, the share that every device holds whole; 0 when there are none."""
+    total = sum(row.nbytes for row in rows)
+    return sum(row.nbytes for row in rows if row.whole) / total if total else 0.0
