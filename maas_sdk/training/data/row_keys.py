@@ -23,6 +23,9 @@ _GAMMA: Final = np.uint64(0x9E3779B97F4A7C15)
 _FIRST: Final = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND: Final = np.uint64(0x94D049BB133111EB)
 
+# Any constant: what row keys are called among all that is random about a run.
+_KEYS: Final = 1
+
 
 def _mix(values: Array) -> Array:
     """splitmix64's output function, uint64[…] → uint64[…]: a bijection that scatters all bits."""
@@ -45,10 +48,10 @@ def row_keys(rows: Array, *, seed: int, epoch: int, turn: Array | int = 0) -> Ar
     Returns:
         uint64[B].
     """
-    key = np.zeros(1, np.uint64)
-    for part in (seed, epoch, rows, turn):
-        if isinstance(part, int):
-            part = np.array([part & 0xFFFFFFFFFFFFFFFF], np.uint64)
+    # NumPy's own hash of numbers of any size; its spawn key sets it apart from orders.
+    run = np.random.SeedSequence((seed, epoch), spawn_key=(_KEYS,))
+    key = run.generate_state(1, np.uint64)
+    for part in (rows, np.asarray(turn)):
         key = _mix((key ^ part.astype(np.uint64)) + _GAMMA)
     return np.broadcast_to(key, (len(rows),))
 

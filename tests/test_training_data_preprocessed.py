@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file
+from sklearn.datasets import load_breast_cancer
+
+from maas_sdk.errors import InputError
+from maas_sdk.export import export
+from maas_sdk.runtime import load
+from maas_sdk.training.data import Examples, Normalization, Preprocessed, stratified_split
+
+
+class Small(nnx.Module):
+    """30 features to 2 logits."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.hidden = nnx.Linear(30, 16, rngs=rngs)
+        self.head = nnx.Linear(16, 2, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.head(nnx.relu(self.hidden(x)))
+
+
+def test_a_bundle_takes_raw_inputs(tmp_path: Path) -> None:
+    """The statistics travel as weights: served, raw rows get the answers of normalized ones.
+
+    Real rows, whose features range from 0.001 to 4,000, so that forgetting any of it shows.
+    """
+    found = load_breast_cancer()
+    data = Examples(inputs=found.data.astype(np.float32), labels=found.target)
+    split = stratified_split(data, test_fraction=0.2, seed=0)
+    normalization = Normalization.fit(split)
+    model = Small(nnx.Rngs(0))
+    expected = np.asarray(model(normalization.apply(split.test.inputs)))
+    assert np.abs(np.asarray(model(split.test.inputs)) - expected).max() > 10
+
+    raw = split.test.inputs[:16]
+    whole = Preprocessed(model, normalization)
+    bundle = export(whole, raw, path=tmp_path / "cells.maas", name="cells", buckets=(16,))
+    answers = load(bundle.path).predict({"input": raw})
+    np.testing.assert_allclose(answers, expected[:16], atol=1e-4, rtol=1e-4)
+
+    weights = load_file(bundle.path / "weights.safetensors")
+    np.testing.assert_array_equal(weights["offset"], normalization.offset)
+    np.testing.assert_array_equal(weights["scale"], normalization.scale)
+    assert "model/head/kernel" in weights
+
+
+@pytest.mark.parametrize("over", ["feature", "channel", "all"])
+def test_the_formula_is_that_of_the_host(over: str) -> None:
+    """What the device computes is what ``apply`` does, for bytes and floats, compiled or not."""
+    images = np.random.default_rng(0).integers(0, 256, (8, 5, 4, 3), np.uint8)
+    data = Examples(inputs=images, labels=np.zeros(8, np.int32))
+    normalization = Normalization.fit(data, over=over)
+    whole = Preprocessed(nnx.identity, normalization)  # type: ignore[arg-type]
+    graph, state = nnx.split(whole)
+    compiled = jax.jit(lambda state, inputs: nnx.merge(graph, state)(inputs))
+    for inputs in (images, images.astype(np.float32)):
+        expected = normalization.apply(inputs)
+        np.testing.assert_allclose(whole(inputs), expected, rtol=1e-6)
+        np.testing.assert_allclose(compiled(state, inputs), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_statistics_are_no_parameters() -> None:
+    """An optimizer does not see them, and training code takes them along as state."""
+    data = Examples(inputs=np.eye(30, dtype=np.float32), labels=np.zeros(30, np.int32))
+    whole = Preprocessed(Small(nnx.Rngs(0)), Normalization.fit(data))
+    names = {"/".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(whole, nnx.Param))}
+    assert names == {f"model/{n}/{p}" for n in ("hidden", "head") for p in ("kernel", "bias")}
+
+
+def test_rows_of_another_shape_are_refused() -> None:
+    """While the program is traced, in words."""
+    data = Examples(inputs=np.eye(30, dtype=np.float32), labels=np.zeros(30, np.int32))
+    whole = Preprocessed(Small(nnx.Rngs(0)), Normalization.fit(data))
+    with pytest.raises(InputError, match=r"end in shape \[30\], got rows of shape \[29\]"):
+        whole(np.zeros((2, 29), np.float32))
