@@ -39,6 +39,7 @@ _CALLED: Final = re.compile(
     r"\b(calls|to_apply|body|condition|true_computation|false_computation|branch_computations"
     r"|called_computations)=(\{[^}]*\}|%?[\w.\-]+)"
 )
+_COMMENT: Final = re.compile(r"/\*.*?\*/")
 _SPACE: Final = re.compile(r"S\((\d+)\)")
 
 
@@ -73,7 +74,7 @@ class Instruction:
         """Names of the values it takes."""
         if self.opcode in ("constant", "parameter"):
             return ()
-        words = (part.split() for part in _split(self.arguments))
+        words = (part.split() for part in _split(_COMMENT.sub("", self.arguments)))
         return tuple(word[-1].lstrip("%") for word in words if word)
 
     @property
@@ -191,7 +192,7 @@ def _closing(text: str, at: int) -> int:
 def _split(text: str) -> list[str]:
     """At the commas that are in no bracket."""
     parts, depth, start = [], 0, 0
-    for mark in re.finditer(r"[(){}\[\],]|/\*.*?\*/", text):
+    for mark in re.finditer(r"[(){}\[\],]", text):
         if mark[0] in "({[":
             depth += 1
         elif mark[0] in ")}]":
@@ -206,7 +207,7 @@ def tuple_elements(shape: str) -> tuple[str, ...]:
     """The outermost elements of a tuple's shape; of anything else, itself."""
     if not shape.startswith("("):
         return (shape,)
-    return tuple(re.sub(r"/\*.*?\*/", "", part).strip() for part in _split(shape[1:-1]))
+    return tuple(part.strip() for part in _split(_COMMENT.sub("", shape[1:-1])))
 
 
 def array_shapes(shape: str) -> tuple[ArrayShape, ...]:

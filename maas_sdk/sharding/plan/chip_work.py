@@ -27,6 +27,7 @@ from maas_sdk.sharding.hlo_module import (
     HloModule,
     Instruction,
     array_shapes,
+    tuple_elements,
 )
 from maas_sdk.sharding.trip_counts import runs
 
@@ -227,29 +228,52 @@ def _traffic(module: HloModule, computation: Computation, instruction: Instructi
         return 2 * update
     if instruction.opcode in ("dynamic-slice", "slice", "gather"):
         return 2 * _in_memory(instruction.shape)
-    body = None
-    if instruction.opcode == "fusion":
-        body = module.computations.get(next((name for _, name in instruction.called), ""))
+    body = _called(module, instruction)
     reads = 0
     for index, name in enumerate(instruction.operands):
         whole = _operand(computation, [name])
-        reads += whole if body is None else min(whole, _read_of(body, index, whole))
-    written = _in_memory(instruction.shape)
+        reads += whole if body is None else _read_of(module, body, index, whole)
+    return reads + _written(body, instruction)
+
+
+def _written(body: Computation | None, instruction: Instruction) -> int:
+    """What an instruction writes: of a fusion's result only what the fusion itself makes."""
     root = None if body is None else body.root
-    if body is not None and root is not None and root.opcode == "dynamic-update-slice":
-        replaced = body.by_name.get(next(iter(root.operands[1:2]), ""))
-        if replaced is not None:
-            written = min(written, sum(s.nbytes for s in array_shapes(replaced.shape)))
-    return reads + written
+    if body is None or root is None:
+        return _in_memory(instruction.shape)
+    whole = root.opcode != "tuple"
+    shapes = (instruction.shape,) if whole else tuple_elements(instruction.shape)
+    made = (root.name,) if whole else root.operands
+    total = 0
+    for shape, name in zip(shapes, made, strict=False):
+        source = body.by_name.get(name)
+        if source is None or (not whole and _carried(source)):
+            continue
+        nbytes = _in_memory(shape)
+        if source.opcode == "dynamic-update-slice":
+            replaced = body.by_name.get(next(iter(source.operands[1:2]), ""))
+            if replaced is not None:
+                nbytes = min(nbytes, sum(s.nbytes for s in array_shapes(replaced.shape)))
+        total += nbytes
+    return total
 
 
-def _read_of(body: Computation, index: int, whole: int) -> int:
+def _carried(instruction: Instruction) -> bool:
+    """Whether it only hands on: a parameter, or the buffers of a collective that runs beside."""
+    return (
+        instruction.opcode == "parameter"
+        or 'chain_id="' in instruction.attributes
+        or 'custom_call_target="AsyncCollective' in instruction.attributes
+    )
+
+
+def _read_of(module: HloModule, body: Computation, index: int, whole: int) -> int:
     """What a fusion reads of its operand: its slices, when it takes nothing else of it."""
     names = {name for name, number in body.parameters.items() if number == index}
     total = 0
     for instruction in body.instructions:
         taken = names & set(instruction.operands)
-        if not taken:
+        if not taken or instruction.opcode == "tuple" or _carried(instruction):
             continue
         if instruction.opcode == "bitcast":
             names.add(instruction.name)
@@ -257,9 +281,19 @@ def _read_of(body: Computation, index: int, whole: int) -> int:
             total += sum(s.nbytes for s in array_shapes(instruction.shape))
         elif instruction.opcode == "dynamic-update-slice" and instruction.operands[0] in taken:
             pass  # In place: the rest of it is neither read nor written.
+        elif inside := _called(module, instruction):
+            places = [at for at, name in enumerate(instruction.operands) if name in taken]
+            total += sum(_read_of(module, inside, at, whole) for at in places)
         else:
             return whole
-    return total
+    return min(total, whole)
+
+
+def _called(module: HloModule, instruction: Instruction) -> Computation | None:
+    """The body of a fusion."""
+    if instruction.opcode != "fusion":
+        return None
+    return module.computations.get(next((name for _, name in instruction.called), ""))
 
 
 def _operand(computation: Computation, names: Iterable[str]) -> int:

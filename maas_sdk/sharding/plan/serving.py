@@ -1,8 +1,8 @@
-"""The serving step of a decoder of Llama's shape, to plan with: prefill a batch, or decode a token.
+"""The serving step of a decoder of Llama's shape, to plan with: a prefill, or one token decoded.
 
-The rule it keeps: shapes and arithmetic are those of a served model (weights in bfloat16, or in int8
-with a float32 scale per output channel; a cache of keys and values; logits of the last position
-only), and it is written over stacked layers, so that it compiles in seconds whatever the depth.
+The rule it keeps: shapes and arithmetic are those of a served model (weights in bfloat16, or in
+int8 with a float32 scale per output channel; a cache of keys and values; logits of the last
+position only), and it is written over stacked layers: it compiles in seconds whatever the depth.
 
 Int8 is W8A8: activations are rounded per row, products are int8 × int8 → int32.
 
@@ -107,7 +107,7 @@ def _axis(mesh: Mesh, name: str = "tensor") -> str | None:
 
 def _leaf(mesh: Mesh, shape: tuple[int, ...], dtype: Any, *spec: Any) -> Any:
     sharding = NamedSharding(mesh, PartitionSpec(*spec))  # type: ignore[no-untyped-call]
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)  # type: ignore[no-untyped-call]
 
 
 def _weights(decoder: Shape, mesh: Mesh, precision: str) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def _weights(decoder: Shape, mesh: Mesh, precision: str) -> dict[str, Any]:
     }
 
 
-def _product(x: jax.Array, weight: Any) -> jax.Array:
+def _product(x: jax.Array, weight: Any) -> Any:
     """[B, T, in] × [in, out] → [B, T, out] in bfloat16."""
     if not isinstance(weight, dict):
         return jnp.einsum("btd,df->btf", x, weight)
@@ -159,7 +159,8 @@ def _product(x: jax.Array, weight: Any) -> jax.Array:
 def _norm(x: jax.Array, scale: jax.Array) -> jax.Array:
     wide = x.astype(jnp.float32)
     mean = (wide * wide).mean(axis=-1, keepdims=True)
-    return (wide * jax.lax.rsqrt(mean + 1e-5)).astype(x.dtype) * scale
+    normed: jax.Array = (wide * jax.lax.rsqrt(mean + 1e-5)).astype(x.dtype) * scale
+    return normed
 
 
 def _rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
@@ -185,7 +186,7 @@ def _forward(
         w, key_cache, value_cache = given
         y = _norm(x, w["norm1"])
 
-        def heads(name: str) -> jax.Array:
+        def heads(name: str) -> Any:
             return _product(y, w[name]).reshape(*y.shape[:2], -1, head)
 
         query, key = _rotate(heads("query"), positions), _rotate(heads("key"), positions)
