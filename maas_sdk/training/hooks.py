@@ -11,7 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["EvalRecord", "Finished", "Hook", "Record", "Saved", "Started", "StepRecord"]
+__all__ = [
+    "EvalRecord",
+    "Finished",
+    "Hook",
+    "Record",
+    "Saved",
+    "Skipped",
+    "Started",
+    "StepRecord",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +73,15 @@ class EvalRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Skipped:
+    """A step's loss or gradients were not finite, and nothing of it was applied."""
+
+    step: int
+    # All of this run, this one included.
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Saved:
     """A checkpoint is on its way to the disk."""
 
@@ -80,5 +98,5 @@ class Finished:
     wall_s: float
 
 
-Record = Started | StepRecord | EvalRecord | Saved | Finished
+Record = Started | StepRecord | EvalRecord | Skipped | Saved | Finished
 Hook = Callable[[Record], object]

@@ -20,7 +20,8 @@ import numpy as np
 from maas_sdk.errors import InputError
 from maas_sdk.tensors import Array
 from maas_sdk.training.early_stopping import EarlyStopping, Verdict, judge
-from maas_sdk.training.hooks import EvalRecord, Hook, Record, Saved, StepRecord
+from maas_sdk.training.guards import check_batch
+from maas_sdk.training.hooks import EvalRecord, Hook, Record, Saved, Skipped, StepRecord
 from maas_sdk.training.metrics import LAG, Late, Sums
 from maas_sdk.training.programs import EvalProgram, TrainProgram, copy_leaves
 
@@ -32,8 +33,8 @@ Leaves = Sequence[jax.Array]
 class Keeper(Protocol):
     """Keeps checkpoints; ``training.checkpoint`` does."""
 
-    def due(self, step: int) -> bool:
-        """Whether one is to be saved after this step."""
+    def due(self, step: int, *, evaluated: bool) -> bool:
+        """Whether one is to be saved after this step, which was or was not evaluated."""
         ...
 
     def save(self, step: int, leaves: Leaves, best: Leaves | None, news: dict[str, Any]) -> None:
@@ -68,7 +69,8 @@ class Loop:
         early_stopping: EarlyStopping | None,
         hooks: Sequence[Hook],
         keeper: Keeper | None,
-        broken: Callable[[int, Leaves, Any], Exception] | None,
+        skip_nonfinite: int,
+        broken: Callable[[int, Leaves, Any], Exception],
     ) -> None:
         """A loop that has not begun.
 
@@ -81,8 +83,9 @@ class Loop:
             early_stopping: None goes on to the last step.
             hooks: are given every record.
             keeper: of checkpoints; None keeps none.
-            broken: (step, leaves as they were before it, its placed batch) → the error to raise
-                after a step that is not finite; None goes on without it.
+            skip_nonfinite: steps in a row that may be not finite; the program stands still after
+                one more.
+            broken: (step, leaves, its placed batch) → the error to raise then.
         """
         self.leaves = leaves
         self.step = 0
@@ -90,8 +93,11 @@ class Loop:
         self.history: list[EvalRecord] = []
         self.verdict = Verdict()
         self.stopped_early = False
-        # Leaves at the best evaluation, in buffers of their own.
+        # Leaves at the best evaluation (at the beginning while there was none), in buffers of
+        # their own; None when the last ones are wanted.
         self.best: Leaves | None = None
+        if early_stopping is not None and early_stopping.restore_best:
+            self.best = copy_leaves(leaves)
         self._train = train
         self._evaluate = evaluate
         self._eval_batches = eval_batches
@@ -99,13 +105,18 @@ class Loop:
         self._early_stopping = early_stopping
         self._hooks = tuple(hooks)
         self._keeper = keeper
+        self._skip_nonfinite = skip_nonfinite
         self._broken = broken
+        # Steps in a row that were not finite.
+        self._bad = 0
         self._late = Late()
         self._nonfinite = train.names.index("nonfinite")
         # Since the last step record, and since the last evaluation.
         self._window = Sums(train.names)
         self._span = Sums(train.names)
         self._logged_at = self._judged_at = time.perf_counter()
+        # The step of the newest checkpoint.
+        self._saved: int | None = None
 
     def run(self, feed: Iterable[Any]) -> None:
         """Take steps until the last one, or until early stopping says so.
@@ -120,20 +131,30 @@ class Loop:
                 batch = next(batches)
             except StopIteration:
                 raise self._exhausted() from None
-            self.leaves, packed = self._train.run(self.leaves, batch)
+            self.leaves, packed = self._step(batch)
             self.step += 1
             self._late.put(self.step, packed, partial(self._learned, self.step, batch))
-            if self.step % self._pace.eval_every == 0 or self.step == self._pace.steps:
+            last = self.step == self._pace.steps
+            if evaluated := last or self.step % self._pace.eval_every == 0:
                 self._judge()
             self._late.settle(self.step)
-            if self._keeper is not None and self._keeper.due(self.step):
+            if self._keeper is not None and self._keeper.due(self.step, evaluated=evaluated):
                 self.save()
-        self._late.flush()
+        self.save()
+
+    def _step(self, batch: Any) -> tuple[Leaves, jax.Array]:
+        try:
+            return self._train.run(self.leaves, batch)
+        except (TypeError, ValueError):
+            # The executable refuses other shapes before it starts; say so in our words.
+            check_batch(f"batch {self.step + 1}", self._train.batch, batch)
+            raise
 
     def save(self) -> None:
-        """Wait for what is outstanding, and save a checkpoint."""
+        """Wait for what is outstanding, and save a checkpoint where there is none of this step."""
         self._late.flush()
-        if self._keeper is not None:
+        if self._keeper is not None and self._saved != self.step:
+            self._saved = self.step
             self._keeper.save(self.step, self.leaves, self.best, self.get_state())
             self._tell(Saved(step=self.step))
 
@@ -142,6 +163,7 @@ class Loop:
         return {
             "step": self.step,
             "skipped": self.skipped,
+            "bad": self._bad,
             "history": [record.to_dict() for record in self.history],
             "verdict": asdict(self.verdict),
             "stopped_early": self.stopped_early,
@@ -152,7 +174,8 @@ class Loop:
     def set_state(self, state: dict[str, Any], leaves: Leaves, best: Leaves | None) -> None:
         """Go on from what ``get_state`` gave, and the arrays that were saved with it."""
         self.leaves, self.best = leaves, best
-        self.step, self.skipped = state["step"], state["skipped"]
+        self.step, self.skipped, self._bad = state["step"], state["skipped"], state["bad"]
+        self._saved = self.step
         self.history = [EvalRecord(**record) for record in state["history"]]
         self.verdict = Verdict(**state["verdict"])
         self.stopped_early = state["stopped_early"]
@@ -164,10 +187,13 @@ class Loop:
         if not packed[0, self._nonfinite]:
             self._window.add(packed)
             self._span.add(packed)
-        elif self._broken is not None:
-            raise self._broken(step, self.leaves, batch)
+            self._bad = 0
         else:
+            self._bad += 1
+            if self._bad > self._skip_nonfinite:
+                raise self._broken(step, self.leaves, batch)
             self.skipped += 1
+            self._tell(Skipped(step=step, count=self.skipped))
         if step % self._pace.log_every == 0 and self._window.batches:
             self._log(step)
 
@@ -188,7 +214,7 @@ class Loop:
     def _judge(self) -> None:
         """Start an evaluation; what it found is delivered with this step's news."""
         found = Sums(self._evaluate.names if self._evaluate else ())
-        candidate = self._candidate()
+        candidate = None if self.best is None else copy_leaves(self.leaves)
         running: deque[jax.Array] = deque()
         for batch in self._eval_batches() if self._evaluate else ():
             running.append(self._evaluate.run(self.leaves, batch))  # type: ignore[union-attr]
@@ -197,11 +223,6 @@ class Loop:
         for packed in running:
             self._late.put(self.step, packed, found.add)
         self._late.put(self.step, _NOTHING, partial(self._judged, self.step, found, candidate))
-
-    def _candidate(self) -> Leaves | None:
-        if self._early_stopping is None or not self._early_stopping.restore_best:
-            return None
-        return copy_leaves(self.leaves)
 
     def _judged(self, step: int, found: Sums, candidate: Leaves | None, _: Array) -> None:
         """An evaluation's news are there, and those of all steps before it."""

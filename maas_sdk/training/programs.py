@@ -8,7 +8,7 @@ would cost more than a small step itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from maas_sdk.errors import InputError
 from maas_sdk.training.metrics import pack
 from maas_sdk.training.step import Batch, EvalStep, TrainState, TrainStep
 
@@ -34,6 +33,8 @@ class TrainProgram:
     names: tuple[str, ...]
     # What the compiler knows of it: ``memory_analysis``, ``as_text``.
     compiled: Any
+    # Shapes of the batch it takes.
+    batch: Mapping[str, jax.ShapeDtypeStruct]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,10 +45,18 @@ class EvalProgram:
     names: tuple[str, ...]
 
 
-def compile_train(step: TrainStep, state: TrainState, batch: Batch, mesh: Mesh) -> TrainProgram:
+def compile_train(
+    step: TrainStep,
+    state: TrainState,
+    batch: Batch,
+    mesh: Mesh,
+    *,
+    traced: Callable[[], object] | None = None,
+) -> TrainProgram:
     """Compile the training step for this state and batch, both placed on the mesh.
 
-    The program donates the leaves; new ones lie where the given ones did.
+    The program donates the leaves; new ones lie where the given ones did. ``traced`` is called
+    between tracing, when every shape is known, and compiling, which may take minutes.
     """
     leaves, tree = jax.tree.flatten(state)
     names: list[str] = []
@@ -62,8 +71,16 @@ def compile_train(step: TrainStep, state: TrainState, batch: Batch, mesh: Mesh) 
         donate_argnums=0,
         out_shardings=([leaf.sharding for leaf in leaves], _replicated(mesh)),
     )
-    compiled = jitted.lower(leaves, batch).compile()
-    return TrainProgram(run=compiled, names=tuple(names), compiled=compiled)
+    lowered = jitted.lower(leaves, batch)
+    if traced is not None:
+        traced()
+    compiled = lowered.compile()
+    return TrainProgram(
+        run=compiled,
+        names=tuple(names),
+        compiled=compiled,
+        batch=jax.eval_shape(lambda: dict(batch)),
+    )
 
 
 def compile_eval(step: EvalStep, state: TrainState, batch: Batch, mesh: Mesh) -> EvalProgram:
@@ -84,28 +101,6 @@ def compile_eval(step: EvalStep, state: TrainState, batch: Batch, mesh: Mesh) ->
 def copy_leaves(leaves: Leaves) -> list[jax.Array]:
     """The same arrays in buffers of their own, which no step donates."""
     return [jnp.copy(leaf) for leaf in leaves]
-
-
-def check_same(where: str, expected: Batch, found: Batch) -> None:
-    """Refuse a batch that the step was not compiled for.
-
-    Raises:
-        InputError: other names, shapes or dtypes.
-    """
-    if _spec(expected) != _spec(found):
-        raise InputError(
-            f"{where}: expected a batch like the first one, {_words(expected)}, got {_words(found)}"
-        )
-
-
-def _spec(batch: Batch) -> dict[str, tuple[Any, Any]]:
-    return {name: (jnp.shape(array), jnp.result_type(array)) for name, array in batch.items()}
-
-
-def _words(batch: Batch) -> str:
-    return ", ".join(
-        f"{name} {dtype}{list(shape)}" for name, (shape, dtype) in sorted(_spec(batch).items())
-    )
 
 
 def _replicated(mesh: Mesh) -> NamedSharding:

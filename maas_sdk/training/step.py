@@ -5,9 +5,9 @@ alone, ``(state, batch) → (state, metrics)``, compiled by ``jax.jit`` with the
 written for the whole batch; where the arrays lie (``sharding``) decides how many devices work on
 it, and every mean, batch statistics included, is one over the global batch.
 
-A step that is not finite changes nothing: neither weights nor optimizer nor batch statistics. What
-happens next is the caller's word: ``"skip"`` goes on with the next batch, ``"stop"`` stands still
-from there on, so that the state with which the loss broke can be looked at when the news arrives.
+A step that is not finite changes nothing: neither weights nor optimizer nor batch statistics. So
+many of them in a row are skipped as the caller allows; with one more the state stands still from
+there on, so that what the loss broke with can be looked at when the news arrives.
 
 Dimension letters: B rows of a batch, T tokens of a row.
 """
@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from maas_sdk.training.losses import LossFn
+from maas_sdk.training.optimizer import update_ema
 from maas_sdk.training.precision import Policy
 
 __all__ = [
@@ -35,7 +36,6 @@ __all__ = [
     "Mean",
     "Metrics",
     "Objective",
-    "OnNonfinite",
     "Precise",
     "TrainState",
     "TrainStep",
@@ -49,8 +49,6 @@ __all__ = [
 # "inputs" [B, …], "labels" [B, …], optionally "weights" float[B] or [B, T] (0: a padding row).
 # An objective of one's own may look for other names; each array has the rows first.
 Batch = Mapping[str, ArrayLike]
-
-OnNonfinite = Literal["stop", "skip", "pass"]
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["total", "count"], meta_fields=[])
@@ -81,7 +79,7 @@ Objective = Callable[[Any, Batch], tuple[jax.Array, Metrics]]
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["step", "params", "rest", "opt_state", "ema", "skipped"],
+    data_fields=["step", "params", "rest", "opt_state", "ema", "skipped", "bad"],
     meta_fields=[],
 )
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +97,8 @@ class TrainState:
     ema: nnx.State[Any, Any] | None = None
     # int32[], steps whose loss or gradients were not finite.
     skipped: jax.Array
+    # int32[], how many of the last steps in a row those are.
+    bad: jax.Array
 
     @property
     def judged(self) -> nnx.State[Any, Any]:
@@ -184,6 +184,7 @@ def take_apart(
         opt_state=optimizer.init(params),
         ema=jax.tree.map(jnp.copy, params) if ema else None,
         skipped=jnp.zeros((), jnp.int32),
+        bad=jnp.zeros((), jnp.int32),
     )
 
 
@@ -195,7 +196,7 @@ def make_train_step(
     *,
     schedule: optax.Schedule | None = None,
     ema_decay: float | None = None,
-    on_nonfinite: OnNonfinite = "stop",
+    skip_nonfinite: int | None = 0,
     out_shardings: Any = None,
 ) -> TrainStep:
     """Compile-ready ``(state, batch) → (state, metrics)``.
@@ -209,10 +210,10 @@ def make_train_step(
         optimizer: what turns gradients into updates.
         policy: dtypes; casting inside the differentiated function gives master gradients.
         objective: what is made small.
-        schedule: step → learning rate, to report; the optimizer has its own.
-        ema_decay: weight of the old average in ``state.ema``; None keeps none.
-        on_nonfinite: what a loss or gradient that is not finite does; see the module's words.
-            "pass" applies it all the same.
+        schedule: updates made so far → learning rate, to report; the optimizer has its own.
+        ema_decay: weight of the old average in ``state.ema``, if it has one.
+        skip_nonfinite: steps in a row that may be not finite before the state stands still; None
+            applies them all the same.
         out_shardings: of (state, metrics); None leaves them to the compiler.
     """
 
@@ -234,21 +235,21 @@ def make_train_step(
         norm = optax.tree.norm(gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        made, moved = _updates_made(state, opt_state)
         new = TrainState(
             step=state.step + 1,
             params=params,
             rest=rest,
             opt_state=opt_state,
-            ema=None
-            if state.ema is None
-            else optax.incremental_update(params, state.ema, 1 - (ema_decay or 0.0)),
+            ema=_averaged(state.ema, params, ema_decay, made, moved),
             skipped=state.skipped,
+            bad=jnp.zeros_like(state.bad),
         )
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         metrics = {**metrics, "grad_norm": mean_of(norm[None]), "nonfinite": mean_of(~finite[None])}
         if schedule is not None:
-            metrics["learning_rate"] = mean_of(jnp.asarray(schedule(state.step))[None])
-        return _guarded(state, new, finite, on_nonfinite), metrics
+            metrics["learning_rate"] = mean_of(jnp.asarray(schedule(made))[None])
+        return _guarded(state, new, finite, skip_nonfinite), metrics
 
     return jax.jit(step, donate_argnums=0, out_shardings=out_shardings)
 
@@ -271,23 +272,49 @@ def make_eval_step(graphdef: nnx.GraphDef[Any], policy: Policy, objective: Objec
     return jax.jit(step)
 
 
+def _updates_made(state: TrainState, opt_state: Any) -> tuple[jax.Array, jax.Array]:
+    """Updates, int32[], before this step, and whether, bool[], this step makes one.
+
+    Steps that only accumulate gradients make none; ``optax.MultiSteps`` counts.
+    """
+    after = optax.tree.get(opt_state, "gradient_step", None)
+    if after is None:
+        return state.step - state.skipped, jnp.ones((), bool)
+    before = optax.tree.get(state.opt_state, "gradient_step")
+    return before, after != before
+
+
+def _averaged(ema: Any, params: Any, decay: float | None, made: jax.Array, moved: jax.Array) -> Any:
+    if ema is None or decay is None:
+        return ema
+    new = update_ema(ema, params, decay=decay, updates=made)
+    return jax.tree.map(lambda n, o: jnp.where(moved, n, o), new, ema)
+
+
 def _guarded(
-    old: TrainState, new: TrainState, finite: jax.Array, on_nonfinite: OnNonfinite
+    old: TrainState, new: TrainState, finite: jax.Array, skip_nonfinite: int | None
 ) -> TrainState:
-    """``new`` where it may be taken, ``old`` where not; one bad step is counted."""
-    if on_nonfinite == "pass":
+    """``new`` where it may be taken, ``old`` where not, with bad steps counted."""
+    if skip_nonfinite is None:
         return new
-    take = finite & (old.skipped == 0) if on_nonfinite == "stop" else finite
-    kept: TrainState = jax.tree.map(lambda n, o: jnp.where(take, n, o), new, old)
+    # Once there were too many in a row, nothing is good any more.
+    bad = jnp.where(finite & (old.bad <= skip_nonfinite), 0, old.bad + 1)
+    halted = bad > skip_nonfinite
+
+    def choose(keep: jax.Array, kept: Any, taken: Any) -> Any:
+        return jax.tree.map(lambda k, t: jnp.where(keep, k, t), kept, taken)
+
+    chosen: TrainState = choose(bad > 0, old, new)
     return TrainState(
-        # Standing still includes the count of steps; going on does not.
-        step=kept.step if on_nonfinite == "stop" else new.step,
-        params=kept.params,
-        # A random stream that was drawn from moves on, or a bad draw would be drawn for ever.
-        rest=kept.rest if on_nonfinite == "stop" else _floats_of(kept.rest, new.rest),
-        opt_state=kept.opt_state,
-        ema=kept.ema,
+        # A step that is skipped is one that was taken: the count, and random streams, move on, or
+        # a bad draw would be drawn for ever. Standing still, they stay.
+        step=jnp.where(halted, old.step, new.step),
+        params=chosen.params,
+        rest=_floats_of(chosen.rest, choose(halted, old.rest, new.rest)),
+        opt_state=chosen.opt_state,
+        ema=chosen.ema,
         skipped=old.skipped + jnp.where(finite, 0, 1),
+        bad=bad,
     )
 
 

@@ -5,130 +5,66 @@
 The rule it keeps: the same model, data and configuration give the same weights, bit for bit, in
 any process on the same kind of machine and mesh, however often the run was stopped and taken up.
 Everything that happens in between is a function of its own that can be used alone: the step
-(``training.step``), the feed, the programs, the loop; ``fit`` puts them together.
+(``step``), what feeds it (``feed``), its programs (``programs``), the loop (``loop``); ``assemble``
+puts them together and ``fit`` lets them run.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 from flax import nnx
-from jax.sharding import Mesh
 
-from maas_sdk.errors import ConfigError
-from maas_sdk.sharding.data_parallel import check_batch_size, mesh_for, place_batch, replicate
-from maas_sdk.training.data import Split
-from maas_sdk.training.early_stopping import EarlyStopping
-from maas_sdk.training.feed import Feed, eval_batches, this_host, train_feed
-from maas_sdk.training.hooks import EvalRecord, Finished, Hook, Started
-from maas_sdk.training.loop import Loop, Pace
-from maas_sdk.training.losses import LossFn, loss_by_name
-from maas_sdk.training.optimizer import OptimizerConfig, make_optimizer
-from maas_sdk.training.precision import Policy
-from maas_sdk.training.programs import compile_eval, compile_train
-from maas_sdk.training.step import (
-    Objective,
-    TrainState,
-    make_eval_step,
-    make_train_step,
-    supervised,
-    take_apart,
-)
+from maas_sdk.training.assembly import Assembly, assemble, broken_step, memory_error
+from maas_sdk.training.checkpoint import Checkpoints
+from maas_sdk.training.config import TrainConfig
+from maas_sdk.training.data import prefetch
+from maas_sdk.training.hooks import EvalRecord, Finished, Hook, Record, Started
+from maas_sdk.training.keeper import Keeper, restore
+from maas_sdk.training.loop import Loop
+from maas_sdk.training.memory import is_out_of_memory
+from maas_sdk.training.progress import progress_bar
+from maas_sdk.training.records import log_files
+from maas_sdk.training.step import Objective
 
 __all__ = ["TrainConfig", "TrainResult", "Trainer"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
-    """How to train."""
-
-    # Passes over the training data. With neither epochs nor steps: 10 epochs.
-    epochs: int | None = None
-    # Or steps, for data without an end.
-    steps: int | None = None
-    # Rows per step over all devices together; a multiple of the mesh's axes that rows are cut over.
-    batch_size: int = 64
-    # Decides the order of the examples. The model's initial weights have their own seed.
-    seed: int = 0
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    # A policy, or its text: "bf16", "params=float32,compute=bfloat16,output=float32".
-    precision: Policy | str = field(default_factory=Policy)
-    # A name out of ``losses.LOSSES``, or (outputs, labels) → loss of each row.
-    loss: str | LossFn = "cross_entropy"
-    # Share of each target that is spread over all classes; see ``losses.cross_entropy``.
-    label_smoothing: float = 0.0
-    # A name out of ``sharding``'s strategies.
-    strategy: str = "data"
-    # Steps between evaluations; None is once an epoch, or at the end for data without epochs.
-    eval_every: int | None = None
-    # Steps between step records, for logs and the progress bar.
-    log_every: int = 10
-    early_stopping: EarlyStopping | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "steps", "batch_size", "eval_every", "log_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name}: expected 1 or more, got {value}")
-        if self.epochs is not None and self.steps is not None:
-            raise ConfigError(
-                f"epochs {self.epochs} and steps {self.steps} are both given; leave one out"
-            )
-        if isinstance(self.loss, str):
-            loss_by_name(self.loss, label_smoothing=self.label_smoothing)
-        _ = self.policy
-
-    @property
-    def policy(self) -> Policy:
-        """``precision`` as a policy."""
-        return Policy.parse(self.precision) if isinstance(self.precision, str) else self.precision
-
-    def total_steps(self, steps_per_epoch: int | None) -> int:
-        """Steps of a run over data with so many steps per epoch.
-
-        Raises:
-            ConfigError: neither ``steps`` nor an epoch's length is known.
-        """
-        if self.steps is not None:
-            return self.steps
-        if steps_per_epoch is None:
-            raise ConfigError("the data does not say how long an epoch is: give steps=")
-        return (self.epochs or 10) * steps_per_epoch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainResult:
     """A trained model, and how it came about."""
 
-    # A module of the given one's kind with the trained master weights, on one device, in eval mode:
-    # those of the best evaluation where early stopping restores it, the last ones otherwise.
+    # A module of the given one's kind with the trained master weights (their average where one is
+    # kept), on one device, in eval mode: those of the best evaluation where early stopping
+    # restores it, the last ones otherwise.
     model: nnx.Module
-    # One record per evaluation.
+    # One record per evaluation, those before a resumption included.
     history: tuple[EvalRecord, ...]
     # The record of the weights in ``model``.
     best: EvalRecord
-    # Steps taken.
+    # Steps taken, those before a resumption included.
     steps: int
     # Those among them whose loss or gradients were not finite, which changed nothing.
     skipped_steps: int
     stopped_early: bool
     # Devices that shared each batch.
     devices: int
+    # Of this call, from its beginning to its end.
     wall_s: float
-    # Training rows of this call, over its whole time, compilation and evaluations included.
+    # Training rows of this call by its ``wall_s``, compilation and evaluations included.
     rows_per_s: float
-    # Programs that were compiled.
+    # Programs that were compiled for steps and evaluations.
     compiles: int
 
 
 @dataclass(frozen=True, slots=True)
 class Trainer:
-    """Trains models as a configuration says."""
+    """Trains models as a configuration says; holds nothing of a run."""
 
     config: TrainConfig
 
@@ -140,135 +76,180 @@ class Trainer:
         *,
         hooks: Sequence[Hook] = (),
         objective: Objective | None = None,
+        resume: bool | None = None,
     ) -> TrainResult:
         """Train ``model``, which is left as it was, and return the trained copy.
 
         Args:
-            model: maps inputs ``[B, …]`` to outputs, for instance logits ``[B, K]``.
-            train_data: ``Examples``, a ``Split``, or what ``feed.train_feed`` takes.
+            model: maps inputs ``[B, …]`` to outputs, for instance logits ``[B, K]``. For a linen
+                module see ``training.linen``.
+            train_data: ``Examples``, a ``Split``, or what else ``feed.train_feed`` takes.
             eval_data: the same, to judge by; None with a ``Split`` is its held-out part.
             hooks: each is called with every record; see ``training.hooks``.
             objective: (model, batch) → (loss, metrics), for what is no ``loss`` of outputs and
                 labels.
+            resume: from the latest checkpoint of ``config.checkpoint``: True insists on one, False
+                on an empty folder, None takes it up where there is one.
 
         Raises:
-            ConfigError: the batch size does not fit the mesh or the data, or an unknown strategy.
+            ConfigError: settings that contradict the data, the mesh, the memory or a checkpoint.
+            InputError: data that ends early or that the model cannot learn from; a loss that is not
+                finite, with the layer where that began.
+            NotFoundError: ``resume=True`` without a checkpoint.
         """
         began = time.perf_counter()
-        config, policy = self.config, self.config.policy
-        mesh = mesh_for(_spelling(config.strategy))
-        check_batch_size(mesh, config.batch_size)
-        if eval_data is None and isinstance(train_data, Split):
-            eval_data = train_data
-        feed = train_feed(
-            train_data, batch_size=config.batch_size, seed=config.seed, host=this_host()
-        )
-        pace = _pace(config, feed)
-        optimizer = make_optimizer(config.optimizer, steps=pace.steps)
-        chosen = supervised(_loss(config)) if objective is None else objective
-        # A second module over the same arrays: modes can be set without the caller noticing.
-        own: Any = nnx.merge(*nnx.split(model), copy=True)
-        own.eval()
-        eval_graph = nnx.split(own)[0]
-        own.train()
-        train_graph, state = take_apart(own, optimizer, policy)
-        state = replicate(mesh, state)
-        place = partial(place_batch, mesh)
-        first = place(next(feed.batches))
-        train = compile_train(
-            make_train_step(train_graph, optimizer, policy, chosen), state, first, mesh
-        )
-        evaluate = None
-        if eval_data is not None:
-            held_out = partial(
-                eval_batches, eval_data, batch_size=config.batch_size, host=this_host()
+        config = self.config
+        run = assemble(config, model, train_data, eval_data, objective=objective)
+        with ExitStack() as stack:
+            bar = stack.enter_context(progress_bar(config.progress))
+            files = stack.enter_context(
+                log_files(config.log_folder, tensorboard=config.tensorboard)
             )
-            evaluate = compile_eval(
-                make_eval_step(eval_graph, policy, chosen), state, place(next(held_out())), mesh
-            )
-        loop = Loop(
-            leaves=jax.tree.leaves(state),
-            train=train,
-            evaluate=evaluate,
-            eval_batches=lambda: map(place, held_out()),
-            pace=pace,
-            early_stopping=config.early_stopping,
-            hooks=hooks,
-            keeper=None,
-            broken=None,
-        )
-        for hook in hooks:
-            hook(_started(pace, mesh))
-        loop.run(_first_then(first, feed, place))
-        wall_s = time.perf_counter() - began
-        finished = Finished(
-            step=loop.step,
-            stopped_early=loop.stopped_early,
-            skipped_steps=loop.skipped,
-            wall_s=wall_s,
-        )
-        for hook in hooks:
-            hook(finished)
-        final = jax.tree.unflatten(jax.tree.structure(state), loop.best or loop.leaves)
-        best = [r for r in loop.history if r.step == loop.verdict.best_step] or loop.history[-1:]
+            told = (*bar, *files, *hooks)
+            feed = _Feeding(run, config.prefetch)
+            stack.callback(feed.close)
+            loop, checkpoints = _loop(config, run, feed, told, stack)
+            if checkpoints is not None:
+                feed.go_to(
+                    restore(
+                        checkpoints,
+                        loop,
+                        tree=jax.tree.structure(run.state),
+                        settings=_settings(config),
+                        wanted=resume,
+                    )
+                )
+            before = loop.step
+            _tell(told, _started(run, before))
+            try:
+                loop.run(feed)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise memory_error(
+                        config, run.mesh, run.state, run.first, run.train.compiled, error
+                    ) from error
+                raise
+            wall_s = time.perf_counter() - began
+            _tell(told, _finished(loop, wall_s))
         return TrainResult(
-            model=_put_together(eval_graph, final),
+            model=_put_together(run, loop),
             history=tuple(loop.history),
-            best=best[0],
+            best=_best(loop),
             steps=loop.step,
             skipped_steps=loop.skipped,
             stopped_early=loop.stopped_early,
-            devices=mesh.size,
+            devices=run.mesh.size,
             wall_s=wall_s,
-            rows_per_s=loop.step * config.batch_size / wall_s,
-            compiles=1 + (evaluate is not None),
+            rows_per_s=(loop.step - before) * config.batch_size / wall_s,
+            compiles=1 + (run.evaluate is not None),
         )
 
 
-def _spelling(strategy: str) -> str:
-    return "data_parallel" if strategy == "data" else strategy
+class _Feeding:
+    """Placed batches: the one that the step was compiled for, then those after it."""
+
+    def __init__(self, run: Assembly, ahead: int) -> None:
+        self._first = [run.first]
+        source: Any = run.feed.batches
+        self._close: Callable[[], object] = getattr(source, "close", lambda: None)
+        self._place: Callable[[Any], Any] = run.place
+        if ahead:
+            # From here on the thread places.
+            source, self._place = prefetch(source, run.place, size=ahead), lambda batch: batch
+            self._close = source.close
+        self._source = source
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return self._first.pop() if self._first else self._place(next(self._source))
+
+    def position(self) -> Any:
+        """Behind the batch that was handed out last."""
+        return self._source.get_state()
+
+    def go_to(self, position: Any) -> None:
+        """Go to a position; None stays."""
+        if position is not None:
+            self._first.clear()
+            self._source.set_state(position)
+
+    def close(self) -> None:
+        """End what reads."""
+        self._close()
 
 
-def _loss(config: TrainConfig) -> LossFn:
-    if callable(config.loss):
-        return config.loss
-    return loss_by_name(config.loss, label_smoothing=config.label_smoothing)
-
-
-def _pace(config: TrainConfig, feed: Feed) -> Pace:
-    steps = config.total_steps(feed.steps_per_epoch)
-    return Pace(
-        steps=steps,
-        eval_every=config.eval_every or feed.steps_per_epoch or steps,
-        log_every=config.log_every,
-        batch_size=config.batch_size,
-        steps_per_epoch=feed.steps_per_epoch,
+def _loop(
+    config: TrainConfig, run: Assembly, feed: _Feeding, hooks: Sequence[Hook], stack: ExitStack
+) -> tuple[Loop, Checkpoints | None]:
+    checkpoints = keeper = None
+    if config.checkpoint is not None:
+        checkpoints = stack.enter_context(Checkpoints(config.checkpoint))
+        keeper = Keeper(
+            checkpoints,
+            tree=jax.tree.structure(run.state),
+            position=feed.position,
+            settings=_settings(config),
+        )
+    loop = Loop(
+        leaves=jax.tree.leaves(run.state),
+        train=run.train,
+        evaluate=run.evaluate,
+        eval_batches=run.held_out,
+        pace=run.pace,
+        early_stopping=config.early_stopping,
+        hooks=hooks,
+        keeper=keeper,
+        skip_nonfinite=config.optimizer.skip_nonfinite,
+        broken=broken_step(config, run),
     )
+    return loop, checkpoints
 
 
-def _started(pace: Pace, mesh: Mesh) -> Started:
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    """What a run that is taken up must have in common with the one that was saved."""
+    return {"batch_size": config.batch_size, "seed": config.seed, "precision": str(config.policy)}
+
+
+def _tell(hooks: Sequence[Hook], record: Record) -> None:
+    for hook in hooks:
+        hook(record)
+
+
+def _started(run: Assembly, step: int) -> Started:
     return Started(
-        step=0,
-        steps=pace.steps,
-        batch_size=pace.batch_size,
-        steps_per_epoch=pace.steps_per_epoch,
-        devices=mesh.size,
+        step=step,
+        steps=run.pace.steps,
+        batch_size=run.pace.batch_size,
+        steps_per_epoch=run.pace.steps_per_epoch,
+        devices=run.mesh.size,
     )
 
 
-def _first_then(first: Any, feed: Feed, place: Any) -> Iterator[Any]:
-    """The batch that was looked at, and those after it."""
-    yield first
-    while True:
-        try:
-            batch = next(feed.batches)
-        except StopIteration:
-            return
-        yield place(batch)
+def _finished(loop: Loop, wall_s: float) -> Finished:
+    return Finished(
+        step=loop.step,
+        stopped_early=loop.stopped_early,
+        skipped_steps=loop.skipped,
+        wall_s=wall_s,
+    )
 
 
-def _put_together(graphdef: nnx.GraphDef[Any], state: TrainState) -> nnx.Module:
+def _best(loop: Loop) -> EvalRecord:
+    """The record of the weights that are handed out."""
+    if loop.best is not None:
+        for record in loop.history:
+            if record.step == loop.verdict.best_step:
+                return record
+    return loop.history[-1]
+
+
+def _put_together(run: Assembly, loop: Loop) -> nnx.Module:
     """The trained module, its arrays gathered from the mesh onto the first device."""
+    kept = loop.best is not None and loop.verdict.best_step is not None
+    leaves = loop.best if kept else loop.leaves
+    state = jax.tree.unflatten(jax.tree.structure(run.state), leaves)
     params, rest = jax.device_put((state.judged, state.rest), jax.local_devices()[0])
-    model: nnx.Module = nnx.merge(graphdef, params, rest)
+    model: nnx.Module = nnx.merge(run.plain, params, rest)
     return model

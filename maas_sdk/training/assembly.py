@@ -1,0 +1,281 @@
+"""A run put together: model, data and configuration become a state on a mesh, and programs for it.
+
+The rule it keeps: everything that can be wrong is found here, before the first step: data that does
+not fit the mesh, labels that the model has no output for, a step that does not fit the memory. What
+comes out has been traced and compiled once, and holds nothing of the caller's that a step donates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen, nnx
+from jax.sharding import Mesh
+
+from maas_sdk.errors import ConfigError, InputError
+from maas_sdk.training.config import TrainConfig
+from maas_sdk.training.data import Split
+from maas_sdk.training.feed import Feed, HostBatch, eval_batches, this_host, train_feed
+from maas_sdk.training.guards import check_labels
+from maas_sdk.training.loop import Pace
+from maas_sdk.training.losses import CLASSES
+from maas_sdk.training.memory import MemoryNeed, device_memory, is_out_of_memory, out_of_memory
+from maas_sdk.training.nonfinite import find_origin, nonfinite_error
+from maas_sdk.training.optimizer import learning_rate_schedule, make_optimizer
+from maas_sdk.training.placement import mesh_of, placed_state, placing
+from maas_sdk.training.programs import EvalProgram, TrainProgram, compile_eval, compile_train
+from maas_sdk.training.qtraining import prepare
+from maas_sdk.training.step import (
+    Objective,
+    TrainState,
+    make_eval_step,
+    make_train_step,
+    supervised,
+    take_apart,
+)
+
+__all__ = ["Assembly", "assemble", "broken_step", "held_out_batches", "memory_error"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assembly:
+    """Everything that a loop needs, and what its results are read with."""
+
+    mesh: Mesh
+    # The state to begin with; the first step donates it.
+    state: TrainState
+    # The given module's structure in evaluation mode, which the trained weights are put into.
+    plain: nnx.GraphDef[Any]
+    # The structure that is trained, as the policy has it.
+    graphdef: nnx.GraphDef[Any]
+    objective: Objective
+    feed: Feed
+    pace: Pace
+    train: TrainProgram
+    evaluate: EvalProgram | None
+    # Placed batches of an evaluation.
+    held_out: Callable[[], Iterator[Any]]
+    # A host's batch → the placed batch; looks at labels that could not be looked at before.
+    place: Callable[[HostBatch], Any]
+    # The feed's first batch, placed; what the step was compiled for.
+    first: Any
+
+
+def assemble(
+    config: TrainConfig,
+    model: nnx.Module,
+    train_data: object,
+    eval_data: object = None,
+    *,
+    objective: Objective | None = None,
+) -> Assembly:
+    """Put a run together; ``model`` stays as it is.
+
+    Raises:
+        ConfigError: the data does not fit the mesh, the configuration the data, or the step the
+            memory.
+        InputError: labels that the model has no output for; data that is none.
+    """
+    if isinstance(model, linen.Module):
+        raise ConfigError(
+            "a linen module comes with its variables: from maas_sdk.training.linen import "
+            "from_linen, then fit(from_linen(module, variables), …)"
+        )
+    mesh = mesh_of(config)
+    host = this_host()
+    feed = train_feed(train_data, batch_size=config.batch_size, seed=config.seed, host=host)
+    pace = _pace(config, feed)
+    if eval_data is None and isinstance(train_data, Split):
+        eval_data = train_data.test
+    widths: list[int] = []
+    chosen = _objective(config, widths) if objective is None else objective
+    optimizer = make_optimizer(
+        # The step itself leaves out what is not finite, batch statistics included.
+        replace(config.optimizer, skip_nonfinite=0),
+        steps=pace.steps,
+    )
+    policy = config.policy
+    plain, eval_graph, own = _modes(model, config)
+    graphdef, state = take_apart(own, optimizer, policy, ema=config.optimizer.ema_decay is not None)
+    checked = _Checked(placing(mesh), watch=widths, labels_known=feed.labels is not None)
+    first: Any = None
+    try:
+        state = placed_state(config, mesh, state)
+        first = checked.first(_first_batch(feed, pace))
+        train = compile_train(
+            make_train_step(
+                graphdef,
+                optimizer,
+                policy,
+                chosen,
+                schedule=learning_rate_schedule(config.optimizer, steps=pace.steps),
+                ema_decay=config.optimizer.ema_decay,
+                skip_nonfinite=config.optimizer.skip_nonfinite,
+            ),
+            state,
+            first,
+            mesh,
+            traced=lambda: checked.everything(feed, eval_data),
+        )
+        evaluate = None
+        if eval_data is not None:
+            evaluate = compile_eval(
+                make_eval_step(eval_graph, policy, chosen),
+                state,
+                next(held_out_batches(config, eval_data, checked)),
+                mesh,
+            )
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise memory_error(config, mesh, state, first, None, error) from error
+        raise
+    return Assembly(
+        mesh=mesh,
+        state=state,
+        plain=plain,
+        graphdef=graphdef,
+        objective=chosen,
+        feed=feed,
+        pace=pace,
+        train=train,
+        evaluate=evaluate,
+        held_out=lambda: held_out_batches(config, eval_data, checked),
+        place=checked,
+        first=first,
+    )
+
+
+def held_out_batches(
+    config: TrainConfig, eval_data: object, place: Callable[[HostBatch], Any]
+) -> Iterator[Any]:
+    """The placed batches of one evaluation.
+
+    Raises:
+        InputError: there are none.
+    """
+    found = False
+    for batch in eval_batches(eval_data, batch_size=config.batch_size, host=this_host()):
+        found = True
+        yield place(batch)
+    if not found:
+        raise InputError("the evaluation data has no batches: give some, or leave it out")
+
+
+def memory_error(
+    config: TrainConfig,
+    mesh: Mesh,
+    state: TrainState,
+    batch: Any,
+    compiled: Any,
+    error: BaseException,
+) -> ConfigError:
+    """What to raise for XLA's out of memory."""
+    return out_of_memory(
+        MemoryNeed.of(state, batch or {}, compiled),
+        batch_size=config.batch_size,
+        parts=mesh.size,
+        limit=device_memory(),
+        cause=error,
+    )
+
+
+def broken_step(config: TrainConfig, run: Assembly) -> Callable[[int, Any, Any], Exception]:
+    """What to raise for a step that is not finite, by (step, leaves, batch)."""
+    tree = jax.tree.structure(run.state)
+
+    def error(step: int, leaves: Any, batch: Any) -> Exception:
+        if jax.process_count() > 1:
+            return InputError(
+                f"step {step}: loss or gradients are not finite; run it in one process to be told "
+                "in which layer it began",
+                step=step,
+            )
+        state = jax.tree.unflatten(tree, leaves)
+        origin = find_origin(run.graphdef, state, batch, config.policy, run.objective)
+        return nonfinite_error(step, origin)
+
+    return error
+
+
+class _Checked:
+    """Places batches; from the moment that the model's width is known, looks at their labels."""
+
+    def __init__(
+        self, place: Callable[[HostBatch], Any], *, watch: list[int], labels_known: bool
+    ) -> None:
+        self._place = place
+        # Widths of the outputs that a loss over classes was traced with; empty for other losses.
+        self._widths = watch
+        self._known = labels_known
+        self._first: HostBatch = {}
+
+    def __call__(self, batch: HostBatch) -> Any:
+        if self._widths and not self._known:
+            check_labels(np.asarray(batch["labels"]), self._widths[0])
+        return self._place(batch)
+
+    def first(self, batch: HostBatch) -> Any:
+        """Place the first batch, whose labels are looked at by ``everything``."""
+        self._first = batch
+        return self._place(batch)
+
+    def everything(self, feed: Feed, eval_data: object) -> None:
+        """Look at every label that is in memory."""
+        if not self._widths:
+            return
+        known = self._first["labels"] if feed.labels is None else feed.labels
+        check_labels(np.asarray(known), self._widths[0], where="training labels")
+        labels = getattr(eval_data, "labels", None)
+        if labels is not None:
+            check_labels(np.asarray(labels), self._widths[0], where="held-out labels")
+
+
+def _objective(config: TrainConfig, widths: list[int]) -> Objective:
+    loss_fn = config.loss_fn
+    if config.loss not in CLASSES:
+        return supervised(loss_fn)
+
+    def watched(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+        widths.append(outputs.shape[-1])
+        return loss_fn(outputs, labels)
+
+    return supervised(watched)
+
+
+def _modes(
+    model: nnx.Module, config: TrainConfig
+) -> tuple[nnx.GraphDef[Any], nnx.GraphDef[Any], nnx.Module]:
+    """The plain structure for evaluation, that of the policy, and a module to train.
+
+    All are of modules of our own over the caller's arrays: modes can be set without him noticing.
+    """
+    own: Any = nnx.merge(*nnx.split(model), copy=True)
+    own.eval()
+    plain: Any = nnx.split(own)[0]
+    eval_graph: Any = nnx.split(prepare(own, config.policy))[0]
+    own.train()
+    return plain, eval_graph, prepare(own, config.policy)
+
+
+def _pace(config: TrainConfig, feed: Feed) -> Pace:
+    steps = config.total_steps(feed.steps_per_epoch)
+    return Pace(
+        steps=steps,
+        eval_every=config.eval_every or feed.steps_per_epoch or steps,
+        log_every=config.log_every,
+        batch_size=config.batch_size,
+        steps_per_epoch=feed.steps_per_epoch,
+    )
+
+
+def _first_batch(feed: Feed, pace: Pace) -> HostBatch:
+    try:
+        return next(feed.batches)
+    except StopIteration:
+        raise InputError(
+            f"the training data has no batch, and {pace.steps} steps are to be taken"
+        ) from None

@@ -1,0 +1,79 @@
+"""What is looked at before work is lost: labels against the model's output, batches against others.
+
+The rule it keeps: bad data is found on the host, before the step that would have learnt from it,
+and is told with the first row that is wrong and how many are. Nothing here touches a device.
+
+Dimension letters: B rows, T tokens of a row, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from maas_sdk.errors import InputError
+from maas_sdk.tensors import Array
+
+__all__ = ["check_batch", "check_labels", "describe_batch"]
+
+
+def check_labels(labels: Array, classes: int, *, where: str = "labels") -> None:
+    """Refuse labels that a softmax over ``classes`` outputs has no place for.
+
+    (XLA clamps an index that is out of range, and the loss of such a row would be that of another
+    class, without a word.)
+
+    Args:
+        labels: integer[B] or integer[B, T].
+        classes: K, the width of the model's output.
+        where: how the message calls them.
+
+    Raises:
+        InputError: no integers; one below 0 or above K - 1.
+    """
+    if labels.dtype.kind not in "iu":
+        raise InputError(
+            f"{where}: expected integers, the number of each row's class, got {labels.dtype}; for "
+            "values to regress on, choose loss='mse'"
+        )
+    # Two passes in the usual case, and no array of the labels' size.
+    if labels.size == 0 or (labels.min() >= 0 and labels.max() < classes):
+        return
+    wrong = (labels < 0) | (labels >= classes)
+    rows = np.flatnonzero(wrong.reshape(len(labels), -1).any(axis=1))
+    first = labels[rows[0]]
+    value = first if first.ndim == 0 else first[wrong[rows[0]]].flat[0]
+    raise InputError(
+        f"{where}: expected 0 to {classes - 1}, as the model's output is {classes} wide, but row "
+        f"{rows[0]} has {value} ({len(rows)} of {len(labels)} rows are out of range): number the "
+        "classes from 0, or give the model an output for each; what should not count gets any "
+        "class and 'weights' of 0",
+        rows=rows,
+        classes=classes,
+    )
+
+
+def check_batch(where: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Refuse a batch that is not like the one that the step was compiled for.
+
+    Raises:
+        InputError: other names, shapes or dtypes.
+    """
+    if describe_batch(expected) != describe_batch(found):
+        raise InputError(
+            f"{where}: expected a batch like the first one, {describe_batch(expected)}, got "
+            f"{describe_batch(found)}"
+        )
+
+
+def describe_batch(batch: Mapping[str, Any]) -> str:
+    """``"inputs float32[64, 8, 8, 1], labels int32[64]"``."""
+
+    def words(array: Any) -> str:
+        # As a device would have it: jax narrows 64-bit types.
+        return f"{jax.dtypes.canonicalize_dtype(np.result_type(array))}{list(np.shape(array))}"
+
+    return ", ".join(f"{name} {words(array)}" for name, array in sorted(batch.items()))
