@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -95,10 +95,13 @@ def plan_leaf(leaf: Leaf, policies: Policies) -> LeafPlan:
     if preset is not None and len(preset.partition) <= len(leaf.shape):
         wanted = _aligned(preset, leaf)
         plan = _finished(leaf, policies, "preset", str(preset), wanted, allowed)
-        if not plan.whole or not any(axes_of(e) for e in _restricted(wanted, policies, allowed)):
+        if not plan.whole:
             return plan
+        # Nothing came of it: it names axes that are not cut here, or sizes that do not divide.
         automatic = _automatic(leaf, policies)
-        return plan if automatic is None else automatic
+        if automatic is None or automatic.whole:
+            return replace(plan, source="whole", matched="")
+        return automatic
     return _automatic(leaf, policies) or _finished(
         leaf, policies, "whole", "", (None,) * len(leaf.shape), ()
     )

@@ -80,6 +80,7 @@ def mesh_for(
     strategy: str,
     *,
     axes: Mapping[str, int] | None = None,
+    dcn: Mapping[str, int] | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
     """The mesh of a strategy.
@@ -88,6 +89,7 @@ def mesh_for(
         strategy: a name out of ``STRATEGIES``.
         axes: sizes of the axes, one of them may be -1; None is one mesh over all devices (for
             "fsdp+tensor" tensor is then 2).
+        dcn: slices along an axis, where several are connected; see ``make_mesh``.
         devices: the devices to lay out; None takes all of ``jax.devices()``.
 
     Raises:
@@ -97,7 +99,7 @@ def mesh_for(
     chosen = strategy_by_name(strategy)
     found = list(jax.devices() if devices is None else devices)
     if axes is None:
-        return make_mesh(chosen.axes(len(found)), devices=found)
+        return make_mesh(chosen.axes(len(found)), dcn=dcn, devices=found)
     named = {ALIASES.get(name, name) for name in axes}
     missing = [axis for axis in chosen.weight_axes if axis not in named]
     if missing:
@@ -107,4 +109,4 @@ def mesh_for(
             strategy=strategy,
             axis=missing[0],
         )
-    return make_mesh(axes, devices=found)
+    return make_mesh(axes, dcn=dcn, devices=found)
