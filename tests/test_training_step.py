@@ -9,7 +9,8 @@ import optax
 import pytest
 from flax import nnx
 
-from maas_sdk.sharding.data_parallel import mesh_for, place_batch, replicate
+from maas_sdk.sharding.layout import place, place_batch, replicated
+from maas_sdk.sharding.strategies import mesh_for
 from maas_sdk.training.losses import cross_entropy
 from maas_sdk.training.precision import Policy
 from maas_sdk.training.step import make_eval_step, make_train_step, supervised, take_apart
@@ -39,8 +40,8 @@ def test_a_step_on_eight_devices_is_the_step_on_one() -> None:
     step = make_train_step(graphdef, optimizer, Policy(), OBJECTIVE)
     kernel, bias = np.asarray(model.kernel[...]), np.asarray(model.bias[...])
 
-    mesh = mesh_for("data_parallel")
-    after, metrics = step(replicate(mesh, state), place_batch(mesh, BATCH))
+    mesh = mesh_for("data")
+    after, metrics = step(place(state, replicated(mesh)), place_batch(mesh, BATCH))
 
     logits = X @ kernel + bias
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
@@ -77,7 +78,7 @@ def test_other_state_than_parameters_moves_on() -> None:
     optimizer = optax.sgd(0.1)
     model = Normed(nnx.Rngs(0))
     graphdef, state = take_apart(model, optimizer, Policy())
-    state = replicate(mesh_for("data_parallel"), state)
+    state = place(state, replicated(mesh_for("data")))
     after, _ = make_train_step(graphdef, optimizer, Policy(), OBJECTIVE)(state, BATCH)
     np.testing.assert_allclose(after.rest["norm"]["mean"][...], 0.01 * X.mean(0), rtol=1e-4)
     np.testing.assert_array_equal(model.norm.mean[...], 0)
@@ -87,7 +88,7 @@ def test_the_state_is_donated() -> None:
     """A step writes the new state where the old one was; the old one is gone."""
     optimizer = optax.sgd(0.1)
     graphdef, state = take_apart(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), optimizer, Policy())
-    state = replicate(mesh_for("data_parallel"), state)
+    state = place(state, replicated(mesh_for("data")))
     make_train_step(graphdef, optimizer, Policy(), OBJECTIVE)(state, BATCH)
     with pytest.raises(RuntimeError, match="deleted"):
         np.asarray(state.params["kernel"][...])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,16 +18,17 @@ from flax import linen, nnx
 from jax.sharding import Mesh
 
 from maas_sdk.errors import ConfigError, InputError
+from maas_sdk.sharding.layout import Layout, host_part, place_batch, row_parts
 from maas_sdk.training.config import TrainConfig
 from maas_sdk.training.data import Split
-from maas_sdk.training.feed import Feed, HostBatch, eval_batches, this_host, train_feed
+from maas_sdk.training.feed import Feed, HostBatch, eval_batches, train_feed
 from maas_sdk.training.guards import check_labels
 from maas_sdk.training.loop import Pace
 from maas_sdk.training.losses import CLASSES
 from maas_sdk.training.memory import MemoryNeed, device_memory, is_out_of_memory, out_of_memory
 from maas_sdk.training.nonfinite import find_origin, nonfinite_error
 from maas_sdk.training.optimizer import learning_rate_schedule, make_optimizer
-from maas_sdk.training.placement import mesh_of, placed_state, placing
+from maas_sdk.training.placement import mesh_of, placed_state
 from maas_sdk.training.programs import EvalProgram, TrainProgram, compile_eval, compile_train
 from maas_sdk.training.qtraining import prepare
 from maas_sdk.training.step import (
@@ -35,7 +37,6 @@ from maas_sdk.training.step import (
     make_eval_step,
     make_train_step,
     supervised,
-    take_apart,
 )
 
 __all__ = ["Assembly", "assemble", "broken_step", "held_out_batches", "memory_error"]
@@ -46,6 +47,8 @@ class Assembly:
     """Everything that a loop needs, and what its results are read with."""
 
     mesh: Mesh
+    # How the weights lie on it; what could not be done as asked is in its warnings.
+    layout: Layout
     # The state to begin with; the first step donates it.
     state: TrainState
     # The given module's structure in evaluation mode, which the trained weights are put into.
@@ -86,7 +89,7 @@ def assemble(
             "from_linen, then fit(from_linen(module, variables), …)"
         )
     mesh = mesh_of(config)
-    host = this_host()
+    host = host_part(mesh)
     feed = train_feed(train_data, batch_size=config.batch_size, seed=config.seed, host=host)
     pace = _pace(config, feed)
     if eval_data is None and isinstance(train_data, Split):
@@ -100,11 +103,13 @@ def assemble(
     )
     policy = config.policy
     plain, eval_graph, own = _modes(model, config)
-    graphdef, state = take_apart(own, optimizer, policy, ema=config.optimizer.ema_decay is not None)
-    checked = _Checked(placing(mesh), watch=widths, labels_known=feed.labels is not None)
+    parts: Any = nnx.split(own, nnx.Param, ...)
+    graphdef, params, rest = parts
+    checked = _Checked(partial(place_batch, mesh), watch=widths, known=feed.labels is not None)
+    state: TrainState | None = None
     first: Any = None
     try:
-        state = placed_state(config, mesh, state)
+        state, layout = placed_state(config, mesh, params, rest, optimizer)
         first = checked.first(_first_batch(feed, pace))
         train = compile_train(
             make_train_step(
@@ -126,7 +131,7 @@ def assemble(
             evaluate = compile_eval(
                 make_eval_step(eval_graph, policy, chosen),
                 state,
-                next(held_out_batches(config, eval_data, checked)),
+                next(held_out_batches(config, mesh, eval_data, checked)),
                 mesh,
             )
     except Exception as error:
@@ -135,6 +140,7 @@ def assemble(
         raise
     return Assembly(
         mesh=mesh,
+        layout=layout,
         state=state,
         plain=plain,
         graphdef=graphdef,
@@ -143,14 +149,14 @@ def assemble(
         pace=pace,
         train=train,
         evaluate=evaluate,
-        held_out=lambda: held_out_batches(config, eval_data, checked),
+        held_out=lambda: held_out_batches(config, mesh, eval_data, checked),
         place=checked,
         first=first,
     )
 
 
 def held_out_batches(
-    config: TrainConfig, eval_data: object, place: Callable[[HostBatch], Any]
+    config: TrainConfig, mesh: Mesh, eval_data: object, place: Callable[[HostBatch], Any]
 ) -> Iterator[Any]:
     """The placed batches of one evaluation.
 
@@ -158,7 +164,7 @@ def held_out_batches(
         InputError: there are none.
     """
     found = False
-    for batch in eval_batches(eval_data, batch_size=config.batch_size, host=this_host()):
+    for batch in eval_batches(eval_data, batch_size=config.batch_size, host=host_part(mesh)):
         found = True
         yield place(batch)
     if not found:
@@ -168,16 +174,22 @@ def held_out_batches(
 def memory_error(
     config: TrainConfig,
     mesh: Mesh,
-    state: TrainState,
+    state: TrainState | None,
     batch: Any,
     compiled: Any,
     error: BaseException,
 ) -> ConfigError:
-    """What to raise for XLA's out of memory."""
+    """What to raise for XLA's out of memory, with as much as was there by then."""
+    if state is None:
+        return ConfigError(
+            "out of memory while weights and optimizer state were put on the devices: cut them "
+            "with strategy='fsdp' over more devices, or take an optimizer with less state. XLA "
+            f"said: {error}"
+        )
     return out_of_memory(
         MemoryNeed.of(state, batch or {}, compiled),
         batch_size=config.batch_size,
-        parts=mesh.size,
+        parts=row_parts(mesh),
         limit=device_memory(),
         cause=error,
     )
@@ -204,13 +216,11 @@ def broken_step(config: TrainConfig, run: Assembly) -> Callable[[int, Any, Any],
 class _Checked:
     """Places batches; from the moment that the model's width is known, looks at their labels."""
 
-    def __init__(
-        self, place: Callable[[HostBatch], Any], *, watch: list[int], labels_known: bool
-    ) -> None:
+    def __init__(self, place: Callable[[HostBatch], Any], *, watch: list[int], known: bool) -> None:
         self._place = place
         # Widths of the outputs that a loss over classes was traced with; empty for other losses.
         self._widths = watch
-        self._known = labels_known
+        self._known = known
         self._first: HostBatch = {}
 
     def __call__(self, batch: HostBatch) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from maas_sdk.errors import ConfigError
+from maas_sdk.sharding.rules import Rule
 from maas_sdk.training.checkpoint import CheckpointConfig
 from maas_sdk.training.early_stopping import EarlyStopping
 from maas_sdk.training.losses import LossFn, loss_by_name
@@ -47,8 +48,8 @@ class TrainConfig:
     strategy: str = "data"
     # Devices along each axis, such as {"data": -1, "fsdp": 2}; None is as the strategy has it.
     mesh: Mapping[str, int] | None = None
-    # Which parameter is cut how, before the strategy's own rules.
-    rules: Sequence[Any] = ()
+    # Which parameter is cut how; asked before the module's own annotations and the presets.
+    rules: Sequence[Rule | tuple[str, Sequence[Any]]] = ()
     # Steps between evaluations; None is once an epoch, or at the end for data without epochs.
     eval_every: int | None = None
     # Steps between step records, for logs and the progress bar.

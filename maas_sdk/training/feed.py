@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grain
-import jax
 import numpy as np
 
 from maas_sdk.errors import ConfigError, InputError
@@ -22,7 +21,7 @@ from maas_sdk.tensors import Array
 from maas_sdk.training.data import Batches, Split, batches
 from maas_sdk.training.data.rows import as_source
 
-__all__ = ["Counted", "Feed", "HostBatch", "Positioned", "eval_batches", "this_host", "train_feed"]
+__all__ = ["Counted", "Feed", "HostBatch", "Positioned", "eval_batches", "train_feed"]
 
 # As ``step.Batch``, in host memory.
 HostBatch = dict[str, Array]
@@ -110,7 +109,7 @@ def train_feed(data: object, *, batch_size: int, seed: int, host: tuple[int, int
             ``grain.IterDataset`` of rows, or any iterable of batches: in their own order.
         batch_size: B.
         seed: of the order.
-        host: (index, count) of this process among those that train together.
+        host: (index, count) of the part of each batch that this process reads.
 
     Raises:
         ConfigError: fewer rows than a batch has.
@@ -189,8 +188,3 @@ def _filled(batch: HostBatch, size: int) -> HostBatch:
     padded = np.zeros((size, *weights.shape[1:]), np.float32)
     padded[:rows] = weights
     return {**found, "weights": padded}
-
-
-def this_host() -> tuple[int, int]:
-    """(index, count) of this process among those of ``jax.distributed``."""
-    return jax.process_index(), jax.process_count()

@@ -36,6 +36,8 @@ class Started:
     # None where the data has no end or does not tell.
     steps_per_epoch: int | None
     devices: int
+    # What of the sharding could not be done as asked, each with the remedy.
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

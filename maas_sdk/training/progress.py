@@ -69,6 +69,8 @@ class _Bar:
     def __call__(self, record: Record) -> None:
         match record:
             case Started():
+                for warning in record.warnings:
+                    self._bar.console.print(warning)
                 self._task = self._bar.add_task(
                     "train", total=record.steps, completed=record.step, loss="compiling", rate=""
                 )

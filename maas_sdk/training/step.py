@@ -39,6 +39,7 @@ __all__ = [
     "Precise",
     "TrainState",
     "TrainStep",
+    "initial_state",
     "make_eval_step",
     "make_train_step",
     "mean_of",
@@ -172,12 +173,22 @@ def take_apart(
     """The module's structure, and the state that training starts from.
 
     The state shares its arrays with ``model``; a step donates what it is given, so hand it a copy
-    where the model is still needed.
+    (``sharding.layout.place`` makes one) where the model is still needed.
     """
     parts: Any = nnx.split(model, nnx.Param, ...)
     graphdef, params, rest = parts
-    params = policy.cast_params(params)
-    return graphdef, TrainState(
+    return graphdef, initial_state(policy.cast_params(params), rest, optimizer=optimizer, ema=ema)
+
+
+def initial_state(
+    params: nnx.State[Any, Any],
+    rest: nnx.State[Any, Any],
+    *,
+    optimizer: optax.GradientTransformation,
+    ema: bool = False,
+) -> TrainState:
+    """The state before the first step, of master weights and the module's other variables."""
+    return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         rest=rest,

@@ -28,6 +28,7 @@ from maas_sdk.training.hooks import EvalRecord, Finished, Hook, Record, Started
 from maas_sdk.training.keeper import Keeper, restore
 from maas_sdk.training.loop import Loop
 from maas_sdk.training.memory import is_out_of_memory
+from maas_sdk.training.placement import gathered
 from maas_sdk.training.progress import progress_bar
 from maas_sdk.training.records import log_files
 from maas_sdk.training.step import Objective
@@ -224,6 +225,7 @@ def _started(run: Assembly, step: int) -> Started:
         batch_size=run.pace.batch_size,
         steps_per_epoch=run.pace.steps_per_epoch,
         devices=run.mesh.size,
+        warnings=run.layout.warnings,
     )
 
 
@@ -250,6 +252,6 @@ def _put_together(run: Assembly, loop: Loop) -> nnx.Module:
     kept = loop.best is not None and loop.verdict.best_step is not None
     leaves = loop.best if kept else loop.leaves
     state = jax.tree.unflatten(jax.tree.structure(run.state), leaves)
-    params, rest = jax.device_put((state.judged, state.rest), jax.local_devices()[0])
+    params, rest = gathered(run.mesh, (state.judged, state.rest))
     model: nnx.Module = nnx.merge(run.plain, params, rest)
     return model
