@@ -110,7 +110,8 @@ def pipeline(
         first = jax.tree.map(lambda a: a[0], parts)
         _, done = lax.scan(tick, first, jnp.arange(plan.ticks))
         # The last stage's work of the ticks from S-1 on is the result.
-        return jax.tree.map(lambda a: _from_last(a[stages - 1 :], axis, shared_out), done)
+        rows: T = jax.tree.map(lambda a: _from_last(a[stages - 1 :], axis, shared_out), done)
+        return rows
 
     y: T = jax.shard_map(
         one_stage,
