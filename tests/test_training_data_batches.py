@@ -36,7 +36,7 @@ DATA = Examples(inputs=IMAGES, labels=LABELS)
 SAMPLINGS = [
     None,
     WithReplacement(),
-    WithReplacement(rows=31),
+    WithReplacement(rows=49),
     Weighted(weights=np.arange(N)),
     Balanced(labels=LABELS),
 ]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from maas_sdk.errors import InputError
-from maas_sdk.training.data import Examples, Subset, check_finite
+from maas_sdk.training.data import Arrays, Examples, Subset, check_finite
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,13 @@ def test_rows_are_read_in_the_order_asked_for() -> None:
     batch["inputs"][:] = -1
     np.testing.assert_array_equal(data.inputs, np.arange(5.0))
     assert data[2] == {"inputs": 2.0, "labels": 2}
+
+
+def test_a_part_has_the_labels_of_its_rows() -> None:
+    """For samplings by class; a source without labels as a whole has a part without."""
+    data = Examples(inputs=np.arange(5.0), labels=np.arange(5))
+    np.testing.assert_array_equal(Subset(data, np.array([4, 1])).labels, [4, 1])
+    assert getattr(Subset(Arrays({"inputs": np.zeros(3)}), np.array([1])), "labels", None) is None
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

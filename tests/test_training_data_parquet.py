@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits, load_wine
 from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.training.data import (
     Balanced,
+    Nearby,
     Normalization,
     ParquetRows,
     Subset,
@@ -65,6 +66,28 @@ def test_a_few_row_groups_are_in_memory(wine: Path) -> None:
     for row in (0, 1, 33, 0, 65, 0, 33):
         source.read(np.array([row]))
     assert decoded == [0, 1, 2, 1]
+
+
+def test_nearby_rows_decode_each_group_about_once(wine: Path) -> None:
+    """Shuffled freely, two kept groups of six are decoded over and over; nearby, once an epoch."""
+    decoded: dict[bool, int] = {}
+    for near in (False, True):
+        source = ParquetRows(wine, labels="kind", groups_kept=2)
+        read: list[int] = []
+        inner = source._columns
+
+        def counting(group: int, names: list[str], read: Any = read, inner: Any = inner) -> Any:
+            read.append(group)
+            return inner(group, names)
+
+        source._columns = counting  # type: ignore[method-assign]
+        sampling = Nearby(groups=source.groups, together=2) if near else None
+        run = batches(source, batch_size=4, seed=0, epochs=1, sampling=sampling, threads=0)
+        rows = np.concatenate([batch["inputs"][:, 0] for batch in run])
+        assert len(rows) == 176
+        decoded[near] = len(read)
+    assert decoded[True] <= 8
+    assert decoded[False] > 5 * decoded[True]
 
 
 def test_images_in_a_column_of_lists(tmp_path: Path) -> None:

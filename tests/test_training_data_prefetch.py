@@ -131,6 +131,29 @@ def test_forgotten_means_no_thread() -> None:
     assert prefetching() == []
 
 
+class Plain:
+    """The least that has a position: no ``close``, no end."""
+
+    taken = 0
+
+    def __next__(self) -> Batch:
+        self.taken += 1
+        return {"labels": np.array([self.taken])}
+
+    def get_state(self) -> dict[str, Any]:
+        return {"taken": self.taken}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.taken = state["taken"]
+
+
+def test_whatever_has_a_position_can_be_prefetched() -> None:
+    """Batches of the user's own making, which know nothing of closing."""
+    with prefetch(Plain(), rows) as found:
+        assert [next(found), next(found)] == [[1], [2]]
+        assert found.get_state() == {"taken": 2}
+
+
 def test_a_batch_or_more_waits() -> None:
     """Size 0 would be no prefetch; it is refused."""
     with pytest.raises(ConfigError, match="size: expected 1 or more batches in waiting, got 0"):

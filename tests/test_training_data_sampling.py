@@ -9,6 +9,7 @@ from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.training.data import (
     Balanced,
     EachOnce,
+    Nearby,
     Sampling,
     Weighted,
     WithReplacement,
@@ -26,6 +27,7 @@ SAMPLINGS: list[Sampling] = [
     Weighted(weights=np.arange(COUNT), replacement=False, rows=17),
     Balanced(labels=LABELS),
     Balanced(labels=LABELS, rows=17),
+    Nearby(groups=np.arange(COUNT) // 7, together=2),
 ]
 
 
@@ -96,6 +98,27 @@ def test_balanced_classes_come_in_turn(counts: list[int], rows: int | None, seed
         assert times.max() - times.min() <= 1
 
 
+@given(
+    sizes=st.lists(st.integers(1, 20), min_size=1, max_size=12),
+    together=st.integers(1, 4),
+    seed=st.integers(0, 99),
+)
+def test_rows_that_lie_together_stay_close(sizes: list[int], together: int, seed: int) -> None:
+    """A permutation in which no more than ``together`` groups are open at any time."""
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    drawn = Nearby(groups=groups, together=together).epoch_rows(len(groups), seed=seed, epoch=1)
+    assert sorted(drawn) == list(range(len(groups)))
+    left = dict(enumerate(sizes))
+    opened: set[int] = set()
+    for group in groups[drawn].tolist():
+        opened.add(group)
+        assert len(opened) <= together
+        left[group] -= 1
+        if not any(left[one] for one in opened) and len(opened) == together:
+            opened = set()
+    assert not any(left.values())
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -108,6 +131,12 @@ def test_balanced_classes_come_in_turn(counts: list[int], rows: int | None, seed
             lambda: Weighted(weights=np.array([1, 0, 1]), replacement=False),
             ConfigError,
             "3 draws without replacement, but only 2 rows have a weight over 0",
+        ),
+        (lambda: Nearby(groups=LABELS, together=0), ConfigError, "expected 1 or more groups"),
+        (
+            lambda: Nearby(groups=LABELS).epoch_rows(7, seed=0, epoch=1),
+            InputError,
+            "groups: expected one for each of the 7 rows, got 60",
         ),
         (lambda: WithReplacement(rows=0), ConfigError, "expected 1 or more draws"),
         (lambda: Balanced(labels=np.zeros(3)), InputError, "balanced sampling: expected labels"),

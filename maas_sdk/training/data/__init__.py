@@ -16,6 +16,7 @@ from maas_sdk.training.data.rows import Arrays, load
 from maas_sdk.training.data.sampling import (
     Balanced,
     EachOnce,
+    Nearby,
     Sampling,
     Weighted,
     WithReplacement,
@@ -42,6 +43,7 @@ __all__ = [
     "Flip",
     "ImageFolder",
     "Mixup",
+    "Nearby",
     "Noise",
     "Normalization",
     "Order",

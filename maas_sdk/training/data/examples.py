@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -112,6 +112,13 @@ class Subset:
 
     def __getitem__(self, row: int) -> Batch:
         return self.source[int(self.rows[row])]
+
+    @property
+    def labels(self) -> Array:
+        """The labels of all its rows, where the source has them as an attribute."""
+        source: Any = self.source
+        labels: Array = source.labels[self.rows]
+        return labels
 
     def read(self, rows: Array) -> Batch:
         """The rows at ``rows`` of the subset, in their order."""

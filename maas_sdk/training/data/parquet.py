@@ -35,8 +35,9 @@ class ParquetRows:
     """A parquet file whose rows are read when they are asked for: a ``Source``.
 
     Rows are decoded a row group at a time, and the groups used last are kept, so memory is bounded
-    by ``groups_kept`` groups. Where batches are shuffled over more groups than are kept, each row
-    costs a group: write such files with small groups (``row_group_size=``), or ``load`` them.
+    by ``groups_kept`` groups. Where rows are shuffled over more groups than are kept, each may cost
+    the decoding of a group: give ``batches`` the sampling ``Nearby(groups=source.groups)``, write
+    the file in small groups (``row_group_size=``), or ``load`` it.
 
     Args:
         path: the file.
@@ -98,6 +99,12 @@ class ParquetRows:
         columns = [self._columns(group, [self._label_name]) for group in range(len(self._ends))]
         found = np.concatenate([found[self._label_name] for found in columns])
         return as_labels(found, self._where(self._label_name))
+
+    @property
+    def groups(self) -> Array:
+        """The row group of each row, int64[N]: what ``Nearby`` keeps together."""
+        sizes = np.diff(self._ends, prepend=0)
+        return np.repeat(np.arange(len(sizes)), sizes)
 
     def read(self, rows: Array) -> Batch:
         """The rows at ``rows``, int64[B] from 0 to N − 1, in their order.

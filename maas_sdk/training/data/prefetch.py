@@ -8,7 +8,7 @@ is closed, or forgotten, no thread is left.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import grain.experimental
@@ -23,11 +23,7 @@ Placed = TypeVar("Placed")
 
 
 class Positioned(Protocol):
-    """Batches with a position: grain's protocol for iterators."""
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Itself."""
-        ...
+    """Batches with a position: grain's protocol for iterators. A ``close`` is called if there."""
 
     def __next__(self) -> Batch:
         """The next batch."""
@@ -39,10 +35,6 @@ class Positioned(Protocol):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go to a position."""
-        ...
-
-    def close(self) -> None:
-        """Give back what reading holds."""
         ...
 
 
@@ -134,4 +126,5 @@ def prefetch(
 
 def _close(thread: Any, batches: Positioned) -> None:
     thread.close()
-    batches.close()
+    if hasattr(batches, "close"):
+        batches.close()

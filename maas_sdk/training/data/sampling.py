@@ -19,7 +19,15 @@ from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.tensors import Array
 from maas_sdk.training.data.examples import class_labels
 
-__all__ = ["Balanced", "EachOnce", "Sampling", "Weighted", "WithReplacement", "epoch_batches"]
+__all__ = [
+    "Balanced",
+    "EachOnce",
+    "Nearby",
+    "Sampling",
+    "Weighted",
+    "WithReplacement",
+    "epoch_batches",
+]
 
 
 @runtime_checkable
@@ -52,6 +60,38 @@ class EachOnce:
         if not self.shuffle:
             return np.arange(count)
         return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Nearby:
+    """Every row once, rows that lie together close to one another: for files read by groups.
+
+    The groups are shuffled, then the rows of ``together`` groups at a time. A batch so comes out of
+    few groups, and each is decoded about once in an epoch; rows of one group, though, meet each
+    other more often than chance would have it. Keep at least twice as many groups as ``together``.
+    """
+
+    # integer[N], the group of each row, such as ``ParquetRows.groups``.
+    groups: Array
+    # Groups whose rows are shuffled among one another.
+    together: int = 4
+
+    def __post_init__(self) -> None:
+        class_labels(self.groups, why="sampling by groups")
+        if self.together < 1:
+            raise ConfigError(f"together: expected 1 or more groups, got {self.together}")
+
+    def epoch_rows(self, count: int, *, seed: int, epoch: int) -> Array:
+        """A permutation of all rows, int64[N]."""
+        if len(self.groups) != count:
+            raise InputError(
+                f"groups: expected one for each of the {count} rows, got {len(self.groups)}"
+            )
+        generator = np.random.default_rng((seed, epoch))
+        names, number = np.unique(self.groups, return_inverse=True)
+        window = generator.permutation(len(names)) // self.together
+        rows = generator.permutation(count)
+        return rows[np.argsort(window[number[rows]], kind="stable")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
