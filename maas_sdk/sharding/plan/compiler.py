@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import maas_sdk
 from maas_sdk.errors import ConfigError, MaasError, error_from_code
 from maas_sdk.sharding.plan.libtpu import Libtpu, find_libtpu
 
@@ -210,6 +209,6 @@ def _environment() -> dict[str, str]:
         name: value for name, value in os.environ.items() if not name.startswith(_DROPPED_PREFIXES)
     }
     # The very package that runs here, wherever it was imported from; and the user's own modules.
-    package = str(Path(maas_sdk.__path__[0]).absolute().parent)
+    package = str(Path(__file__).absolute().parents[3])
     path = [package, *filter(None, [kept.get("PYTHONPATH")]), os.getcwd()]
     return {**kept, **_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(path)}
