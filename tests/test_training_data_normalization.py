@@ -10,7 +10,14 @@ from sklearn.datasets import load_wine
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from maas_sdk.errors import ConfigError, InputError
-from maas_sdk.training.data import Examples, Normalization, Split, Subset, stratified_split
+from maas_sdk.training.data import (
+    Examples,
+    Normalization,
+    Split,
+    Subset,
+    normalized,
+    stratified_split,
+)
 from maas_sdk.training.data import examples as module
 
 ZEROS = np.zeros
@@ -106,6 +113,21 @@ def test_pictures_of_bytes_are_normalized_as_numbers() -> None:
     found = Normalization.fit(data(inputs), over="all").apply(inputs)
     assert found.min() < 0
     assert found.mean() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_split_is_normalized_as_a_whole() -> None:
+    """Both parts by the statistics of one; labels as they are; what came in unchanged."""
+    wine = load_wine()
+    split = stratified_split(
+        Examples(inputs=wine.data, labels=wine.target), test_fraction=0.3, seed=0
+    )
+    before = split.train.inputs.copy()
+    normalization = Normalization.fit(split)
+    found = normalized(split, normalization)
+    np.testing.assert_array_equal(found.test.inputs, normalization.apply(split.test.inputs))
+    np.testing.assert_array_equal(found.train.labels, split.train.labels)
+    np.testing.assert_array_equal(split.train.inputs, before)
+    np.testing.assert_array_equal(normalized(split.test, normalization).inputs, found.test.inputs)
 
 
 def test_statistics_come_back_from_json_bit_by_bit() -> None:

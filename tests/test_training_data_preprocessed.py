@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -64,6 +65,14 @@ def test_the_formula_is_that_of_the_host(over: str) -> None:
         expected = normalization.apply(inputs)
         np.testing.assert_allclose(whole(inputs), expected, rtol=1e-6)
         np.testing.assert_allclose(compiled(state, inputs), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_model_computes_in_the_float_that_came() -> None:
+    """bfloat16 in, bfloat16 on: a training policy's narrow inputs do not widen the whole model."""
+    data = Examples(inputs=np.eye(30, dtype=np.float32), labels=np.zeros(30, np.int32))
+    whole = Preprocessed(nnx.identity, Normalization.fit(data))  # type: ignore[arg-type]
+    for dtype, expected in (("bfloat16", "bfloat16"), ("float16", "float16"), ("int8", "float32")):
+        assert whole(jnp.ones((2, 30), dtype)).dtype == expected
 
 
 def test_statistics_are_no_parameters() -> None:

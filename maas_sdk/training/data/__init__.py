@@ -5,7 +5,7 @@ from maas_sdk.training.data.batches import Batches, Transform, batches
 from maas_sdk.training.data.csv_table import read_csv
 from maas_sdk.training.data.examples import Batch, Examples, Source, Split, Subset, check_finite
 from maas_sdk.training.data.images import ImageFolder
-from maas_sdk.training.data.normalization import Normalization
+from maas_sdk.training.data.normalization import Normalization, normalized
 from maas_sdk.training.data.npz import read_npz
 from maas_sdk.training.data.order import Order
 from maas_sdk.training.data.parquet import ParquetRows
@@ -65,6 +65,7 @@ __all__ = [
     "hold_out_rows",
     "k_folds",
     "load",
+    "normalized",
     "normals",
     "prefetch",
     "read_csv",

@@ -14,16 +14,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, Final, NamedTuple, Protocol, Self
+from typing import Any, Final, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 
 from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.tensors import Array
-from maas_sdk.training.data.examples import Split, finite_rows, pieces
+from maas_sdk.training.data.examples import Examples, Split, finite_rows, pieces
 from maas_sdk.training.data.rows import as_source
 
-__all__ = ["KINDS", "OVER", "Normalization", "check_row_shape"]
+__all__ = ["KINDS", "OVER", "Normalization", "check_row_shape", "normalized"]
+
+# What comes in is what goes out.
+D = TypeVar("D", Examples, Split)
 
 # Each element of a row by itself; each index of the last axis; all elements of all rows together.
 OVER: Final = ("feature", "channel", "all")
@@ -115,6 +118,15 @@ class Normalization:
             raise InputError(
                 f"normalization: expected lists of numbers named offset and scale: {error}"
             ) from error
+
+
+def normalized(data: D, normalization: Normalization) -> D:
+    """The same examples, or the same split, with normalized inputs, float32[N, …] in memory."""
+    if isinstance(data, Split):
+        return Split(
+            train=normalized(data.train, normalization), test=normalized(data.test, normalization)
+        )
+    return Examples(inputs=normalization.apply(data.inputs), labels=data.labels)
 
 
 def check_row_shape(statistics: tuple[int, ...], row: tuple[int, ...]) -> None:

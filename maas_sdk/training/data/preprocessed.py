@@ -27,7 +27,8 @@ class Preprocessed(nnx.Module):
     """Raw inputs in, the model's outputs for the normalized inputs out.
 
     Args:
-        model: called with normalized inputs, float32[B, …]. It is not copied.
+        model: called with normalized inputs, [B, …] of the float dtype that came, or of float32
+            where integers did. It is not copied.
         normalization: what it was trained with.
     """
 
@@ -40,7 +41,8 @@ class Preprocessed(nnx.Module):
         """The model's outputs.
 
         Args:
-            inputs: [B, …] as they are in the data, of any real dtype.
+            inputs: [B, …] as they are in the data, of any real dtype. bfloat16 keeps 8 bits of a
+                raw value: train such a policy on normalized data, and wrap the model afterwards.
             arguments: handed on to the model.
             named: handed on to the model.
 
@@ -49,5 +51,8 @@ class Preprocessed(nnx.Module):
         """
         offset, scale = self.offset[...], self.scale[...]
         check_row_shape(offset.shape, inputs.shape[1:])
+        # In float32, whatever comes; then in the float that came, in which the model computes.
+        given = inputs.dtype if jnp.issubdtype(inputs.dtype, jnp.floating) else jnp.float32
+        normalized = ((inputs.astype(jnp.float32) - offset) / scale).astype(given)
         model: Any = self.model
-        return model((inputs.astype(jnp.float32) - offset) / scale, *arguments, **named)
+        return model(normalized, *arguments, **named)
