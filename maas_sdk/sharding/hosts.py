@@ -205,8 +205,9 @@ def _fail(watchdog: Watchdog, failure: str, code: object) -> None:
     jax's own farewell, at exit, is a barrier that the others will never reach.
     """
     watchdog.leave(failure[:2000])
-    # Handlers run last in, first out: this one comes before jax's.
-    atexit.register(_exit, code if isinstance(code, int) else 1)
+    if jax.distributed.is_initialized():
+        # Handlers run last in, first out: this one comes before jax's.
+        atexit.register(_exit, code if isinstance(code, int) else 1)
 
 
 def _end(here: Here, lost: Lost) -> None:

@@ -31,7 +31,7 @@ LOST_EXIT_CODE: Final = 75
 
 # Once one of them is gone, the others may end by themselves for so long, and then, after SIGTERM,
 # for so long again until SIGKILL.
-_FAREWELL_S: Final = 5.0
+_FAREWELL_S: Final = 3.0
 _GRACE_S: Final = 5.0
 _POLL_S: Final = 0.05
 _LAST_LINES: Final = 20
@@ -86,6 +86,7 @@ def launch(
     words = [str(program)] if isinstance(program, str | Path) else list(program)
     command = [sys.executable, *words, *arguments]
     started = time.monotonic()
+    deadline = None if timeout_s is None else started + timeout_s
     with contextlib.ExitStack() as stack:
         if log_folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="maas-launch-")))
@@ -95,8 +96,8 @@ def launch(
         logs = [folder / f"process-{i}.log" for i in range(processes)]
         for attempt in range(restarts + 1):
             try:
-                left_s = None if timeout_s is None else timeout_s + started - time.monotonic()
-                _run(command, _variables(processes, devices_per_process, environment), logs, left_s)
+                own = _variables(processes, devices_per_process, environment)
+                _run(command, own, logs, deadline)
                 break
             except ModelError:
                 if attempt == restarts:
@@ -108,10 +109,9 @@ def _run(
     command: list[str],
     variables: list[dict[str, str]],
     logs: list[Path],
-    timeout_s: float | None,
+    deadline: float | None,
 ) -> None:
     """All processes once, to their end."""
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
     running: list[subprocess.Popen[bytes]] = []
     try:
         for own, log in zip(variables, logs, strict=True):
@@ -134,8 +134,8 @@ def _run(
                 return
             if deadline is not None and time.monotonic() > deadline:
                 raise DeadlineError(
-                    f"launch: {len(running)} processes were not done within {timeout_s:g} s and "
-                    f"have been stopped; process 0 said last:\n{_tail(_read(logs)[0])}",
+                    f"launch: {len(running)} processes were not done within timeout_s and have "
+                    f"been stopped; process 0 said last:\n{_tail(_read(logs)[0])}",
                     outputs=_read(logs),
                 )
             time.sleep(_POLL_S)
