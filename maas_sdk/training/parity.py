@@ -206,52 +206,52 @@ def parity(
         raise ConfigError("parity: early_stopping would end the runs at different steps; leave it")
     curves: list[Curve] = []
     for name, policy in named.items():
-        curves.append(
-            _train(made, data, eval_data, replace(config, precision=policy), name, progress)
-        )
-        if curves[0].broke:
-            raise InputError(f"parity: the reference {name!r} broke: {curves[0].broke}")
+        run = _Run(name, replace(config, precision=policy), progress)
+        try:
+            Trainer(run.config).fit(made, data, eval_data, hooks=[run.listen])
+        except InputError as error:
+            # The reference has shown that model and data are right.
+            if not curves:
+                raise
+            run.broke = error.message
+        curves.append(run.curve())
     return ParityResult(
         curves=tuple(curves),
         verdicts=tuple(_judge(curves[0], candidate, bar) for candidate in curves[1:]),
     )
 
 
-def _train(
-    model: nnx.Module,
-    data: object,
-    eval_data: object,
-    config: TrainConfig,
-    name: str,
-    progress: Callable[[str, int, int], object] | None,
-) -> Curve:
-    losses: list[float] = []
-    last: list[EvalRecord] = []
+class _Run:
+    """One policy's run, as it is listened to."""
 
-    def listen(record: Record) -> None:
+    def __init__(
+        self, name: str, config: TrainConfig, progress: Callable[[str, int, int], object] | None
+    ) -> None:
+        self.name = name
+        # One record per step, and an evaluation after the last alone.
+        self.config = replace(config, log_every=1, eval_every=2**62)
+        self.broke = ""
+        self._progress = progress
+        self._losses: list[float] = []
+        self._eval: Mapping[str, float] = {}
+
+    def listen(self, record: Record) -> None:
+        """A hook."""
         if isinstance(record, StepRecord):
-            losses.append(record.metrics["loss"])
-            if progress is not None:
-                progress(name, record.step, record.steps)
+            self._losses.append(record.metrics["loss"])
+            if self._progress is not None:
+                self._progress(self.name, record.step, record.steps)
         elif isinstance(record, EvalRecord):
-            last[:] = [record]
+            self._eval = record.eval
 
-    # One record per step, and an evaluation after the last alone.
-    quiet = replace(config, log_every=1, eval_every=2**62)
-    broke = ""
-    try:
-        Trainer(quiet).fit(model, data, eval_data, hooks=[listen])
-    except InputError as error:
-        if not losses:
-            raise
-        broke = error.message
-    return Curve(
-        name=name,
-        policy=config.policy,
-        losses=tuple(losses),
-        eval=dict(last[0].eval) if last else {},
-        broke=broke,
-    )
+    def curve(self) -> Curve:
+        return Curve(
+            name=self.name,
+            policy=self.config.policy,
+            losses=tuple(self._losses),
+            eval=dict(self._eval),
+            broke=self.broke,
+        )
 
 
 def _judge(reference: Curve, candidate: Curve, bar: float | None) -> Verdict:
