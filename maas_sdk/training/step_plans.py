@@ -18,6 +18,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from maas_sdk.errors import ConfigError
+from maas_sdk.sharding.activations import keep_rows_cut
 from maas_sdk.sharding.layout import batch_sharding, check_batch_size, lay_out, state_shardings
 from maas_sdk.sharding.plan.flops import matmul_flops
 from maas_sdk.sharding.plan.program import Program
@@ -94,9 +95,10 @@ def train_program(
     graphs: list[nnx.GraphDef[Any]] = []
 
     def start() -> TrainState:
-        model = make_model()
+        model: Any = make_model()
         model.train()
-        graphdef, state = take_apart(prepare(model, policy), chosen, policy)
+        model = keep_rows_cut(prepare(model, policy), mesh, rows)
+        graphdef, state = take_apart(model, chosen, policy)
         graphs.append(graphdef)
         return state
 
@@ -161,9 +163,9 @@ def forward_program(
     graphs: list[nnx.GraphDef[Any]] = []
 
     def start() -> tuple[Any, Any]:
-        model = make_model()
+        model: Any = make_model()
         model.eval()
-        parts: Any = nnx.split(model, nnx.Param, ...)
+        parts: Any = nnx.split(keep_rows_cut(model, mesh, rows), nnx.Param, ...)
         graphs.append(parts[0])
         return policy.cast_compute(parts[1]), parts[2]
 
