@@ -215,6 +215,31 @@ def test_every_kind_of_source_gives_the_same_batches() -> None:
     assert all(name.startswith("grain-prefetch") for name in slow.threads)
 
 
+class Broken(Counting):
+    """A source of which row 7 cannot be read until it is mended."""
+
+    whole = False
+
+    def read(self, rows: np.ndarray) -> Batch:
+        if 7 in rows and not self.whole:
+            raise InputError("row 7 is damaged")
+        return DATA.read(rows)
+
+
+@pytest.mark.parametrize("threads", [0, 3])
+def test_a_row_that_cannot_be_read_fails_its_batch_and_no_other(threads: int) -> None:
+    """Batches before it come; asked again, the same one is read again, and not skipped."""
+    source = Broken()
+    with batches(source, batch_size=3, seed=0, shuffle=False, threads=threads) as run:
+        assert [rows_of(next(run)) for _ in range(2)] == [[0, 1, 2], [3, 4, 5]]
+        for _ in range(2):
+            with pytest.raises(InputError, match="row 7 is damaged"):
+                next(run)
+            assert run.number == 2
+        source.whole = True
+        assert [rows_of(next(run)) for _ in range(2)] == [[6, 7, 8], [9, 10, 11]]
+
+
 def test_closing_ends_the_threads_that_read() -> None:
     """Nobody is left behind when a run is left early."""
     before = set(threading.enumerate())

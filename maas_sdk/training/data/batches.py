@@ -98,7 +98,14 @@ class Batches(Iterator[Batch]):
         self._fingerprint = self.order.fingerprint()
 
     def __next__(self) -> Batch:
-        batch: Batch = next(self._iterator)
+        try:
+            batch: Batch = next(self._iterator)
+        except StopIteration:
+            raise
+        except Exception:
+            # Threads have read on, and would give the batch behind as the one that failed.
+            self._iterator.set_state({"next_index": self.number})
+            raise
         return batch
 
     @property

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from maas_sdk.tensors import Array
 from maas_sdk.training.data.sampling import EachOnce, Sampling
 
 __all__ = ["BatchRows", "Order"]
+
+# Orders that are kept: threads that read ahead are in two epochs at a time.
+_EPOCHS_KEPT: Final = 3
 
 
 class BatchRows(NamedTuple):
@@ -54,8 +57,7 @@ class Order:
     # Whether the R % B rows at the end of an epoch sit it out; otherwise they are a batch, filled
     # up with rows of weight 0.
     drop_remainder: bool = True
-    # The last epochs that were asked for: every batch asks, and threads that read ahead are in two
-    # epochs at a time.
+    # The epochs that were worked out last, since every batch asks.
     _epochs: dict[int, _Epoch] = field(default_factory=dict, init=False, repr=False, compare=False)
     # R
     rows_per_epoch: int = field(init=False)
@@ -113,7 +115,7 @@ class Order:
             found = _Epoch(rows, _turns(rows, self.count))
             # Threads may do this at once; then both work out the same.
             self._epochs[epoch] = found
-            for old in sorted(self._epochs)[:-3]:
+            for old in list(self._epochs)[:-_EPOCHS_KEPT]:
                 self._epochs.pop(old, None)
         return found
 
