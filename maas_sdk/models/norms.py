@@ -1,21 +1,22 @@
-"""Norms over the last dimension, by name.
+"""Norms over the last dimension, by name, and batch norm.
 
-The rule it keeps: statistics are float32 whatever comes in (flax promotes them), and the variance
-is the mean of squared differences, not a difference of means, which cancels where a feature's mean
-is large against its spread.
+The rule it keeps: statistics are float32 whatever comes in (flax promotes them), and what goes out
+has the dtype of what came in. The variance of a layer norm is the mean of squared differences, not
+a difference of means, which cancels where a feature's mean is large against its spread.
 """
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import jax.numpy as jnp
 from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
 from jax.typing import DTypeLike
 
 from maas_sdk.errors import ConfigError
 
-__all__ = ["NORMS", "NormName", "norm"]
+__all__ = ["NORMS", "NormName", "batch_norm", "norm"]
 
 NormName = Literal["layer", "rms"]
 
@@ -56,3 +57,46 @@ def norm(
         param_dtype=param_dtype,
         rngs=rngs,
     )
+
+
+def batch_norm(
+    features: int,
+    *,
+    momentum: float,
+    epsilon: float,
+    zero: bool = False,
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike = jnp.float32,
+    rngs: nnx.Rngs,
+) -> nnx.BatchNorm:
+    """A norm over all dimensions but the last (Ioffe and Szegedy 2015): float[…, D] → float[…, D].
+
+    Args:
+        features: D.
+        momentum: share of the running statistics that a training step keeps.
+        epsilon: added to the variance.
+        zero: whether the scale starts at 0 instead of 1.
+        dtype: dtype of the result; None follows inputs and parameters.
+        param_dtype: dtype of scale and bias; the running statistics are float32.
+        rngs: nnx asks for it; the parameters start at 0 and 1.
+    """
+    promote: Any = _promote_all_but_statistics
+    return nnx.BatchNorm(
+        features,
+        momentum=momentum,
+        epsilon=epsilon,
+        scale_init=nnx.initializers.zeros if zero else nnx.initializers.ones,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        promote_dtype=promote,
+        rngs=rngs,
+    )
+
+
+def _promote_all_but_statistics(
+    values: tuple[Any, ...], /, *, dtype: Any = None, inexact: bool = True
+) -> tuple[Any, ...]:
+    """What ``nnx.BatchNorm`` asks for; with the float32 statistics all would become float32."""
+    x, mean, variance, scale, bias = values
+    x, scale, bias = promote_dtype((x, scale, bias), dtype=dtype, inexact=inexact)
+    return x, mean, variance, scale, bias

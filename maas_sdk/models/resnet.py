@@ -25,6 +25,7 @@ from jax.typing import DTypeLike
 from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.models.activations import activation
 from maas_sdk.models.embedding import head
+from maas_sdk.models.norms import batch_norm
 from maas_sdk.models.settings import check_choice, check_settings, settings_of
 
 __all__ = ["RESNET_PRESETS", "ResNet", "ResNetBlock", "ResNetConfig"]
@@ -246,10 +247,6 @@ def _conv(inputs: int, outputs: int, size: int, *, stride: int, given: dict[str,
 def _norm(
     features: int, config: ResNetConfig, *, given: dict[str, Any], zero: bool = False
 ) -> nnx.BatchNorm:
-    return nnx.BatchNorm(
-        features,
-        momentum=config.norm_momentum,
-        epsilon=config.norm_epsilon,
-        scale_init=nnx.initializers.zeros if zero else nnx.initializers.ones,
-        **given,
+    return batch_norm(
+        features, momentum=config.norm_momentum, epsilon=config.norm_epsilon, zero=zero, **given
     )
