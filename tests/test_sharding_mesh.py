@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import AxisType
 
 from maas_sdk.errors import ConfigError
-from maas_sdk.sharding.mesh import AXES, make_mesh
+from maas_sdk.sharding.mesh import AXES, MeshAxis, describe_mesh, make_mesh
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,50 @@ def test_what_cannot_be_a_mesh_is_refused(axes: dict[str, int], message: str) ->
     """The message says which axis, what was found and what to do."""
     with pytest.raises(ConfigError, match=message):
         make_mesh(axes)
+
+
+def halves(device: jax.Device) -> int:
+    """Two slices of four devices each."""
+    return int(device.id) // 4
+
+
+def test_slices_follow_one_another_along_the_axis_that_may_cross() -> None:
+    """Devices of one slice are a block; only along "data" does a line meet both slices."""
+    mesh = make_mesh({"data": -1, "tensor": 2}, dcn={"data": 2}, slice_of=halves)
+    assert dict(mesh.shape) == {"data": 4, "tensor": 2}
+    assert set(mesh.axis_types) == {AxisType.Auto}
+    slices = [[halves(device) for device in line] for line in mesh.devices]
+    assert slices == [[0, 0], [0, 0], [1, 1], [1, 1]]
+
+
+def test_an_inner_axis_can_be_the_one_that_crosses() -> None:
+    """The blocks are laid along whichever axis was named, ``model`` for ``tensor`` too."""
+    mesh = make_mesh({"data": 2, "model": 4}, dcn={"model": 2}, slice_of=halves)
+    assert [[halves(device) for device in line] for line in mesh.devices] == [[0, 0, 1, 1]] * 2
+
+
+def test_a_mesh_says_which_network_an_axis_runs_over() -> None:
+    """Size and network per axis, in a sentence and as values."""
+    mesh = make_mesh({"data": -1, "tensor": 2}, dcn={"data": 2}, slice_of=halves)
+    data, tensor = describe_mesh(mesh, slice_of=halves)
+    assert data == MeshAxis(name="data", ici=2, dcn=2)
+    assert (data.size, data.network, tensor.network) == (4, "dcn", "ici")
+    assert str(data) == "data 4 over dcn (2 slices × 2)"
+    assert str(tensor) == "tensor 2 over ici"
+    # As far as jax knows, this machine's devices are one process and so one slice.
+    assert [axis.network for axis in describe_mesh(mesh)] == ["ici", "ici"]
+
+
+@pytest.mark.parametrize(
+    ("dcn", "message"),
+    [
+        ({"fsdp": 2}, "dcn gives axis 'fsdp' 2 slices, but the mesh has no such axis"),
+        ({"data": 3}, "dcn gives axis 'data' 3 slices, but the mesh has 4 devices along it"),
+        ({"data": 4}, "dcn asks for 4 slices of 2 devices, found 2 of 4"),
+        ({"data": 1}, "dcn asks for 1 slices of 8 devices, found 2 of 4"),
+    ],
+)
+def test_slices_that_are_not_there_are_refused(dcn: dict[str, int], message: str) -> None:
+    """The message compares what was asked for with what is connected."""
+    with pytest.raises(ConfigError, match=message):
+        make_mesh({"data": 4, "tensor": 2}, dcn=dcn, slice_of=halves)
