@@ -51,12 +51,12 @@ def keep_rows_cut(model: Module, mesh: Mesh, rows: int) -> Module:
 @lru_cache(maxsize=512)
 def _constrained(kind: Any, mesh: Mesh, axes: tuple[str, ...], rows: int) -> Any:
     def constrain(leaf: Any) -> Any:
-        shape = getattr(leaf, "shape", ())
+        shape: Any = getattr(leaf, "shape", ())
         if len(shape) < 2 or shape[0] != rows:
             return leaf
-        free = (PartitionSpec.UNCONSTRAINED,) * (len(shape) - 1)
-        spec = PartitionSpec(axes, *free)  # type: ignore[no-untyped-call]
-        return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
+        free: list[Any] = [PartitionSpec.UNCONSTRAINED] * (len(shape) - 1)
+        named = NamedSharding(mesh, PartitionSpec(axes, *free))  # type: ignore[no-untyped-call]
+        return jax.lax.with_sharding_constraint(leaf, named)  # type: ignore[no-untyped-call]
 
     class Constrained(kind):  # type: ignore[misc]
         def __call__(self, *inputs: Any, **options: Any) -> Any:
