@@ -310,6 +310,10 @@ def test_data_that_cannot_be() -> None:
     broken = Examples(inputs=np.array([[1.0], [np.nan]]), labels=np.array([0, 1]))
     with pytest.raises(InputError, match="got nan in row 1"):
         batches(broken, batch_size=1, seed=0)
+    with pytest.raises(InputError, match="got inf in row 0"):
+        batches({"inputs": np.array([np.inf])}, batch_size=1, seed=0)
+    with pytest.raises(InputError, match=r"an array named 'inputs', got \['image'\]"):
+        batches({"image": np.zeros(3)}, batch_size=1, seed=0)
     with pytest.raises(InputError, match=r"got a list"):
         batches([1, 2], batch_size=1, seed=0)
     with pytest.raises(InputError, match=r"a grain.IterDataset has an order of its own"):

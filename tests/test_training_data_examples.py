@@ -14,6 +14,8 @@ from maas_sdk.training.data import Arrays, Examples, Subset, check_finite
         (np.zeros(3), np.array(["a", "b", "c"]), r"expected integers of shape \[N\].* <U1\[3\]"),
         (np.zeros(3), np.zeros(3, bool), r"bool\[3\]"),
         (np.zeros(3), np.int32(7), r"int32\[\]"),
+        (np.array(["a"]), np.zeros(1, int), r"inputs: expected numbers .* got <U1\[1\]"),
+        (np.array([[1], [1, 2]], object), np.zeros(2, int), r"got object\[2\]"),
     ],
 )
 def test_examples_are_rows_with_labels(

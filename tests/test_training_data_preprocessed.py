@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from maas_sdk.errors import InputError
 from maas_sdk.export import export
 from maas_sdk.runtime import load
 from maas_sdk.training.data import Examples, Normalization, Preprocessed, stratified_split
+from maas_sdk.training.optimizer import OptimizerConfig
+from maas_sdk.training.trainer import TrainConfig, Trainer
 
 
 class Small(nnx.Module):
@@ -81,6 +84,23 @@ def test_statistics_are_no_parameters() -> None:
     whole = Preprocessed(Small(nnx.Rngs(0)), Normalization.fit(data))
     names = {"/".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(whole, nnx.Param))}
     assert names == {f"model/{n}/{p}" for n in ("hidden", "head") for p in ("kernel", "bias")}
+
+
+def test_it_trains_on_raw_inputs_and_keeps_its_statistics() -> None:
+    """The trainer moves the model's weights alone, and what comes out is the whole."""
+    found = load_breast_cancer()
+    data = Examples(inputs=found.data.astype(np.float32), labels=found.target)
+    split = stratified_split(data, test_fraction=0.3, seed=0)
+    normalization = Normalization.fit(split)
+    config = TrainConfig(
+        epochs=8, batch_size=32, progress=False, optimizer=OptimizerConfig(learning_rate=0.01)
+    )
+    result = Trainer(config).fit(Preprocessed(Small(nnx.Rngs(0)), normalization), split)
+    trained: Any = result.model
+    np.testing.assert_array_equal(trained.offset[...], normalization.offset)
+    np.testing.assert_array_equal(trained.scale[...], normalization.scale)
+    right = np.argmax(trained(split.test.inputs), axis=1) == split.test.labels
+    assert right.mean() > 0.92
 
 
 def test_rows_of_another_shape_are_refused() -> None:

@@ -25,7 +25,7 @@ from maas_sdk.tensors import Array
 from maas_sdk.training.data.examples import Batch, Examples, Source, check_finite
 from maas_sdk.training.data.order import Order
 from maas_sdk.training.data.row_keys import row_keys, stream
-from maas_sdk.training.data.rows import as_source, in_memory
+from maas_sdk.training.data.rows import Arrays, as_source, in_memory
 from maas_sdk.training.data.sampling import EachOnce, Sampling
 
 __all__ = ["Batches", "Normalizer", "Transform", "batches"]
@@ -191,7 +191,7 @@ def batches(
 
     Raises:
         ConfigError: settings that contradict each other or the size of the data.
-        InputError: no rows; NaN or infinity in the inputs of ``Examples``.
+        InputError: no rows; NaN or infinity in inputs that are in memory.
     """
     rows = as_source(source)
     if epochs is not None and epochs < 1:
@@ -208,7 +208,7 @@ def batches(
         sampling=EachOnce(shuffle=shuffle) if sampling is None else sampling,
         drop_remainder=drop_remainder,
     )
-    if isinstance(rows, Examples):
+    if isinstance(rows, Examples | Arrays):
         check_finite(rows)
     if threads is None:
         threads = 0 if in_memory(rows) else _READ_AHEAD

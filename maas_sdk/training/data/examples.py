@@ -65,6 +65,12 @@ class Examples:
     labels: Array
 
     def __post_init__(self) -> None:
+        # V is what NumPy calls bfloat16 and its kin.
+        if self.inputs.dtype.kind not in "biufcV":
+            raise InputError(
+                f"inputs: expected numbers of shape [N, …], got {self.inputs.dtype}"
+                f"{list(self.inputs.shape)}"
+            )
         if self.labels.ndim < 1 or self.labels.dtype.kind not in "iuf":
             raise InputError(
                 "labels: expected integers of shape [N], the class of each row, or numbers of "

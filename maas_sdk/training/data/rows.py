@@ -37,8 +37,11 @@ class Arrays:
                 + (", ".join(f"{k} {list(a.shape)}" for k, a in self.arrays.items()) or "none")
             )
 
+        if "inputs" not in self.arrays:
+            raise InputError(f"expected an array named 'inputs', got {sorted(self.arrays)}")
+
     def __len__(self) -> int:
-        return len(next(iter(self.arrays.values())))
+        return len(self.arrays["inputs"])
 
     def __getitem__(self, row: int) -> Batch:
         return {name: array[row] for name, array in self.arrays.items()}
