@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -18,7 +17,7 @@ from flax import linen, nnx
 from jax.sharding import Mesh
 
 from maas_sdk.errors import ConfigError, InputError
-from maas_sdk.sharding.layout import Layout, host_part, place_batch, row_parts
+from maas_sdk.sharding.layout import Layout, host_part, row_parts
 from maas_sdk.training.config import TrainConfig
 from maas_sdk.training.data import Split
 from maas_sdk.training.feed import Feed, HostBatch, eval_batches, train_feed
@@ -28,7 +27,7 @@ from maas_sdk.training.losses import CLASSES
 from maas_sdk.training.memory import MemoryNeed, device_memory, is_out_of_memory, out_of_memory
 from maas_sdk.training.nonfinite import find_origin, nonfinite_error
 from maas_sdk.training.optimizer import learning_rate_schedule, make_optimizer
-from maas_sdk.training.placement import mesh_of, placed_state
+from maas_sdk.training.placement import mesh_of, placed_state, placing
 from maas_sdk.training.programs import EvalProgram, TrainProgram, compile_eval, compile_train
 from maas_sdk.training.qtraining import prepare
 from maas_sdk.training.step import (
@@ -105,7 +104,7 @@ def assemble(
     plain, eval_graph, own = _modes(model, config)
     parts: Any = nnx.split(own, nnx.Param, ...)
     graphdef, params, rest = parts
-    checked = _Checked(partial(place_batch, mesh), watch=widths, known=feed.labels is not None)
+    checked = _Checked(placing(mesh), watch=widths, known=feed.labels is not None)
     state: TrainState | None = None
     first: Any = None
     try:

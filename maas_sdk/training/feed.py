@@ -9,7 +9,7 @@ Dimension letters: N examples, B rows of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -132,7 +132,7 @@ def train_feed(data: object, *, batch_size: int, seed: int, host: tuple[int, int
             own: Any = data
             return Feed(batches=own, steps_per_epoch=None, labels=None)
         if isinstance(data, Iterable):
-            length = len(data) if hasattr(data, "__len__") else None
+            length = len(data) if isinstance(data, Sized) else None
             return Feed(batches=Counted(data), steps_per_epoch=length, labels=None)
     source = as_source(data)
     if batch_size > len(source):

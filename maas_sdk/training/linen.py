@@ -14,7 +14,6 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, Final
 
-import jax
 from flax import core, linen, nnx
 
 from maas_sdk.errors import ConfigError
@@ -92,7 +91,7 @@ def to_linen(model: nnx.Module) -> dict[str, Any]:
         if not name.startswith(("to_nnx__", "_pytree__"))
     }
     found: dict[str, Any] = nnx.bridge.variables.nnx_attrs_to_linen_vars(attributes)
-    return jax.tree.map(lambda leaf: leaf, found)
+    return found
 
 
 def _mode_argument(module: linen.Module) -> str | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from maas_sdk.charts.quantities import data_size
 from maas_sdk.errors import ConfigError
@@ -72,7 +73,7 @@ def bytes_on_a_device(tree: Any) -> int:
         size = 1
         for dimension in shape:
             size *= dimension
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return int(size) * 8
         return int(size) * int(leaf.dtype.itemsize)
 

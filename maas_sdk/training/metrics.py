@@ -33,6 +33,9 @@ LATEST: Final = frozenset({"learning_rate"})
 # News for the loop, of no interest as a mean: a step that is not finite is never added up.
 HIDDEN: Final = frozenset({"nonfinite"})
 
+# Arrays that are kept before they are added up, which bounds their memory.
+_TOGETHER: Final = 1024
+
 # Names in logs, as MaxText has them, where they are not the prefix and the metric's own name.
 NAMES: Final = {"learning/learning_rate": "learning/current_learning_rate"}
 
@@ -59,22 +62,25 @@ class Sums:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = sorted(names)
-        self._sums = np.zeros((2, len(self.names)))
-        self._last = self._sums
         self.batches = 0
+        self._sums = np.zeros((2, len(self.names)))
+        self._last: Array = self._sums
+        # Not added yet: a sum over many costs no more than one over two.
+        self._waiting: list[Array] = []
 
     def add(self, packed: Array) -> None:
         """Add a batch's float32[2, M]."""
-        self._sums = self._sums + packed
+        self._waiting.append(packed)
         self._last = packed
         self.batches += 1
+        if len(self._waiting) >= _TOGETHER:
+            self._settle()
 
     def means(self) -> dict[str, float]:
         """By name; empty when nothing was added, NaN where no row counted."""
-        if not self.batches:
-            return {}
+        self._settle()
         found = {}
-        for index, name in enumerate(self.names):
+        for index, name in enumerate(self.names if self.batches else ()):
             if name in HIDDEN:
                 continue
             total, count = (self._last if name in LATEST else self._sums)[:, index].tolist()
@@ -83,13 +89,19 @@ class Sums:
 
     def get_state(self) -> dict[str, Any]:
         """JSON-able; exact, since a float64 survives JSON."""
+        self._settle()
         last = np.asarray(self._last, np.float64)
         return {"sums": self._sums.tolist(), "last": last.tolist(), "batches": self.batches}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from a state that ``get_state`` gave."""
         self._sums, self._last = np.asarray(state["sums"]), np.asarray(state["last"])
-        self.batches = int(state["batches"])
+        self.batches, self._waiting = int(state["batches"]), []
+
+    def _settle(self) -> None:
+        # In the order in which they came: a checkpoint that cuts the sum must not change it.
+        self._sums = np.add.reduce([self._sums, *self._waiting])
+        self._waiting = []
 
 
 class Late:

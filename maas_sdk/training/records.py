@@ -90,7 +90,7 @@ class TensorBoard:
 
     def __init__(self, folder: Path | str) -> None:
         try:
-            from tensorboardX import SummaryWriter
+            from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
         except ImportError as error:
             raise ConfigError(
                 "TensorBoard's event files are written by tensorboardX, which is not installed: "

@@ -6,7 +6,7 @@ written for the whole batch; where the arrays lie (``sharding``) decides how man
 it, and every mean, batch statistics included, is one over the global batch.
 
 A step that is not finite changes nothing: neither weights nor optimizer nor batch statistics. So
-many of them in a row are skipped as the caller allows; with one more the state stands still from
+many of them in a row are skipped as the caller allows; with one more the weights stand still from
 there on, so that what the loss broke with can be looked at when the news arrives.
 
 Dimension letters: B rows of a batch, T tokens of a row.
@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.typing import ArrayLike
@@ -28,6 +29,7 @@ from jax.typing import ArrayLike
 from maas_sdk.training.losses import LossFn
 from maas_sdk.training.optimizer import update_ema
 from maas_sdk.training.precision import Policy
+from maas_sdk.training.state import TrainState, initial_state, take_apart
 
 __all__ = [
     "Batch",
@@ -47,6 +49,9 @@ __all__ = [
     "take_apart",
 ]
 
+# The least normal float32: what a sum of no weights is divided by.
+_TINY = np.finfo(np.float32).tiny
+
 # "inputs" [B, …], "labels" [B, …], optionally "weights" float[B] or [B, T] (0: a padding row).
 # An objective of one's own may look for other names; each array has the rows first.
 Batch = Mapping[str, ArrayLike]
@@ -65,7 +70,7 @@ class Mean:
     @property
     def value(self) -> jax.Array:
         """Total / count, float32[]; 0 where nothing counts."""
-        return self.total / jnp.maximum(self.count, jnp.finfo(jnp.float32).tiny)
+        return self.total / jnp.maximum(self.count, _TINY)
 
     def __add__(self, other: Mean) -> Mean:
         return Mean(total=self.total + other.total, count=self.count + other.count)
@@ -76,35 +81,6 @@ Metrics = dict[str, Mean]
 
 # (model, batch) → (what is differentiated, float[]; what is reported)
 Objective = Callable[[Any, Batch], tuple[jax.Array, Metrics]]
-
-
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["step", "params", "rest", "opt_state", "ema", "skipped", "bad"],
-    meta_fields=[],
-)
-@dataclass(frozen=True, kw_only=True)
-class TrainState:
-    """Everything that a step changes."""
-
-    # int32[], steps taken, skipped ones included.
-    step: jax.Array
-    # Master weights, in the policy's ``params`` dtype.
-    params: nnx.State[Any, Any]
-    # The module's other variables: batch statistics, counters of random streams.
-    rest: nnx.State[Any, Any]
-    opt_state: optax.OptState
-    # Exponential moving average of ``params``; None when none is kept.
-    ema: nnx.State[Any, Any] | None = None
-    # int32[], steps whose loss or gradients were not finite.
-    skipped: jax.Array
-    # int32[], how many of the last steps in a row those are.
-    bad: jax.Array
-
-    @property
-    def judged(self) -> nnx.State[Any, Any]:
-        """The weights that are evaluated and handed out: the average where one is kept."""
-        return self.params if self.ema is None else self.ema
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -163,42 +139,6 @@ class Precise:
         return getattr(self._model, name)
 
 
-def take_apart(
-    model: nnx.Module,
-    optimizer: optax.GradientTransformation,
-    policy: Policy,
-    *,
-    ema: bool = False,
-) -> tuple[nnx.GraphDef[Any], TrainState]:
-    """The module's structure, and the state that training starts from.
-
-    The state shares its arrays with ``model``; a step donates what it is given, so hand it a copy
-    (``sharding.layout.place`` makes one) where the model is still needed.
-    """
-    parts: Any = nnx.split(model, nnx.Param, ...)
-    graphdef, params, rest = parts
-    return graphdef, initial_state(policy.cast_params(params), rest, optimizer=optimizer, ema=ema)
-
-
-def initial_state(
-    params: nnx.State[Any, Any],
-    rest: nnx.State[Any, Any],
-    *,
-    optimizer: optax.GradientTransformation,
-    ema: bool = False,
-) -> TrainState:
-    """The state before the first step, of master weights and the module's other variables."""
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        rest=rest,
-        opt_state=optimizer.init(params),
-        ema=jax.tree.map(jnp.copy, params) if ema else None,
-        skipped=jnp.zeros((), jnp.int32),
-        bad=jnp.zeros((), jnp.int32),
-    )
-
-
 def make_train_step(
     graphdef: nnx.GraphDef[Any],
     optimizer: optax.GradientTransformation,
@@ -244,17 +184,18 @@ def make_train_step(
             state.params, state.rest, batch
         )
         norm = optax.tree.norm(gradients)
+        made = _updates_made(state)
+
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        made, moved = _updates_made(state, opt_state)
         new = TrainState(
             step=state.step + 1,
             params=params,
             rest=rest,
             opt_state=opt_state,
-            ema=_averaged(state.ema, params, ema_decay, made, moved),
+            ema=_averaged(state, params, opt_state, ema_decay),
             skipped=state.skipped,
-            bad=jnp.zeros_like(state.bad),
+            bad=state.bad,
         )
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         metrics = {**metrics, "grad_norm": mean_of(norm[None]), "nonfinite": mean_of(~finite[None])}
@@ -283,23 +224,25 @@ def make_eval_step(graphdef: nnx.GraphDef[Any], policy: Policy, objective: Objec
     return jax.jit(step)
 
 
-def _updates_made(state: TrainState, opt_state: Any) -> tuple[jax.Array, jax.Array]:
-    """Updates, int32[], before this step, and whether, bool[], this step makes one.
-
-    Steps that only accumulate gradients make none; ``optax.MultiSteps`` counts.
-    """
-    after = optax.tree.get(opt_state, "gradient_step", None)
-    if after is None:
-        return state.step - state.skipped, jnp.ones((), bool)
-    before = optax.tree.get(state.opt_state, "gradient_step")
-    return before, after != before
+def _counted(opt_state: Any) -> jax.Array | None:
+    """Updates that ``optax.MultiSteps`` has made; None where every step makes one."""
+    count: jax.Array | None = optax.tree.get(opt_state, "gradient_step", None)
+    return count
 
 
-def _averaged(ema: Any, params: Any, decay: float | None, made: jax.Array, moved: jax.Array) -> Any:
-    if ema is None or decay is None:
-        return ema
-    new = update_ema(ema, params, decay=decay, updates=made)
-    return jax.tree.map(lambda n, o: jnp.where(moved, n, o), new, ema)
+def _updates_made(state: TrainState) -> jax.Array:
+    """Updates before this step, int32[]; steps that only accumulate gradients make none."""
+    counted = _counted(state.opt_state)
+    return jnp.asarray(state.step - state.skipped if counted is None else counted)
+
+
+def _averaged(state: TrainState, params: Any, opt_state: Any, decay: float | None) -> Any:
+    """The average of the weights after an update; that before where gradients only add up."""
+    if state.ema is None or decay is None:
+        return state.ema
+    new = update_ema(state.ema, params, decay=decay, updates=_updates_made(state))
+    before, after = _counted(state.opt_state), _counted(opt_state)
+    return new if after is None else _where(after != before, new, state.ema)
 
 
 def _guarded(
@@ -310,32 +253,29 @@ def _guarded(
         return new
     # Once there were too many in a row, nothing is good any more.
     bad = jnp.where(finite & (old.bad <= skip_nonfinite), 0, old.bad + 1)
-    halted = bad > skip_nonfinite
-
-    def choose(keep: jax.Array, kept: Any, taken: Any) -> Any:
-        return jax.tree.map(lambda k, t: jnp.where(keep, k, t), kept, taken)
-
-    chosen: TrainState = choose(bad > 0, old, new)
+    good, going = bad == 0, bad <= skip_nonfinite
+    # Where no step may be skipped the first bad one is the last, and nobody asks for the moments
+    # again. To keep both old and new ones costs a copy of them at every step.
+    opt_state = _where(good, new.opt_state, old.opt_state) if skip_nonfinite else new.opt_state
     return TrainState(
         # A step that is skipped is one that was taken: the count, and random streams, move on, or
         # a bad draw would be drawn for ever. Standing still, they stay.
-        step=jnp.where(halted, old.step, new.step),
-        params=chosen.params,
-        rest=_floats_of(chosen.rest, choose(halted, old.rest, new.rest)),
-        opt_state=chosen.opt_state,
-        ema=chosen.ema,
+        step=jnp.where(going, new.step, old.step),
+        params=_where(good, new.params, old.params),
+        rest=jax.tree.map(
+            lambda n, o: jnp.where(good if jnp.issubdtype(o.dtype, jnp.floating) else going, n, o),
+            new.rest,
+            old.rest,
+        ),
+        opt_state=opt_state,
+        ema=_where(good, new.ema, old.ema),
         skipped=old.skipped + jnp.where(finite, 0, 1),
         bad=bad,
     )
 
 
-def _floats_of(floats: Any, others: Any) -> Any:
-    """Floating-point leaves of one tree, all others of the other."""
-
-    def choose(a: jax.Array, b: jax.Array) -> jax.Array:
-        return a if jnp.issubdtype(a.dtype, jnp.floating) else b
-
-    return jax.tree.map(choose, floats, others)
+def _where(condition: jax.Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
 
 
 def _dtypes_as_in(found: Any, given: Any) -> Any:

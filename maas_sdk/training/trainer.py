@@ -249,8 +249,9 @@ def _best(loop: Loop) -> EvalRecord:
 
 def _put_together(run: Assembly, loop: Loop) -> nnx.Module:
     """The trained module, its arrays gathered from the mesh onto the first device."""
-    kept = loop.best is not None and loop.verdict.best_step is not None
-    leaves = loop.best if kept else loop.leaves
+    leaves = loop.leaves
+    if loop.best is not None and loop.verdict.best_step is not None:
+        leaves = loop.best
     state = jax.tree.unflatten(jax.tree.structure(run.state), leaves)
     params, rest = gathered(run.mesh, (state.judged, state.rest))
     model: nnx.Module = nnx.merge(run.plain, params, rest)
