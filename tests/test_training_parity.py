@@ -159,6 +159,8 @@ def test_a_reference_that_breaks_is_an_error() -> None:
         ({"policies": ("f32", "int3")}, "unknown dtype compute='int3'"),
         ({"bar": 0.0}, "bar: expected more than 0, got 0.0"),
         ({"model": lambda: 3}, "expected a flax.nnx module, got int"),
+        ({"model": 3}, "expected a flax.nnx module, got int"),
+        ({"model": Explosive}, "got the class Explosive: expected a module of it, or a function"),
         (
             {"config": replace(CONFIG, early_stopping=EarlyStopping(patience=1))},
             "early_stopping would end the runs at different steps",

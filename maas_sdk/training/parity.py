@@ -198,9 +198,7 @@ def parity(
         )
     if bar is not None and not bar > 0:
         raise ConfigError(f"parity: bar: expected more than 0, got {bar}")
-    made = model if isinstance(model, nnx.Module) else model()
-    if not isinstance(made, nnx.Module):
-        raise ConfigError(f"parity: expected a flax.nnx module, got {type(made).__name__}")
+    made = _made(model)
     config = config or TrainConfig()
     if config.early_stopping is not None:
         raise ConfigError("parity: early_stopping would end the runs at different steps; leave it")
@@ -219,6 +217,18 @@ def parity(
         curves=tuple(curves),
         verdicts=tuple(_judge(curves[0], candidate, bar) for candidate in curves[1:]),
     )
+
+
+def _made(model: Any) -> nnx.Module:
+    if isinstance(model, type):
+        raise ConfigError(
+            f"parity: got the class {model.__name__}: expected a module of it, or a function "
+            f"without arguments that makes one, such as lambda: {model.__name__}(…)"
+        )
+    made = model if isinstance(model, nnx.Module) or not callable(model) else model()
+    if not isinstance(made, nnx.Module):
+        raise ConfigError(f"parity: expected a flax.nnx module, got {type(made).__name__}")
+    return made
 
 
 class _Run:
