@@ -25,7 +25,7 @@ def contents(buffer: ReplayBuffer) -> list[int]:
 def test_what_is_kept_does_not_depend_on_how_rows_came(
     sizes: list[int], capacity: int, seed: int
 ) -> None:
-    """Cut into batches in any way, the same rows are kept in the same places, each with its label."""
+    """Cut into batches in any way, the same rows lie in the same places, with their labels."""
     cut, whole, single = (ReplayBuffer(capacity, seed=seed) for _ in range(3))
     begin = 0
     for size in sizes:
