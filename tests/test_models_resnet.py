@@ -20,7 +20,9 @@ TINY = ResNetConfig.preset("resnet-digits", depths=(1, 1), widths=(4, 8))
 
 def test_digits_are_learned_in_bfloat16() -> None:
     """Four epochs on handwritten digits: over 95 % on held-out ones, with running statistics."""
-    config = TrainConfig(epochs=4, precision="bf16", optimizer=OptimizerConfig(learning_rate=1e-2))
+    config = TrainConfig(
+        epochs=4, precision="bf16", mesh={"data": 1}, optimizer=OptimizerConfig(learning_rate=1e-2)
+    )
     model = ResNet(ResNetConfig.preset("resnet-digits"), rngs=nnx.Rngs(0))
     assert Trainer(config).fit(model, load_split()).best.eval["accuracy"] > 0.95
 
