@@ -75,5 +75,5 @@ def test_bytes_know_of_small_dtypes() -> None:
 
 def test_what_is_no_array_is_refused() -> None:
     """The message names the leaf and what would do."""
-    with pytest.raises(InputError, match="parameter 'a/b': expected an array .* got str"):
+    with pytest.raises(InputError, match=r"parameter 'a/b': expected an array .* got str"):
         leaves_of({"a": {"b": "weights"}})
