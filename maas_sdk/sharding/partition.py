@@ -21,12 +21,22 @@ from maas_sdk.sharding.leaves import Leaf
 from maas_sdk.sharding.mesh import ALIASES, AXES
 from maas_sdk.sharding.rules import Partition, Rule, axes_of, first_match
 
-__all__ = ["MIN_SHARD_BYTES", "LeafPlan", "Policies", "follow", "plan_as", "plan_leaf", "spec_of"]
+__all__ = [
+    "MIN_SHARD_BYTES",
+    "LeafPlan",
+    "Policies",
+    "Source",
+    "follow",
+    "plan_as",
+    "plan_leaf",
+    "spec_of",
+]
 
 # Smaller parameters stay whole unless a rule says otherwise. Sending 64 KiB over a link of 50 GB/s
 # takes 1.3 µs, about as long as starting a collective does: less is not worth gathering.
 MIN_SHARD_BYTES: Final = 2**16
 
+# Where a decision comes from, the closest first.
 Source = Literal["rule", "annotation", "preset", "automatic", "follows", "whole"]
 
 

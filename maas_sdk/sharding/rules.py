@@ -23,7 +23,17 @@ from typing import Final
 from maas_sdk.errors import ConfigError
 from maas_sdk.sharding.mesh import ALIASES, AXES
 
-__all__ = ["LOGICAL_AXES", "RULES", "Partition", "Rule", "first_match", "matches", "rules_by_name"]
+__all__ = [
+    "LOGICAL_AXES",
+    "RULES",
+    "Partition",
+    "Rule",
+    "axes_of",
+    "first_match",
+    "matches",
+    "partition_text",
+    "rules_by_name",
+]
 
 _QUANTIZED: Final = re.compile(r"(/array)?/qvalue$")
 
