@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.core import meta
@@ -98,7 +99,7 @@ def _annotation(box: Any) -> tuple[Any, ...] | None:
 
 
 def _bits(dtype: Any) -> int:
-    if jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+    if jnp.issubdtype(dtype, jax.dtypes.extended):
         return 64  # a random key of the usual kind
     name = np.dtype(dtype).name
     return (
