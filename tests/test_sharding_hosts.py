@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from maas_sdk.sharding.mesh import make_mesh
 
 steps, what, when = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 with join() as here:
-    mesh = make_mesh({"data": -1})
+    mesh = make_mesh({"data": 4})
     assert host_part(mesh) == (here.index, here.count)
     digits = load_digits()
     images = (digits.data / 16).astype(np.float32)
@@ -77,8 +78,16 @@ def rows_read(output: str) -> list[int]:
     return [int(row) for row in found.split()]
 
 
-def same_as_one_process(program: Path, processes: int) -> None:
-    one = launch(program, "20", "", "0", processes=1, devices_per_process=4, timeout_s=300)
+def same_as_one_process(
+    program: Path,
+    processes: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # This process is the one, on four of its devices.
+    monkeypatch.setattr(sys, "argv", [str(program), "20", "", "0"])
+    runpy.run_path(str(program))
+    one = capsys.readouterr().out
     many = launch(
         program,
         *("20", "", "0"),
@@ -86,7 +95,7 @@ def same_as_one_process(program: Path, processes: int) -> None:
         devices_per_process=4 // processes,
         timeout_s=300,
     )
-    expected = losses(one.outputs[0])
+    expected = losses(one)
     assert len(expected) == 20
     assert expected[-1] < 0.6 * expected[0]
     for output in many.outputs:
@@ -95,18 +104,22 @@ def same_as_one_process(program: Path, processes: int) -> None:
     assert len({tuple(losses(output)) for output in many.outputs}) == 1
     parts = [set(rows_read(output)) for output in many.outputs]
     assert all(len(part) == 20 * 64 // processes for part in parts)
-    assert set.union(*parts) == set(rows_read(one.outputs[0]))
+    assert set.union(*parts) == set(rows_read(one))
 
 
-def test_two_processes_have_the_losses_of_one(program: Path) -> None:
+def test_two_processes_have_the_losses_of_one(
+    program: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Same devices, same batches, loss by loss within 1e-5; each reads its half, and only that."""
-    same_as_one_process(program, 2)
+    same_as_one_process(program, 2, monkeypatch, capsys)
 
 
 @pytest.mark.heavy
-def test_four_processes_have_the_losses_of_one(program: Path) -> None:
+def test_four_processes_have_the_losses_of_one(
+    program: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The same with a device in each of four."""
-    same_as_one_process(program, 4)
+    same_as_one_process(program, 4, monkeypatch, capsys)
 
 
 def ends_when_killed(program: Path, processes: int, victim: int, sign: signal.Signals) -> None:
@@ -114,7 +127,7 @@ def ends_when_killed(program: Path, processes: int, victim: int, sign: signal.Si
     port = _free_port()
     variables = {
         **{k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
-        "JAX_NUM_CPU_DEVICES": "1",
+        "JAX_NUM_CPU_DEVICES": str(4 // processes),
         "MAAS_COORDINATOR": f"127.0.0.1:{port}",
         "MAAS_PROCESS_COUNT": str(processes),
     }
@@ -170,7 +183,7 @@ def test_a_failure_in_one_is_told_by_all(program: Path) -> None:
     with pytest.raises(
         ModelError, match=r"(?s)process 1 of 2 ended with code 1; .*disk of pro"
     ) as e:
-        launch(program, "1000000", "raise", "3", timeout_s=120)
+        launch(program, "1000000", "raise", "3", devices_per_process=2, timeout_s=300)
     assert (
         "process 1 of 2 is gone: it failed: ValueError: the disk of process 1 is full"
         in e.value.evidence["outputs"][0]

@@ -54,36 +54,51 @@ def worst(a: Any, b: Any) -> float:
     return max(float((abs(x - y) / jnp.maximum(1, abs(y))).max()) for x, y in pairs)
 
 
-MESHES = [
-    {"stage": 4},
-    {"data": 2, "stage": 4},
-    {"fsdp": 2, "stage": 4},
-    {"data": 2, "stage": 2, "tensor": 2},
-]
+def scaled(scale: jax.Array) -> Any:
+    """The block, times what it closes over."""
+    return lambda params, x: block(params, x) * scale
 
 
-@pytest.mark.parametrize("axes", MESHES, ids=str)
-@pytest.mark.parametrize("microbatches", [8, 6])
-def test_loss_and_gradients_are_the_plain_models(axes: dict[str, int], microbatches: int) -> None:
-    """Within 1e-5 in f32, of the weights, the input and what the block closes over.
+SCALE = jnp.linspace(0.5, 1.5, D)
 
-    With 8 microbatches every stage hands out its share of the rows, with 6 all stages have all.
-    """
-    mesh = make_mesh(axes)
-    scale = jnp.linspace(0.5, 1.5, D)
+
+@pytest.fixture(scope="module")
+def expected() -> Any:
+    """Loss and gradients of the plain model, by weights, input and scale."""
 
     def plain(params: Any, x: Any, scale: Any) -> jax.Array:
-        return mean_square(one_after_another(params, x, lambda p, h: block(p, h) * scale))
+        return mean_square(one_after_another(params, x, scaled(scale)))
+
+    return jax.jit(jax.value_and_grad(plain, argnums=(0, 1, 2)))(weights(), rows(), SCALE)
+
+
+@pytest.mark.parametrize(
+    ("axes", "microbatches"),
+    [
+        ({"stage": 4}, 8),
+        ({"stage": 4}, 1),
+        ({"data": 2, "stage": 4}, 8),
+        ({"data": 2, "stage": 4}, 6),
+        ({"fsdp": 2, "stage": 4}, 4),
+        ({"data": 2, "stage": 2, "tensor": 2}, 6),
+    ],
+    ids=str,
+)
+def test_loss_and_gradients_are_the_plain_models(
+    axes: dict[str, int], microbatches: int, expected: Any
+) -> None:
+    """Within 1e-5 in f32, of the weights, the input and what the block closes over.
+
+    Where the stages divide the microbatches, each hands out its share of the rows, elsewhere all
+    of them have all.
+    """
+    mesh = make_mesh(axes)
 
     def staged(params: Any, x: Any, scale: Any) -> jax.Array:
-        y = pipeline(
-            lambda p, h: block(p, h) * scale, params, x, mesh=mesh, microbatches=microbatches
-        )
-        return mean_square(y)
+        return mean_square(pipeline(scaled(scale), params, x, mesh=mesh, microbatches=microbatches))
 
-    grad = [jax.jit(jax.value_and_grad(fn, argnums=(0, 1, 2))) for fn in (plain, staged)]
-    expected = grad[0](weights(), rows(), scale)
-    found = grad[1](jax.device_put(weights(), stage_sharding(mesh)), rows(), scale)
+    params = jax.device_put(weights(), stage_sharding(mesh))
+    found = jax.jit(jax.value_and_grad(staged, argnums=(0, 1, 2)))(params, rows(), SCALE)
     assert worst(found, expected) <= 1e-5
 
 
@@ -120,11 +135,11 @@ def test_activations_may_be_a_tree() -> None:
         }
 
     x = {"h": rows(), "mask": mask}
+    expected = one_after_another(weights(), x, masked)
     for microbatches in (4, 3):
         found = jax.jit(
             lambda p, x, m=microbatches: pipeline(masked, p, x, mesh=mesh, microbatches=m)
         )(weights(), x)
-        expected = one_after_another(weights(), x, masked)
         np.testing.assert_array_equal(found["mask"], mask)
         np.testing.assert_allclose(found["h"], expected["h"], atol=1e-5)
 
@@ -220,14 +235,14 @@ class Reader(nnx.Module):
 
 
 def losses_of(mesh: Any, *, steps: int, remat: bool = False) -> list[float]:
-    """Train on the digits, 64 rows a step, in order."""
+    """Train on the digits, 32 rows a step, in order."""
     digits = load_digits()
     images = (digits.images / 16).astype(np.float32)
     graphdef, params = nnx.split(Reader(mesh, remat=remat, rngs=nnx.Rngs(0)))
     if mesh is not None:
         stages = stage_sharding(mesh)
         params["layers"] = jax.device_put(params["layers"], stages)
-    optimizer = optax.adam(3e-3)
+    optimizer = optax.adam(1e-2)
     opt_state = optimizer.init(params)
 
     @jax.jit
@@ -242,7 +257,7 @@ def losses_of(mesh: Any, *, steps: int, remat: bool = False) -> list[float]:
 
     losses = []
     for i in range(steps):
-        rows = slice(64 * i % 1728, 64 * i % 1728 + 64)
+        rows = slice(32 * i % 1728, 32 * i % 1728 + 32)
         params, opt_state, loss = step(params, opt_state, images[rows], digits.target[rows])
         losses.append(loss)
     return [float(loss) for loss in losses]
@@ -250,12 +265,12 @@ def losses_of(mesh: Any, *, steps: int, remat: bool = False) -> list[float]:
 
 def test_a_model_of_embedding_blocks_and_head_learns_in_stages() -> None:
     """Transformer blocks on digits as sequences, 2 × 4 devices: the plain run's losses, falling."""
-    plain = losses_of(None, steps=40)
-    staged = losses_of(make_mesh({"data": 2, "stage": 4}), steps=40, remat=True)
+    plain = losses_of(None, steps=20)
+    staged = losses_of(make_mesh({"data": 2, "stage": 4}), steps=20, remat=True)
     # Rounding differs and training amplifies it; the first steps are as close as one step is.
     np.testing.assert_allclose(staged[:10], plain[:10], atol=1e-5)
     np.testing.assert_allclose(staged, plain, atol=0.02)
-    assert np.mean(staged[-10:]) < 0.5 * staged[0]
+    assert np.mean(staged[-5:]) < 0.75 * staged[0]
 
 
 def test_blocks_may_be_stacked_already_and_run_without_a_mesh() -> None:
@@ -267,10 +282,9 @@ def test_blocks_may_be_stacked_already_and_run_without_a_mesh() -> None:
     x = rows(24).reshape(4, 6, D)
     staged = nnx.jit(lambda layer, x: layer(x))(layer, x)
     layer.mesh = None
-    expected = x
-    for one in blocks:
-        expected = one(expected)
-    np.testing.assert_allclose(layer(x), expected, atol=1e-5)
+    expected = jax.jit(lambda x: blocks[3](blocks[2](blocks[1](blocks[0](x)))))(x)
+    plain = nnx.jit(lambda layer, x: layer(x))(layer, x)
+    np.testing.assert_allclose(plain, expected, atol=1e-5)
     np.testing.assert_allclose(staged, expected, atol=1e-5)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,8 @@ with join() as here:
     train = Noted(inputs=images[:1500], labels=labels[:1500])
     test = Examples(inputs=images[1500:], labels=labels[1500:])
     config = TrainConfig(
-        steps=20, batch_size=64, eval_every=10, log_every=1, strategy=strategy,
+        steps=20, batch_size=64, eval_every=10, log_every=1,
+        strategy=strategy, mesh={strategy: 4},
         optimizer=OptimizerConfig(learning_rate=0.02), prefetch=2, progress=False,
         log_folder=folder / "logs",
         checkpoint=CheckpointConfig(
@@ -102,9 +105,16 @@ def train(
 ) -> tuple[list[Any], tuple[str, ...]]:
     """Results and outputs of all processes, 4 devices in all."""
     folder.mkdir(exist_ok=True)
+    arguments = [str(folder), strategy, str(kill_at), *options]
+    if processes == 1:
+        # This process will do, on four of its devices.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [str(program), *arguments])
+            runpy.run_path(str(program))
+        return [json.loads((folder / "result-0.json").read_text())], ("",)
     done = launch(
         program,
-        *(str(folder), strategy, str(kill_at), *options),
+        *arguments,
         processes=processes,
         devices_per_process=4 // processes,
         timeout_s=500,
