@@ -1,1 +1,26 @@
 """How a model and its batches are laid over devices: the mesh and the rules on it."""
+
+from maas_sdk.sharding.explain import explain
+from maas_sdk.sharding.hlo import collectives
+from maas_sdk.sharding.layout import Layout, lay_out, place, place_batch, state_shardings
+from maas_sdk.sharding.mesh import describe_mesh, make_mesh
+from maas_sdk.sharding.pipeline import pipeline
+from maas_sdk.sharding.rules import Rule
+from maas_sdk.sharding.strategies import mesh_for
+from maas_sdk.sharding.zero import make_zero
+
+__all__ = [
+    "Layout",
+    "Rule",
+    "collectives",
+    "describe_mesh",
+    "explain",
+    "lay_out",
+    "make_mesh",
+    "make_zero",
+    "mesh_for",
+    "pipeline",
+    "place",
+    "place_batch",
+    "state_shardings",
+]
