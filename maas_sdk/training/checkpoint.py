@@ -245,7 +245,7 @@ class Checkpoints:
 
     def _open(self) -> Any:
         context = ocp.Context()
-        # Weights do not compress, and zstd takes ten times as long as writing them.
+        # Weights hardly compress, and zstd took several times as long as writing them.
         context.array.saving.use_compression = False
         with _translated(f"{self.folder} cannot be used for checkpoints"):
             return ocp.training.Checkpointer(
