@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -245,6 +246,25 @@ def test_the_command(tmp_path: Path) -> None:
     assert document["plans"][0]["mesh"] == {"tensor": 4}
     assert "fits" in done.stderr
     assert "<svg" in page.read_text(encoding="utf-8")
+
+
+@NEEDS_LIBTPU
+def test_the_pages_python(tmp_path: Path) -> None:
+    """The block of docs/plan.md that needs the TPU compiler runs as it stands there."""
+    page = (Path(__file__).parent.parent / "docs" / "plan.md").read_text(encoding="utf-8")
+    [code] = re.findall(
+        r"<!-- not run: needs the TPU compiler.*?-->\n```python\n(.*?)```", page, re.S
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"(data|tensor) \d+ \d+ 0\.\d+\n", done.stdout)
 
 
 @NEEDS_LIBTPU

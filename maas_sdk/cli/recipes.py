@@ -22,6 +22,7 @@ from maas_sdk.sharding.plan.published import Shape
 from maas_sdk.sharding.plan.serving import serving_step
 from maas_sdk.training.step_plans import (
     forward_program,
+    from_seed,
     language_batch,
     mean_square,
     train_program,
@@ -61,7 +62,11 @@ def train(
     if model in DECODER_PRESETS:
         config = _config(model, length, {"remat": remat, **(changes or {})})
         return train_program(
-            lambda: _decoder(config), mesh, language_batch(rows, length), **given, **tokens
+            from_seed(lambda rngs: Decoder(config, rngs=rngs)),
+            mesh,
+            language_batch(rows, length),
+            **given,
+            **tokens,
         )
     make = _factory(model)
     if example is None:
@@ -113,12 +118,6 @@ def _config(name: str, length: int, changes: Mapping[str, Any]) -> DecoderConfig
     # Scanned: the compiler sees one block, whatever the depth.
     fields = {"scan_layers": True, "max_length": length, **changes}
     return DecoderConfig.preset(name, **fields)
-
-
-def _decoder(config: DecoderConfig) -> Decoder:
-    from flax import nnx
-
-    return Decoder(config, rngs=nnx.Rngs(0))
 
 
 def _shape(config: DecoderConfig) -> Shape:

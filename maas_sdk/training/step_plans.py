@@ -37,12 +37,17 @@ from maas_sdk.training.step import (
     take_apart,
 )
 
-__all__ = ["forward_program", "language_batch", "mean_square", "train_program"]
+__all__ = ["forward_program", "from_seed", "language_batch", "mean_square", "train_program"]
 
 # Steps of the learning rate's schedule: its constants are in the program, its cost is nothing.
 _STEPS: Final = 1000
 # Fields of a state, by what their memory is used for.
 _KINDS: Final = {"params": "weights", "opt_state": "optimizer", "ema": "optimizer"}
+
+
+def from_seed(make: Callable[[nnx.Rngs], nnx.Module]) -> Callable[[], nnx.Module]:
+    """A factory out of one that takes the source of its random numbers."""
+    return lambda: make(nnx.Rngs(0))
 
 
 def language_batch(rows: int, length: int) -> dict[str, Any]:

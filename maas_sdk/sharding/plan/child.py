@@ -7,7 +7,6 @@ is answered and the next one tried.
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import os
@@ -19,6 +18,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Final
 
 import jax
@@ -82,7 +82,7 @@ def load_recipe(reference: str) -> Any:
         sys.path.insert(0, str(file.parent))
         place = file.stem
     try:
-        return getattr(importlib.import_module(place), name)
+        return resolve_name(f"{place}:{name}")
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"recipe {reference!r}: {error}") from error
 

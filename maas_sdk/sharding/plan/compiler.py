@@ -36,6 +36,8 @@ _DROPPED_PREFIXES: Final = ("XLA_", "JAX_", "LIBTPU_", "PJRT_", "TPU_")
 _ENVIRONMENT: Final = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
+    # It would let one process at a time have the chips, which nobody here wants.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "PYTHONUNBUFFERED": "1",
 }
