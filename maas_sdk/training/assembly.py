@@ -137,6 +137,7 @@ def assemble(
         if is_out_of_memory(error):
             raise memory_error(config, mesh, state, first, None, error) from error
         raise
+    _check_early_stopping(config, evaluate)
     return Assembly(
         mesh=mesh,
         layout=layout,
@@ -268,6 +269,19 @@ def _modes(
     eval_graph: Any = nnx.split(prepare(own, config.policy))[0]
     own.train()
     return plain, eval_graph, prepare(own, config.policy)
+
+
+def _check_early_stopping(config: TrainConfig, evaluate: EvalProgram | None) -> None:
+    """Refuse to watch what is not measured, before the first evaluation finds out."""
+    if config.early_stopping is None:
+        return
+    if evaluate is None:
+        raise ConfigError("early stopping needs held-out data: give fit a Split, or eval_data")
+    if config.early_stopping.metric not in evaluate.names:
+        raise ConfigError(
+            f"early stopping watches {config.early_stopping.metric!r}; the evaluation has "
+            f"{', '.join(evaluate.names)}"
+        )
 
 
 def _pace(config: TrainConfig, feed: Feed) -> Pace:

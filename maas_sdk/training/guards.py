@@ -74,6 +74,7 @@ def describe_batch(batch: Mapping[str, Any]) -> str:
 
     def words(array: Any) -> str:
         # As a device would have it: jax narrows 64-bit types.
-        return f"{jax.dtypes.canonicalize_dtype(np.result_type(array))}{list(np.shape(array))}"
+        dtype = array.dtype if hasattr(array, "dtype") else np.asarray(array).dtype
+        return f"{jax.dtypes.canonicalize_dtype(dtype)}{list(np.shape(array))}"
 
     return ", ".join(f"{name} {words(array)}" for name, array in sorted(batch.items()))

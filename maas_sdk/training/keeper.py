@@ -16,7 +16,7 @@ from maas_sdk.errors import ConfigError, NotFoundError
 from maas_sdk.training.checkpoint import Checkpoints
 from maas_sdk.training.loop import Loop
 
-__all__ = ["Keeper", "restore", "saved_tree"]
+__all__ = ["Keeper", "check_wanted", "restore", "saved_tree"]
 
 Leaves = Sequence[jax.Array]
 
@@ -69,29 +69,16 @@ def saved_tree(tree: Any, leaves: Leaves, best: Leaves | None) -> dict[str, Any]
     return found if best is None else {**found, "best": jax.tree.unflatten(tree, best)}
 
 
-def restore(
-    checkpoints: Checkpoints,
-    loop: Loop,
-    *,
-    tree: Any,
-    settings: dict[str, Any],
-    wanted: bool | None,
-) -> Any:
-    """Set a loop to the latest checkpoint.
+def check_wanted(checkpoints: Checkpoints, wanted: bool | None) -> None:
+    """Find out, before anything is compiled, whether a run may be taken up or begun.
 
     Args:
-        checkpoints: where from.
-        loop: whose leaves say where each array is to lie.
-        tree: the structure of its state.
-        settings: what must be as it was.
-        wanted: True: there must be a checkpoint; False: there must be none; None: if there is one.
-
-    Returns:
-        the position to set the feed to; None when nothing was restored.
+        checkpoints: of the run.
+        wanted: True: there must be a checkpoint; False: there must be none; None: either.
 
     Raises:
         NotFoundError: True, and there is none.
-        ConfigError: False, and there is one; or it is of a run with other settings.
+        ConfigError: False, and there is one.
     """
     latest = checkpoints.latest_step()
     if wanted is False and latest is not None:
@@ -100,9 +87,26 @@ def restore(
             "it (resume=True, or leave it out)",
             step=latest,
         )
-    if latest is None:
-        if wanted:
-            raise NotFoundError(f"{checkpoints.folder} holds no checkpoint to resume from")
+    if wanted and latest is None:
+        raise NotFoundError(f"{checkpoints.folder} holds no checkpoint to resume from")
+
+
+def restore(checkpoints: Checkpoints, loop: Loop, *, tree: Any, settings: dict[str, Any]) -> Any:
+    """Set a loop to the latest checkpoint, if there is one.
+
+    Args:
+        checkpoints: where from.
+        loop: whose leaves say where each array is to lie.
+        tree: the structure of its state.
+        settings: what must be as it was.
+
+    Returns:
+        the position to set the feed to; None when nothing was restored.
+
+    Raises:
+        ConfigError: it is of a run with other settings, or of another model.
+    """
+    if checkpoints.latest_step() is None:
         return None
     found = checkpoints.restore(saved_tree(tree, loop.leaves, loop.best))
     was = found.data_state["settings"]

@@ -56,6 +56,11 @@ def cross_entropy(*, label_smoothing: float = 0.0) -> LossFn:
                 f"cross-entropy: expected logits [B, K] with labels [B], got logits "
                 f"{list(logits.shape)} with labels {list(labels.shape)}"
             )
+        if not jnp.issubdtype(labels.dtype, jnp.integer):
+            raise InputError(
+                f"cross-entropy: expected labels that are integers, the number of each row's "
+                f"class, got {labels.dtype}; for values to regress on, choose loss='mse'"
+            )
         logits = logits.astype(jnp.float32)
         # A one-hot target would take the memory of the logits once more: K is a vocabulary too.
         at_label: jax.Array = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)

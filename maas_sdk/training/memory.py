@@ -98,7 +98,12 @@ def device_memory() -> int | None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether XLA, or the allocator below it, found no memory."""
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    said = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, jax.errors.JaxRuntimeError)
+        # The second is how the CPU's executor words it, under the code INTERNAL.
+        and ("RESOURCE_EXHAUSTED" in said or "Out of memory" in said)
+    )
 
 
 def out_of_memory(

@@ -134,8 +134,8 @@ def nonfinite_error(step: int, origin: Origin) -> InputError:
     }.get(origin.kind, "; lower the learning rate, set clip_norm, or mend that layer")
     return InputError(
         f"step {step}: loss or gradients are not finite. It began in {origin}{remedy}. Nothing of "
-        "this step was applied; with skip_nonfinite=True in the optimizer such steps are left out "
-        "and counted",
+        "this step was applied; with skip_nonfinite=3 in the optimizer up to so many in a row "
+        "are left out and counted",
         step=step,
         origin=origin,
     )

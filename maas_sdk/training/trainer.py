@@ -20,12 +20,13 @@ from typing import Any
 import jax
 from flax import nnx
 
+from maas_sdk.errors import ConfigError
 from maas_sdk.training.assembly import Assembly, assemble, broken_step, memory_error
 from maas_sdk.training.checkpoint import Checkpoints
 from maas_sdk.training.config import TrainConfig
 from maas_sdk.training.data import prefetch
 from maas_sdk.training.hooks import EvalRecord, Finished, Hook, Record, Started
-from maas_sdk.training.keeper import Keeper, restore
+from maas_sdk.training.keeper import Keeper, check_wanted, restore
 from maas_sdk.training.loop import Loop
 from maas_sdk.training.memory import is_out_of_memory
 from maas_sdk.training.placement import gathered
@@ -100,26 +101,23 @@ class Trainer:
         """
         began = time.perf_counter()
         config = self.config
-        run = assemble(config, model, train_data, eval_data, objective=objective)
         with ExitStack() as stack:
+            checkpoints = None
+            if config.checkpoint is not None:
+                checkpoints = stack.enter_context(Checkpoints(config.checkpoint))
+                check_wanted(checkpoints, resume)
+            elif resume:
+                raise ConfigError("resume=True needs checkpoint=CheckpointConfig(folder=…)")
             bar = stack.enter_context(progress_bar(config.progress))
-            files = stack.enter_context(
-                log_files(config.log_folder, tensorboard=config.tensorboard)
-            )
-            told = (*bar, *files, *hooks)
+            logs = log_files(config.log_folder, tensorboard=config.tensorboard)
+            told = (*bar, *stack.enter_context(logs), *hooks)
+            run = assemble(config, model, train_data, eval_data, objective=objective)
             feed = _Feeding(run, config.prefetch)
             stack.callback(feed.close)
-            loop, checkpoints = _loop(config, run, feed, told, stack)
+            loop = _loop(config, run, feed, told, checkpoints)
             if checkpoints is not None:
-                feed.go_to(
-                    restore(
-                        checkpoints,
-                        loop,
-                        tree=jax.tree.structure(run.state),
-                        settings=_settings(config),
-                        wanted=resume,
-                    )
-                )
+                tree = jax.tree.structure(run.state)
+                feed.go_to(restore(checkpoints, loop, tree=tree, settings=_settings(config)))
             before = loop.step
             _tell(told, _started(run, before))
             try:
@@ -182,18 +180,21 @@ class _Feeding:
 
 
 def _loop(
-    config: TrainConfig, run: Assembly, feed: _Feeding, hooks: Sequence[Hook], stack: ExitStack
-) -> tuple[Loop, Checkpoints | None]:
-    checkpoints = keeper = None
-    if config.checkpoint is not None:
-        checkpoints = stack.enter_context(Checkpoints(config.checkpoint))
+    config: TrainConfig,
+    run: Assembly,
+    feed: _Feeding,
+    hooks: Sequence[Hook],
+    checkpoints: Checkpoints | None,
+) -> Loop:
+    keeper = None
+    if checkpoints is not None:
         keeper = Keeper(
             checkpoints,
             tree=jax.tree.structure(run.state),
             position=feed.position,
             settings=_settings(config),
         )
-    loop = Loop(
+    return Loop(
         leaves=jax.tree.leaves(run.state),
         train=run.train,
         evaluate=run.evaluate,
@@ -205,7 +206,6 @@ def _loop(
         skip_nonfinite=config.optimizer.skip_nonfinite,
         broken=broken_step(config, run),
     )
-    return loop, checkpoints
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
