@@ -396,6 +396,19 @@ def test_a_write_that_fails_is_told(snapshot: bool, tmp_path: Path) -> None:
         assert float(checkpoints.restore(small(0)).state["w"][0]) == 2
 
 
+def test_a_write_that_fails_last_is_told_at_the_end(tmp_path: Path) -> None:
+    """Nobody saves again: closing tells, with the same words."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    try:
+        checkpoints = Checkpoints(CheckpointConfig(folder=tmp_path))
+        checkpoints.save(1, {"w": jnp.ones(1 << 20)})
+        with pytest.raises(ConfigError, match="step 1 could not be written"):
+            checkpoints.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

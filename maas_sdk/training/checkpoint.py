@@ -241,7 +241,7 @@ class Checkpoints:
         finally:
             self._snapshot.drop()
             self._behind.shutdown()
-            self._manager.close()
+            self._let_go()
 
     def _open(self) -> Any:
         context = ocp.Context()
@@ -262,11 +262,14 @@ class Checkpoints:
         """Become the folder's writer."""
         if not self._writing:
             self._writing = True
-            with contextlib.suppress(Exception):  # of a write that failed, which was told
-                self._manager.close()
+            self._let_go()
             for step in self.steps():
                 self._metrics_of(step)
             self._manager = self._open()
+
+    def _let_go(self) -> None:
+        with contextlib.suppress(Exception):  # of a write that failed, which ``wait`` has told
+            self._manager.close()
 
     def _metrics_of(self, step: int) -> Mapping[str, float]:
         known = self._retention.metrics

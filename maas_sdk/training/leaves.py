@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, NamedSharding, Sharding, SingleDeviceSharding
 
 from maas_sdk.errors import ConfigError
+from maas_sdk.sharding.leaves import path_text
 
 __all__ = [
     "LeafSpec",
@@ -56,10 +57,7 @@ def leaf_name(path: Sequence[Any]) -> str:
     The trailing ``value`` field that nnx puts around every variable's array is left out; a slash
     inside a key is written %2F.
     """
-    keys = [
-        str(next(getattr(key, field) for field in ("key", "name", "idx") if hasattr(key, field)))
-        for key in path
-    ]
+    keys = [path_text((key,)) for key in path]
     wrapped = bool(path) and isinstance(path[-1], jax.tree_util.GetAttrKey)
     if wrapped and keys[-1] == "value":
         keys.pop()

@@ -37,7 +37,8 @@ class CheckpointConfig:
     # False: ``save`` returns when everything is on the disk.
     asynchronous: bool = True
     # Whether an asynchronous save first copies the state on its devices, so that the loop need not
-    # wait while it crosses to the host; None: where that pays (64 MiB or more, and room for it).
+    # wait while it crosses to the host; None: where that pays (64 MiB or more, room for it, one
+    # process).
     snapshot: bool | None = None
 
     def __post_init__(self) -> None:
