@@ -43,6 +43,7 @@ def test_bf16_and_int8_are_within_their_bars(digits: ParityResult) -> None:
     # Another arithmetic it was all the same.
     assert by_name["bf16"].gap > 0
     assert by_name["int8"].gap > 0
+    assert digits.noise is None
     reference = digits.curves[0]
     assert len(reference.losses) == 5 * (len(load_split().train) // 64)
     assert reference.losses[0] > 2.2
@@ -72,7 +73,10 @@ def test_the_gap_against_numpy(digits: ParityResult) -> None:
 
 
 def test_only_the_policy_differs() -> None:
-    """The same policy under two names gives a gap of exactly nothing: weights, rows and order."""
+    """The same policy under two names gives a gap of exactly nothing: weights, rows and order.
+
+    A control, from weights that were disturbed, does not.
+    """
     model = ConvNet(features=(2, 2), hidden_features=4, rngs=nnx.Rngs(0))
     before = jax.tree.map(jnp.copy, nnx.state(model))
     split = load_split()
@@ -83,13 +87,21 @@ def test_only_the_policy_differs() -> None:
         few,
         ("f32", Policy()),
         config=replace(CONFIG, epochs=1),
+        control=True,
         progress=lambda *step: steps.append(step),
     )
     assert result.gap == 0
     assert result.passed
     assert result.curves[0].losses == result.curves[1].losses
     assert dict(result.curves[0].eval) == dict(result.curves[1].eval)
-    names = ["f32", str(Policy())]
+    # The control's weights were changed a little, and it shows.
+    assert result.noise is not None
+    assert 0 < result.noise < 0.1
+    assert result.rows()[-1][0] == "f32, disturbed"
+    assert result.rows()[-1][-1] == "control"
+    assert result.to_dict()["noise"] == result.noise
+    assert f"{result.noise:.4f}" in result.page()
+    names = ["f32", str(Policy()), "f32, disturbed"]
     assert steps == [(name, step, 4) for name in names for step in range(1, 5)]
     for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(nnx.state(model)), strict=True):
         np.testing.assert_array_equal(old, new)

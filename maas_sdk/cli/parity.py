@@ -14,7 +14,7 @@ from maas_sdk.cli.output import Debug, Json, Output, add_command, extra, reporti
 from maas_sdk.errors import ConfigError
 
 if TYPE_CHECKING:
-    from maas_sdk.training.parity import ParityResult
+    from maas_sdk.training.parity_result import ParityResult
     from maas_sdk.training.trainer import TrainConfig
 
 __all__ = ["parity", "register"]
@@ -59,6 +59,13 @@ def parity(
         float | None,
         typer.Option(help="Largest gap that passes; else 0.01, of int8 and fp8 0.02."),
     ] = None,
+    control: Annotated[
+        bool,
+        typer.Option(
+            "--control",
+            help="Run the reference once more from slightly changed weights: the run's own noise.",
+        ),
+    ] = False,
     epochs: Annotated[int | None, typer.Option(help="Passes over the rows; else 5.")] = None,
     steps: Annotated[int | None, typer.Option(help="Or steps, of rows without an end.")] = None,
     batch_size: Annotated[int, typer.Option(help="Rows per step.")] = 64,
@@ -95,7 +102,7 @@ def parity(
             loss=loss,
             progress=False,
         )
-        result = _run(output, made, rows, (reference, *(policy or ["bf16"])), config, bar)
+        result = _run(output, made, rows, (reference, *(policy or ["bf16"])), config, bar, control)
         output.show(Text(result.table(), no_wrap=True, overflow="ignore"))
         output.document(result.to_dict())
         if out is not None:
@@ -133,6 +140,7 @@ def _run(
     policies: tuple[str, ...],
     config: TrainConfig,
     bar: float | None,
+    control: bool,
 ) -> ParityResult:
     from maas_sdk.training.parity import parity as compare
 
@@ -144,4 +152,6 @@ def _run(
                 tasks[name] = bars.add_task(name, total=steps)
             bars.update(tasks[name], completed=step)
 
-        return compare(model, rows, policies, config=config, bar=bar, progress=advance)
+        return compare(
+            model, rows, policies, config=config, bar=bar, control=control, progress=advance
+        )

@@ -17,150 +17,36 @@ loss, which goes to zero where a model learns its rows by heart: a bar in nats m
 every loss. Read it together with the losses beside it.
 
 A bar is met when the gap is at most 0.01, or 0.02 where products with weights are quantized.
+
+A run may be so sensitive by itself, while its loss still falls fast or under a high learning rate,
+that any disturbance of its weights grows into a gap. A control shows that: the reference once more,
+from weights that are changed at random by as much as rounding to bfloat16 may change them. A gap of
+the control's size says nothing against a policy; train longer, or with a lower rate.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Final
 
-import numpy as np
+import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.training.hooks import EvalRecord, Record, StepRecord
-from maas_sdk.training.parity_page import HEADS, comparison_page
+from maas_sdk.training.parity_result import Curve, ParityResult, Verdict, gap_between
 from maas_sdk.training.precision import Policy
 from maas_sdk.training.trainer import TrainConfig, Trainer
 
-__all__ = ["BAR", "BAR_QUANTIZED", "TAIL", "Curve", "ParityResult", "Verdict", "parity"]
+__all__ = ["BAR", "BAR_QUANTIZED", "Curve", "ParityResult", "Verdict", "parity"]
 
 # Largest gap that is parity; see above.
 BAR: Final = 0.01
 BAR_QUANTIZED: Final = 0.02
-# Share of the steps, at the end, that the gap is taken over.
-TAIL: Final = 0.1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Curve:
-    """What one policy's run gave."""
-
-    # As it was named, such as "bf16".
-    name: str
-    policy: Policy
-    # Mean training loss of each step, before its update; shorter where the run broke.
-    losses: tuple[float, ...]
-    # By name, on the held-out rows after the last step; empty without any.
-    eval: Mapping[str, float] = field(default_factory=dict)
-    # Why the run ended before its last step; empty if it did not.
-    broke: str = ""
-
-    @property
-    def final(self) -> float:
-        """Mean loss over the last tenth of the steps; NaN where the run broke."""
-        return math.nan if self.broke else float(np.mean(self.losses[-_tail(len(self.losses)) :]))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
-    """One policy held against the reference."""
-
-    reference: str
-    candidate: str
-    # As the module says; infinite where the candidate's run broke.
-    gap: float
-    bar: float
-    # Difference of the final losses, candidate's less reference's.
-    difference: float
-
-    @property
-    def passed(self) -> bool:
-        """Whether the gap is within the bar."""
-        return self.gap <= self.bar
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ParityResult:
-    """Curves of all policies, the reference's first, and a verdict on each of the others."""
-
-    curves: tuple[Curve, ...]
-    verdicts: tuple[Verdict, ...]
-
-    @property
-    def worst(self) -> Verdict:
-        """The verdict that is nearest to its bar, or furthest beyond."""
-        return max(self.verdicts, key=lambda verdict: verdict.gap / verdict.bar)
-
-    @property
-    def gap(self) -> float:
-        """Of the worst verdict."""
-        return self.worst.gap
-
-    @property
-    def bar(self) -> float:
-        """Of the worst verdict."""
-        return self.worst.bar
-
-    @property
-    def passed(self) -> bool:
-        """Whether every policy is within its bar."""
-        return all(verdict.passed for verdict in self.verdicts)
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """A row per policy, in words: name, final loss, held-out figures, gap, bar, verdict."""
-        by_name = {verdict.candidate: verdict for verdict in self.verdicts}
-        return [_row(curve, by_name.get(curve.name)) for curve in self.curves]
-
-    def table(self) -> str:
-        """The result for a terminal."""
-        lines = [HEADS, *self.rows()]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(HEADS))]
-        text = [
-            "  ".join(
-                cell.ljust(width) if i == 0 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        ]
-        broken = [f"{curve.name}: {curve.broke}" for curve in self.curves if curve.broke]
-        return "\n".join([*text, *broken])
-
-    def to_dict(self) -> dict[str, Any]:
-        """The result as JSON-ready values; what is not finite is None."""
-        return {
-            "passed": self.passed,
-            "gap": _finite(self.gap),
-            "bar": self.bar,
-            "verdicts": [
-                {
-                    "reference": verdict.reference,
-                    "candidate": verdict.candidate,
-                    "gap": _finite(verdict.gap),
-                    "bar": verdict.bar,
-                    "difference": _finite(verdict.difference),
-                    "passed": verdict.passed,
-                }
-                for verdict in self.verdicts
-            ],
-            "curves": [
-                {
-                    "name": curve.name,
-                    "policy": str(curve.policy),
-                    "final": _finite(curve.final),
-                    "eval": dict(curve.eval),
-                    "broke": curve.broke,
-                    "losses": [_finite(loss) for loss in curve.losses],
-                }
-                for curve in self.curves
-            ],
-        }
-
-    def page(self) -> str:
-        """The result as an HTML page that needs nothing else."""
-        return comparison_page(self)
+# Of a control's weights, relative: half the distance of neighbouring bfloat16 numbers.
+_DISTURBANCE: Final = 2.0**-8
 
 
 def parity(
@@ -171,6 +57,7 @@ def parity(
     eval_data: object = None,
     config: TrainConfig | None = None,
     bar: float | None = None,
+    control: bool = False,
     progress: Callable[[str, int, int], object] | None = None,
 ) -> ParityResult:
     """Train under each policy and compare the losses with the first one's.
@@ -183,6 +70,7 @@ def parity(
         config: of every run but for its precision; None is ``TrainConfig()``.
         bar: the largest gap that passes; None is ``BAR``, and ``BAR_QUANTIZED`` for policies that
             quantize products.
+        control: whether the reference is run once more, from disturbed weights; see above.
         progress: called with (policy's name, step, steps) at every step.
 
     Raises:
@@ -206,17 +94,42 @@ def parity(
     for name, policy in named.items():
         run = _Run(name, replace(config, precision=policy), progress)
         try:
-            Trainer(run.config).fit(made, data, eval_data, hooks=[run.listen])
+            run.fit(made, data, eval_data)
         except InputError as error:
             # The reference has shown that model and data are right.
             if not curves:
                 raise
             run.broke = error.message
         curves.append(run.curve())
+    again = None
+    if control:
+        name = f"{curves[0].name}, disturbed"
+        run = _Run(name, replace(config, precision=curves[0].policy), progress)
+        run.fit(_disturbed(made), data, eval_data)
+        again = run.curve()
     return ParityResult(
         curves=tuple(curves),
         verdicts=tuple(_judge(curves[0], candidate, bar) for candidate in curves[1:]),
+        control=again,
     )
+
+
+def _disturbed(model: nnx.Module) -> nnx.Module:
+    """The same model with each weight times 1 + d, d at random in ± 2⁻⁸; one seed, one result."""
+    parts: Any = nnx.split(model, nnx.Param, ...)
+    graphdef, params, rest = parts
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+
+    def disturb(key: jax.Array, leaf: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        share = jax.random.uniform(key, leaf.shape, leaf.dtype, -_DISTURBANCE, _DISTURBANCE)
+        return leaf * (1 + share)
+
+    changed = [disturb(key, leaf) for key, leaf in zip(keys, leaves, strict=True)]
+    disturbed: nnx.Module = nnx.merge(graphdef, jax.tree.unflatten(tree, changed), rest, copy=True)
+    return disturbed
 
 
 def _made(model: Any) -> nnx.Module:
@@ -245,8 +158,10 @@ class _Run:
         self._losses: list[float] = []
         self._eval: Mapping[str, float] = {}
 
-    def listen(self, record: Record) -> None:
-        """A hook."""
+    def fit(self, model: nnx.Module, data: object, eval_data: object) -> None:
+        Trainer(self.config).fit(model, data, eval_data, hooks=[self._listen])
+
+    def _listen(self, record: Record) -> None:
         if isinstance(record, StepRecord):
             self._losses.append(record.metrics["loss"])
             if self._progress is not None:
@@ -267,45 +182,13 @@ class _Run:
 def _judge(reference: Curve, candidate: Curve, bar: float | None) -> Verdict:
     if bar is None:
         bar = BAR if candidate.policy.quantized is None else BAR_QUANTIZED
-    gap = math.inf
-    if not candidate.broke:
-        if len(candidate.losses) != len(reference.losses):
-            raise ConfigError(
-                f"parity: {candidate.name!r} took {len(candidate.losses)} steps that count and "
-                f"{reference.name!r} {len(reference.losses)}: expected as many. Data must give "
-                "the same batches to every run, and no step may be skipped (skip_nonfinite=0)"
-            )
-        tail = _tail(len(reference.losses))
-        first, second = np.array(reference.losses[-tail:]), np.array(candidate.losses[-tail:])
-        # NaN, which meets no bar, is as far away as can be.
-        gap = float(np.nan_to_num(np.abs(first - second).mean(), nan=math.inf, posinf=math.inf))
     return Verdict(
         reference=reference.name,
         candidate=candidate.name,
-        gap=gap,
+        gap=gap_between(reference, candidate),
         bar=bar,
         difference=candidate.final - reference.final,
     )
-
-
-def _row(curve: Curve, verdict: Verdict | None) -> tuple[str, ...]:
-    held_out = (
-        f"{curve.eval['loss']:.4f}" if "loss" in curve.eval else "–",
-        f"{100 * curve.eval['accuracy']:.2f} %" if "accuracy" in curve.eval else "–",
-    )
-    final = "broke" if curve.broke else f"{curve.final:.4f}"
-    if verdict is None:
-        return (curve.name, final, *held_out, "–", "–", "reference")
-    passed = "within" if verdict.passed else "beyond"
-    return (curve.name, final, *held_out, f"{verdict.gap:.4f}", f"{verdict.bar:g}", passed)
-
-
-def _tail(steps: int) -> int:
-    return max(1, math.ceil(TAIL * steps))
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _name(policy: str | Policy) -> str:

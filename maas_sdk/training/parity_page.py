@@ -15,7 +15,7 @@ from maas_sdk.charts.curves import curve_chart
 from maas_sdk.charts.page import card, document, legend, section, table
 
 if TYPE_CHECKING:
-    from maas_sdk.training.parity import Curve, ParityResult, Verdict
+    from maas_sdk.training.parity_result import Curve, ParityResult, Verdict
 
 __all__ = ["HEADS", "comparison_page"]
 
