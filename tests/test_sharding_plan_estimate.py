@@ -162,7 +162,10 @@ def test_the_fastest_that_fits_is_recommended():
     made = Comparison(plans=tuple(make_plan(one) for one in answers))
     assert made.recommended is not None
     assert made.recommended.label == "fast and small"
-    assert made.reason == "fast and small: fastest of 3 that fit, at 23% of a chip's memory"
+    assert made.reason == (
+        "fast and small: within 2 % of the fastest of 3 that fit, and needs less memory, "
+        "at 23% of a chip's memory"
+    )
     table = text_table(COLUMNS, rows(made))
     lines = [line.split() for line in table.splitlines()]
     assert [line[0] for line in lines] == ["layout", "large", "broken", "slow", "fast", "→"]

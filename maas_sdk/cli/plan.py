@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -221,17 +222,25 @@ def _progress(output: Output, one: StepPlan) -> None:
 
 
 def _show(output: Output, title: str, made: Comparison) -> None:
+    from rich.text import Text
+
     from maas_sdk.charts.quantities import data_size
     from maas_sdk.sharding.plan.page import COLUMNS, collective_rows, rows, text_table
 
+    def table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> None:
+        # Wider than some screens: a line that is cut is read more easily than one that wraps.
+        output.show(Text(text_table(heads, body), no_wrap=True, overflow="ignore"), "")
+
     best = made.recommended
-    output.show(f"[bold]{title}[/bold]\n", text_table(COLUMNS, rows(made)), f"\n{made.reason}")
+    output.show(f"[bold]{title}[/bold]\n")
+    table(COLUMNS, rows(made))
+    output.show(f"{made.reason}\n")
     shown = best or next((one for one in made.plans if one.nbytes), None)
     if shown is not None:
         kinds = [(name, data_size(size)) for name, size in shown.nbytes.items() if size]
-        output.show(f"\n[bold]{shown.label}[/bold], one chip of {shown.slice.name}\n")
-        output.show(text_table(("memory", "bytes"), kinds))
+        output.show(f"[bold]{shown.label}[/bold], one chip of {shown.slice.name}\n")
+        table(("memory", "bytes"), kinds)
     if best is not None and best.collectives:
         heads = ("collective", "along", "devices", "times per step", "sent per chip")
-        output.show("", text_table(heads, collective_rows(best)))
+        table(heads, collective_rows(best))
     output.document(made.to_dict())

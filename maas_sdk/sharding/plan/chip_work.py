@@ -38,6 +38,8 @@ _FREE: Final = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional"),
     *("call", "after-all", "partition-id", "replica-id", "iota", "opt-barrier"),
 }
+# The same values in another shape, layout or type.
+_RENAMES: Final = {"bitcast", "copy", "convert", "reshape", "transpose"}
 # Copies beside the computation; ``-done`` only waits.
 _BESIDE: Final = ("copy-start", "slice-start", "dynamic-slice-start", "async-start")
 
@@ -269,14 +271,20 @@ def _carried(instruction: Instruction) -> bool:
 
 def _read_of(module: HloModule, body: Computation, index: int, whole: int) -> int:
     """What a fusion reads of its operand: its slices, when it takes nothing else of it."""
-    names = {name for name, number in body.parameters.items() if number == index}
+    given = {name for name, number in body.parameters.items() if number == index}
+    names = set(given)
     total = 0
     for instruction in body.instructions:
         taken = names & set(instruction.operands)
-        if not taken or instruction.opcode == "tuple" or _carried(instruction):
+        if not taken or _carried(instruction):
             continue
-        if instruction.opcode == "bitcast":
+        if instruction.opcode == "tuple" and taken <= given:
+            continue  # Handed on as it came.
+        if _renames(module, instruction):
+            # Inside a fusion nothing is made until a slice of it is asked for.
             names.add(instruction.name)
+            if instruction.opcode == "bitcast" and taken <= given:
+                given.add(instruction.name)
         elif instruction.opcode in ("dynamic-slice", "slice", "gather"):
             total += sum(s.nbytes for s in array_shapes(instruction.shape))
         elif instruction.opcode == "dynamic-update-slice" and instruction.operands[0] in taken:
@@ -286,7 +294,18 @@ def _read_of(module: HloModule, body: Computation, index: int, whole: int) -> in
             total += sum(_read_of(module, inside, at, whole) for at in places)
         else:
             return whole
-    return min(total, whole)
+    root = body.root
+    return whole if root is not None and root.name in names - given else min(total, whole)
+
+
+def _renames(module: HloModule, instruction: Instruction) -> bool:
+    """Whether it only gives its operand another shape, layout or type."""
+    if instruction.opcode in _RENAMES:
+        return True
+    inside = _called(module, instruction)
+    return inside is not None and all(
+        one.opcode == "parameter" or one.opcode in _RENAMES for one in inside.instructions
+    )
 
 
 def _called(module: HloModule, instruction: Instruction) -> Computation | None:

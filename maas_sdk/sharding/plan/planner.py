@@ -112,7 +112,12 @@ class Comparison:
         if best is None or best.estimate is None:
             return "none of these fits: take more chips, shorter or fewer rows, or remat"
         fitting = sum(1 for p in self.plans if p.fits)
-        others = "the only one that fits" if fitting == 1 else f"fastest of {fitting} that fit"
+        least = min(p.estimate.step_s for p in self.plans if p.fits and p.estimate)
+        others = f"fastest of {fitting} that fit"
+        if fitting == 1:
+            others = "the only one that fits"
+        elif best.estimate.step_s > least:
+            others = f"within 2 % of the fastest of {fitting} that fit, and needs less memory"
         share = best.needed_bytes / best.limit_bytes
         return f"{best.label}: {others}, at {share:.0%} of a chip's memory"
 
