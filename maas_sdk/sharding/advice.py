@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -34,10 +35,10 @@ def unmatched(rules: Sequence[Rule], rows: Sequence[LeafPlan]) -> tuple[str, ...
                 f"an earlier rule, {others[0].matched!r}; put the narrower rule in front"
             )
             continue
-        close = difflib.get_close_matches(rule.pattern, [row.path for row in rows], n=1, cutoff=0)
+        nearest = _nearest(rule.pattern, [row.path for row in rows])
         said.append(
             f"rule {rule.pattern!r} matches no parameter; mend or remove it. The nearest name is "
-            f"{close[0] if close else 'none: there are no parameters'}"
+            f"{nearest or 'none: there are no parameters'}"
         )
     return tuple(said)
 
@@ -68,3 +69,17 @@ def replicated_share(rows: Sequence[LeafPlan]) -> float:
     """Of all bytes, the share that every device holds whole; 0 when there are none."""
     total = sum(row.nbytes for row in rows)
     return sum(row.nbytes for row in rows if row.whole) / total if total else 0.0
+
+
+def _nearest(pattern: str, paths: Sequence[str]) -> str | None:
+    """The path of which some part, of as many keys as the pattern has, looks most like it."""
+    word = re.sub(r"[^\w/]", "", pattern)
+    length = word.count("/") + 1
+
+    def likeness(path: str) -> float:
+        keys = path.split("/")
+        starts = range(max(1, len(keys) - length + 1))
+        parts = ("/".join(keys[start : start + length]) for start in starts)
+        return max(difflib.SequenceMatcher(None, word, part).ratio() for part in parts)
+
+    return max(paths, key=likeness, default=None)
