@@ -3,6 +3,7 @@ from __future__ import annotations
 import sysconfig
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,8 @@ from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.models.decoder import Decoder, DecoderConfig
 from maas_sdk.models.presets import abstract_model
 from maas_sdk.models.rotary import RotaryConfig, rotate
+from maas_sdk.sharding.pipeline import Pipelined
+from maas_sdk.sharding.strategies import mesh_for
 from maas_sdk.training.data import Examples, Split
 from maas_sdk.training.optimizer import OptimizerConfig
 from maas_sdk.training.trainer import TrainConfig, Trainer
@@ -113,6 +116,16 @@ def test_one_seed_gives_one_model_listed_or_scanned(config: DecoderConfig) -> No
         for on, rngs in ((False, nnx.Rngs(0)), (True, nnx.Rngs(0)))
     )
     np.testing.assert_allclose(answers(scanned, TOKENS), answers(listed, TOKENS), atol=1e-6)
+
+
+def test_blocks_run_in_pipeline_stages() -> None:
+    """Scanned layers in the hands of ``Pipelined``, two stages times two: the same logits."""
+    config = DecoderConfig(**{**fields(TINY), "scan_layers": True})
+    model: Any = filled(abstract(config))
+    expected = answers(model, TOKENS)
+    mesh = mesh_for("data", axes={"data": 2, "stage": 2}, devices=jax.devices()[:4])
+    model.layers = Pipelined(model.layers, mesh=mesh, microbatches=1)
+    np.testing.assert_allclose(answers(model, TOKENS), expected, atol=1e-4)
 
 
 def fields(config: DecoderConfig) -> dict[str, object]:

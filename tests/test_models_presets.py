@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, is_dataclass
+import re
+from dataclasses import asdict, is_dataclass, replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -44,3 +46,17 @@ def test_what_is_no_model_is_told() -> None:
         preset("mlp-digits", width=3)
     with pytest.raises(ConfigError, match=r"MLPConfig: unknown preset 'gpt2'; known are mlp-dig"):
         MLPConfig.preset("gpt2")
+
+
+def test_the_page_lists_every_preset_with_its_size() -> None:
+    """The table of docs/models.md is complete and current, to the last parameter."""
+    page = (Path(__file__).parent.parent / "docs" / "models.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| `([\w.-]+)` \| ([\d,]+) \|", page, re.M))
+    found = {}
+    for name in PRESETS:
+        config = preset(name)
+        if hasattr(config, "scan_layers"):
+            config = replace(config, scan_layers=True)
+        leaves = jax.tree.leaves(nnx.state(abstract_model(config), nnx.Param))
+        found[name] = f"{sum(leaf.size for leaf in leaves):,}"
+    assert listed == found

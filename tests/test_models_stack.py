@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from maas_sdk.errors import ConfigError
-from maas_sdk.models.stack import make_layers, run_layers, stack_layers
+from maas_sdk.models.stack import check_remat, make_layers, run_layers
 
 
 class Block(nnx.Module):
@@ -80,14 +80,8 @@ def test_remat_is_in_the_program() -> None:
     assert (tanhs(False), tanhs(True)) == (1, 2)
 
 
-def test_a_list_can_be_stacked() -> None:
-    """``stack_layers`` gives what ``scan=True`` makes; unequal blocks are refused."""
-    listed = make_layers(Block, count=3, scan=False, rngs=nnx.Rngs(0))
-    graphdef, state = stack_layers(listed)
-    stacked = make_layers(Block, count=3, scan=True, rngs=nnx.Rngs(0))
-    np.testing.assert_array_equal(
-        nnx.merge(graphdef, state).dense.kernel[...], stacked.dense.kernel[...]
-    )
-    unequal = nnx.List([Block(nnx.Rngs(0)), Block(nnx.Rngs(0), features=5)])
-    with pytest.raises(ConfigError, match="expected equal blocks"):
-        stack_layers(unequal)
+def test_an_unknown_policy_is_told() -> None:
+    """``remat`` is a bool or one of the names in the message."""
+    check_remat("dots")
+    with pytest.raises(ConfigError, match="remat: expected False, True or one of dots, nothing"):
+        check_remat("everything")

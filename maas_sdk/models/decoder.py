@@ -88,6 +88,9 @@ class DecoderBlock(nnx.Module):
 class Decoder(nnx.Module):
     """A causal language model.
 
+    ``layers`` may be replaced by any module that takes float[B, T, D] through all of them, such as
+    ``sharding.pipeline.Pipelined(decoder.layers, …)`` over scanned ones.
+
     Args:
         config: its shape.
         dtype: dtype to compute in; None follows the parameters.
@@ -161,6 +164,10 @@ class Decoder(nnx.Module):
             x = x + self.position_embed(jnp.arange(length))
         if self.dropout is not None:
             x = self.dropout(x)
-        x = run_layers(self.layers, x, lambda block, x: block(x), remat=self.config.remat)
+        if isinstance(self.layers, nnx.List | DecoderBlock):
+            x = run_layers(self.layers, x, lambda block, x: block(x), remat=self.config.remat)
+        else:
+            # Put in place of the blocks by someone who runs them otherwise: in pipeline stages.
+            x = self.layers(x)
         hidden: jax.Array = self.norm(x)
         return hidden

@@ -17,7 +17,7 @@ from flax import nnx
 
 from maas_sdk.errors import ConfigError
 
-__all__ = ["REMAT", "check_remat", "make_layers", "run_layers", "stack_layers"]
+__all__ = ["REMAT", "check_remat", "make_layers", "run_layers"]
 
 # What a rematerialized block keeps for its backward pass, by name; everything else is computed
 # again. False keeps all, True nothing but the block's input.
@@ -57,18 +57,6 @@ def make_layers(
     if scan:
         return nnx.vmap(lambda key: make(nnx.Rngs(key)))(keys)
     return nnx.List([make(nnx.Rngs(key)) for key in keys])
-
-
-def stack_layers(layers: nnx.List[Any]) -> tuple[Any, Any]:
-    """A list of equal blocks as (structure of one, its state with arrays ``[L, …]``).
-
-    Raises:
-        ConfigError: the blocks are not equal.
-    """
-    graphdefs, states = zip(*(nnx.split(layer) for layer in layers), strict=True)
-    if any(graphdef != graphdefs[0] for graphdef in graphdefs):
-        raise ConfigError("layers: expected equal blocks, got blocks of different structure")
-    return graphdefs[0], jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *states)
 
 
 def run_layers(
