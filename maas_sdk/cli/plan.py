@@ -228,8 +228,10 @@ def _show(output: Output, title: str, made: Comparison) -> None:
     from maas_sdk.sharding.plan.page import COLUMNS, collective_rows, rows, text_table
 
     def table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> None:
-        # Wider than some screens: a line that is cut is read more easily than one that wraps.
-        output.show(Text(text_table(heads, body), no_wrap=True, overflow="ignore"), "")
+        # Wider than some screens; what stands in a file or a pipe must not wrap.
+        if not output.as_json:
+            output.console.print(Text(text_table(heads, body)), soft_wrap=True)
+            output.console.print()
 
     best = made.recommended
     output.show(f"[bold]{title}[/bold]\n")
