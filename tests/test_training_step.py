@@ -106,3 +106,82 @@ def test_padding_counts_for_nothing() -> None:
     for name in ("loss", "accuracy"):
         np.testing.assert_allclose(part[name].total, whole[name].total, rtol=1e-6)
         assert part[name].count == whole[name].count == 5
+
+
+def broken(at: float = np.nan) -> dict[str, Any]:
+    return {"inputs": np.where(np.arange(16)[:, None] == 3, at, X), "labels": Y}
+
+
+def stepped(skip: int | None, batches: list[dict[str, Any]], **more: Any) -> list[Any]:
+    """States after each batch, of a model with batch statistics under Adam."""
+    optimizer = optax.adam(0.1)
+    graphdef, state = take_apart(Normed(nnx.Rngs(0)), optimizer, Policy(), **more)
+    step = make_train_step(
+        graphdef, optimizer, Policy(), OBJECTIVE, skip_nonfinite=skip, ema_decay=0.5
+    )
+    found = []
+    for batch in batches:
+        state, metrics = step(state, batch)
+        found.append((jax.tree.map(np.asarray, state), float(metrics["nonfinite"].total)))
+    return found
+
+
+def same(one: Any, other: Any) -> bool:
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_a_step_that_is_not_finite_is_as_if_it_had_not_been() -> None:
+    """Weights, moments, statistics and average after good, bad, good are those of good, good."""
+    (first, _), (bad, flag), (last, _) = stepped(2, [BATCH, broken(), BATCH], ema=True)
+    *_, (expected, _) = stepped(2, [BATCH, BATCH], ema=True)
+    assert flag == 1
+    for name in ("params", "opt_state", "rest", "ema"):
+        assert same(getattr(bad, name), getattr(first, name)), name
+        assert same(getattr(last, name), getattr(expected, name)), name
+    assert (int(last.step), int(last.skipped), int(bad.bad), int(last.bad)) == (3, 1, 1, 0)
+
+
+def test_one_bad_step_too_many_and_all_stands_still() -> None:
+    """The weights that broke, and the count of steps, stay for whoever comes to look."""
+    states = stepped(1, [BATCH, broken(), broken(), BATCH, BATCH])
+    assert [int(state.step) for state, _ in states] == [1, 2, 2, 2, 2]
+    for state, _ in states[1:]:
+        assert same(state.params, states[0][0].params)
+        assert same(state.rest, states[0][0].rest)
+    unguarded = stepped(None, [broken()])
+    assert np.isnan(unguarded[0][0].params["head"]["kernel"][...]).all()
+
+
+def test_an_average_of_the_weights_is_kept_and_judged() -> None:
+    """Half of it is replaced at each update (less at first); evaluation is of the average."""
+    optimizer = optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation()
+    graphdef, state = take_apart(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), optimizer, Policy(), ema=True)
+    begin = np.asarray(state.params["kernel"][...])
+    step = make_train_step(
+        graphdef, optimizer, Policy(), OBJECTIVE, ema_decay=0.5, schedule=lambda n: 0.1 * (n + 1)
+    )
+    state, first = step(state, BATCH)
+    np.testing.assert_array_equal(state.ema["kernel"][...], begin)  # only accumulated so far
+    state, second = step(state, BATCH)
+    moved = np.asarray(state.params["kernel"][...])
+    # The ramp of the decay: (1 + 0) / (10 + 0) at the first update.
+    np.testing.assert_allclose(state.ema["kernel"][...], 0.1 * begin + 0.9 * moved, rtol=1e-5)
+    assert float(first["learning_rate"].value) == float(second["learning_rate"].value)
+    evaluated = make_eval_step(graphdef, Policy(), OBJECTIVE)(state, BATCH)
+    logits = X @ np.asarray(state.ema["kernel"][...]) + np.asarray(state.ema["bias"][...])
+    assert float(evaluated["accuracy"].total) == float((logits.argmax(-1) == Y).sum())
+
+
+def test_what_a_module_keeps_for_the_objective_is_no_state() -> None:
+    """An intermediate may be read by the objective, and does not change the state's structure."""
+
+    class Telling(nnx.Linear):
+        def __call__(self, x: jax.Array) -> jax.Array:
+            self.seen = nnx.Intermediate(x.mean())
+            return super().__call__(x)
+
+    graphdef, state = take_apart(Telling(4, 3, rngs=nnx.Rngs(0)), optax.sgd(0.1), Policy())
+    structure = jax.tree.structure(state)
+    after, _ = make_train_step(graphdef, optax.sgd(0.1), Policy(), OBJECTIVE)(state, BATCH)
+    assert jax.tree.structure(after) == structure

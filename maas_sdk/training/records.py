@@ -103,8 +103,14 @@ class TensorBoard:
     def __call__(self, record: Record) -> None:
         """Add its scalars; they reach the disk within seconds."""
         if isinstance(record, Started):
-            # Readers drop the points behind a purge step.
-            self._writer = self._make(self._folder, purge_step=record.step + 1, flush_secs=10)
+            # Readers drop the points behind a purge step. Files are named by the second, and
+            # one of the same name is overwritten: the suffix keeps what is gone on from.
+            self._writer = self._make(
+                self._folder,
+                purge_step=record.step + 1,
+                flush_secs=10,
+                filename_suffix=f".from{record.step}",
+            )
         for name, value in scalars(record).items():
             self._writer.add_scalar(name, value, record.step)
 

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maas_sdk.errors import InputError
+from maas_sdk.training.guards import check_batch, check_labels, describe_batch
+
+
+@given(st.lists(st.integers(-3, 12), min_size=1, max_size=20), st.integers(1, 10))
+def test_labels_pass_exactly_when_each_has_an_output(labels: list[int], classes: int) -> None:
+    """0 to K - 1, every row of them; the message names the first row that is not."""
+    array = np.asarray(labels)
+    wrong = [row for row, label in enumerate(labels) if not 0 <= label < classes]
+    if not wrong:
+        check_labels(array, classes)
+        return
+    with pytest.raises(InputError) as caught:
+        check_labels(array, classes)
+    assert f"row {wrong[0]} has {labels[wrong[0]]} ({len(wrong)} of {len(labels)}" in str(
+        caught.value
+    )
+
+
+def test_tokens_are_labels_too() -> None:
+    """[B, T] is looked at row by row."""
+    tokens = np.asarray([[1, 2, 3], [4, 99, 5]])
+    check_labels(tokens, 100)
+    with pytest.raises(InputError, match=r"expected 0 to 49.* row 1 has 99"):
+        check_labels(tokens, 50, where="tokens")
+
+
+def test_batches_are_told_as_the_device_has_them() -> None:
+    """64-bit numbers of the host are 32-bit ones there, and no reason to refuse."""
+    host = {"inputs": np.zeros((4, 2)), "labels": np.zeros(4, np.int64)}
+    device = {"inputs": jnp.zeros((4, 2)), "labels": jnp.zeros(4, jnp.int32)}
+    assert describe_batch(host) == "inputs float32[4, 2], labels int32[4]"
+    check_batch("batch 2", device, host)
+    with pytest.raises(InputError, match=r"batch 2: expected .*labels int32\[4\], got .*float32"):
+        check_batch("batch 2", device, {**host, "labels": np.zeros(4, np.float32)})
