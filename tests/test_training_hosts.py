@@ -41,7 +41,8 @@ class Noted(Examples):
 
 class Network(nnx.Module):
     def __init__(self, rngs):
-        self.up = nnx.Linear(64, 32, rngs=rngs)
+        # No bias: BatchNorm takes it away again, and Adam would make steps of its rounding errors.
+        self.up = nnx.Linear(64, 32, use_bias=False, rngs=rngs)
         self.norm = nnx.BatchNorm(32, momentum=0.8, rngs=rngs)
         self.head = nnx.Linear(32, 10, rngs=rngs)
 
