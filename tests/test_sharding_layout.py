@@ -155,6 +155,15 @@ def test_a_model_that_is_mostly_whole_is_said() -> None:
     assert "more than 2 %; the largest is 'a' (400 kB): give it a rule, or use 'fsdp+te" in warning
 
 
+def test_axes_that_do_nothing_are_said() -> None:
+    """A strategy without its axis, and devices that would repeat one another's work."""
+    (missing,) = lay_out(mlp(), mesh_for("data"), strategy="fsdp").warnings
+    assert "strategy 'fsdp' cuts weights over 'fsdp', which this mesh (data) does not" in missing
+    assert "make the mesh with mesh_for('fsdp')" in missing
+    (idle,) = lay_out(mlp(), make_mesh({"data": 4, "tensor": 2}), strategy="data").warnings
+    assert idle.startswith("mesh axis 'tensor' cuts nothing: its 2 devices all do the same work")
+
+
 def test_data_parallelism_is_meant_to_be_whole() -> None:
     """No warning where nothing was to be cut; the share is told all the same."""
     found = lay_out(mlp(), mesh_for("data"), strategy="data_parallel")

@@ -151,7 +151,8 @@ def test_fsdp_gathers_weights_and_sums_gradients() -> None:
     """All-gathers and sums along ``fsdp``, and nothing else.
 
     The CPU's compiler writes the reduce-scatter of a gradient as an all-reduce of which each device
-    keeps its part (jaxlib 0.10.2); the TPU's makes a reduce-scatter of the same program.
+    keeps its part (jaxlib 0.10.2); the TPU's makes reduce-scatters of large ones (see the programs
+    of ``golden/hlo`` and their test).
     """
     found = kinds(trained("mlp", "fsdp")[2], {"fsdp": 8})
     assert set(found) == {("all-gather", ("fsdp",)), ("all-reduce", ("fsdp",))}

@@ -13,9 +13,9 @@ from typing import Final
 
 from maas_sdk.charts.quantities import data_size, percent
 from maas_sdk.sharding.partition import LeafPlan
-from maas_sdk.sharding.rules import Rule, matches
+from maas_sdk.sharding.rules import Rule, axes_of, matches
 
-__all__ = ["MAX_REPLICATED_SHARE", "mostly_whole", "replicated_share", "unmatched"]
+__all__ = ["MAX_REPLICATED_SHARE", "mostly_whole", "replicated_share", "unmatched", "unused_axes"]
 
 # A model of which more than this share is whole on every device is worth a warning. MaxText stops
 # at the same share (``sharding_tolerance`` in its configuration).
@@ -40,6 +40,26 @@ def unmatched(rules: Sequence[Rule], rows: Sequence[LeafPlan]) -> tuple[str, ...
             f"rule {rule.pattern!r} matches no parameter; mend or remove it. The nearest name is "
             f"{nearest or 'none: there are no parameters'}"
         )
+    return tuple(said)
+
+
+def unused_axes(
+    rows: Sequence[LeafPlan], name: str, axes: Sequence[str], mesh: Mapping[str, int]
+) -> tuple[str, ...]:
+    """Axes that a strategy needs and the mesh lacks, and those that only repeat work."""
+    said = [
+        f"strategy {name!r} cuts weights over {axis!r}, which this mesh ({', '.join(mesh)}) does "
+        f"not have, so nothing is cut along it; make the mesh with mesh_for({name!r})"
+        for axis in axes
+        if axis not in mesh
+    ]
+    used = {axis for row in rows for entry in row.partition for axis in axes_of(entry)}
+    said += [
+        f"mesh axis {axis!r} cuts nothing: its {mesh[axis]} devices all do the same work; give it "
+        "to another axis, or say in a rule what it cuts"
+        for axis in ("expert", "tensor")
+        if rows and mesh.get(axis, 1) > 1 and axis not in used
+    ]
     return tuple(said)
 
 

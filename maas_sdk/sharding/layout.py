@@ -24,7 +24,12 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from maas_sdk.errors import ConfigError
-from maas_sdk.sharding.advice import mostly_whole, replicated_share, unmatched
+from maas_sdk.sharding.advice import (
+    mostly_whole,
+    replicated_share,
+    unmatched,
+    unused_axes,
+)
 from maas_sdk.sharding.leaves import Leaf, leaves_of
 from maas_sdk.sharding.partition import (
     MIN_SHARD_BYTES,
@@ -137,6 +142,7 @@ def lay_out(
         rows=rows,
         warnings=(
             *unmatched(own, rows),
+            *unused_axes(rows, chosen.name, chosen.weight_axes, mesh.shape),
             *(note for row in rows for note in row.notes),
             *mostly_whole(rows, chosen.name, chosen.weight_axes, mesh.shape),
         ),
