@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import math
 import os
 import resource
@@ -271,8 +272,8 @@ def test_damage_anywhere_is_told_and_an_older_step_is_there(
 ) -> None:
     """One bit in any file, a byte less, a file less: it is named, and what to take instead."""
     with Checkpoints(config) as checkpoints:
-        checkpoints.save(1, make_state(), {"taken": 1})
-        checkpoints.save(2, make_state(), {"taken": 2}, {"loss": 1.0})
+        checkpoints.save(1, small(1), {"taken": 1})
+        checkpoints.save(2, small(1), {"taken": 2}, {"loss": 1.0})
     folder = Path(config.folder)
     whole = shutil.copytree(folder, tmp_path / "whole")
     files = [f for f in (folder / "2").rglob("*") if f.is_file() and f.stat().st_size]
@@ -283,27 +284,29 @@ def test_damage_anywhere_is_told_and_an_older_step_is_there(
         damage(file)
         with Checkpoints(config) as checkpoints:
             with pytest.raises(CorruptError) as caught:
-                checkpoints.restore(make_state())
+                checkpoints.restore(small(1))
             assert "restore another step: there are 1" in caught.value.message
             assert str(file) in caught.value.message or file.name == "checksums.json"
-            assert checkpoints.restore(make_state(), 1).data_state == {"taken": 1}
+            assert checkpoints.restore(small(1), 1).data_state == {"taken": 1}
         shutil.rmtree(folder)
         shutil.copytree(whole, folder)
 
 
-# Orbax leaves tasks of its event loop behind when it cannot read.
+# Orbax leaves tasks of its event loop behind when it cannot read; with one leaf there are few.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_damage_is_told_without_checksums_too(config: CheckpointConfig) -> None:
     """A step whose writer was killed before it wrote them: what orbax cannot read is damaged."""
     with Checkpoints(config) as checkpoints:
-        checkpoints.save(1, make_state())
+        checkpoints.save(1, small(1))
     step = Path(config.folder) / "1"
     (step / "checksums.json").unlink()
     with Checkpoints(config) as checkpoints:
-        assert bits(checkpoints.restore(make_state()).state) == bits(make_state())
-        cut(max((step / "state" / "d").iterdir(), key=lambda f: f.stat().st_size))
+        assert float(checkpoints.restore(small(0)).state["w"][0]) == 1
+        for file in (step / "state" / "d").iterdir():
+            cut(file)
         with pytest.raises(CorruptError, match=r"cannot be read: .*the folder holds no other"):
-            checkpoints.restore(make_state())
+            checkpoints.restore(small(0))
+    gc.collect()
 
 
 def test_what_is_half_written_is_no_checkpoint(config: CheckpointConfig) -> None:
