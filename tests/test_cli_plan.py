@@ -93,10 +93,24 @@ def test_a_model_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     call = serve(mesh, **given, strategy="data", rows=16)
     assert bytes_by_kind(call)["weights"] == (12 * 8 + 8) * 2
     assert call.model_flops == 2 * 16 * 12 * 8
-    with pytest.raises(ConfigError, match="decoders by name only"):
+    with pytest.raises(ConfigError, match="decoders of Llama's shape only"):
         serve(mesh, **given, strategy="data", rows=16, phase="decode")
     with pytest.raises(ConfigError, match="planned for decoders"):
         serve(mesh, **given, strategy="data", rows=16, precision="int8")
+
+
+def test_a_decoder_of_another_shape_is_served_by_its_own_module():
+    """GPT-2's products, not a Llama's: two matrices a feed-forward layer, and the tied head."""
+    changes = {"layers": 2, "vocab_size": 512}
+    mesh = make_mesh({"data": 8})
+    given = {"model": "gpt2", "strategy": "data", "rows": 8, "changes": changes}
+    call = serve(mesh, length=64, **given)
+    layer = 4 * 768 * 768 + 2 * 768 * 3072
+    attention = 4 * 64 * 768
+    assert call.model_flops == 8 * 64 * (2 * (2 * layer + attention) + 2 * 768 * 512)
+    assert call.items == 8 * 64
+    with pytest.raises(ConfigError, match="Llama's shape only"):
+        serve(mesh, length=64, phase="decode", **given)
 
 
 def test_no_array_is_made():

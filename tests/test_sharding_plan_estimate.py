@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
 from maas_sdk.errors import ConfigError
 from maas_sdk.sharding.plan.calibration import CONSTANTS, errors, fit
 from maas_sdk.sharding.plan.compiler import Answer, Job
-from maas_sdk.sharding.plan.page import COLUMNS, html_page, rows, text_table
+from maas_sdk.sharding.plan.page import COLUMNS, calibration_rows, html_page, rows, text_table
 from maas_sdk.sharding.plan.planner import Comparison, axes_for, make_plan
 from maas_sdk.sharding.plan.published import RUNS
 from maas_sdk.sharding.plan.roofline import Constants, estimate
@@ -103,6 +104,13 @@ def test_the_count_is_the_published_one():
 def test_the_constants_are_the_fit():
     """What is written down is what the fit finds."""
     assert fit() == CONSTANTS
+
+
+def test_the_page_shows_what_the_code_computes():
+    """The table of docs/plan.md, line by line."""
+    page = (Path(__file__).parent.parent / "docs" / "plan.md").read_text(encoding="utf-8")
+    for row in calibration_rows():
+        assert f"| {' | '.join(row)} |" in page
 
 
 def test_how_far_off_the_estimate_is():

@@ -90,10 +90,10 @@ def serve(
     """A recipe: a serving step; arguments as of ``train``, and ``phase``.
 
     Raises:
-        ConfigError: a decode step of a model of one's own.
+        ConfigError: a decode step, or one in int8, of anything but a decoder of Llama's shape.
     """
-    if model in DECODER_PRESETS:
-        config = _config(model, length, changes or {})
+    config = _config(model, length, changes or {}) if model in DECODER_PRESETS else None
+    if config is not None and _like_llama(config):
         return serving_step(
             mesh,
             shape=asdict(_shape(config)),
@@ -103,8 +103,9 @@ def serve(
             precision=precision,
         )
     if phase != "prefill":
-        raise ConfigError(f"{model}: a decode step is planned for decoders by name only")
-    make = _factory(model)
+        raise ConfigError(f"{model}: a decode step is planned for decoders of Llama's shape only")
+    own = None if config is None else from_seed(lambda rngs: Decoder(config, rngs=rngs))
+    make = own or _factory(model)
     given: dict[str, Any] = {"strategy": strategy, "precision": precision}
     if example is None:
         inputs = language_batch(rows, length)["inputs"]
@@ -118,6 +119,11 @@ def _config(name: str, length: int, changes: Mapping[str, Any]) -> DecoderConfig
     # Scanned: the compiler sees one block, whatever the depth.
     fields = {"scan_layers": True, "max_length": length, **changes}
     return DecoderConfig.preset(name, **fields)
+
+
+def _like_llama(config: DecoderConfig) -> bool:
+    """Whether ``plan.serving`` does the arithmetic of such a decoder."""
+    return config.gated and config.rotary is not None and not config.use_bias
 
 
 def _shape(config: DecoderConfig) -> Shape:

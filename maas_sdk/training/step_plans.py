@@ -160,8 +160,8 @@ def forward_program(
     policy = Policy.parse(precision)
     if policy.quantized is not None:
         raise ConfigError(
-            f"precision {precision!r}: a serving step in int8 is planned for decoders; of other "
-            "models plan bf16"
+            f"precision {precision!r}: a serving step in int8 is planned for decoders of Llama's "
+            "shape; of other models plan bf16"
         )
     rows = int(inputs.shape[0])
     check_batch_size(mesh, rows)
