@@ -5,8 +5,8 @@ is ``Auto``, so the compiler places collectives and a scale or a statistic whose
 spelled out is resharded rather than refused (jax 0.10 makes ``Explicit`` meshes by default, and
 ``shard_map`` asserts on them).
 
-Two networks connect devices: within a slice (of TPUs; on other machines, within a process) the fast
-one, "ici", between slices the slower one of the data centre, "dcn". A mesh over several slices says
+Two networks connect devices: within a slice (of TPUs; elsewhere, within a machine) the fast one,
+"ici", between slices the slower one of the data centre, "dcn". A mesh over several slices says
 which axes may cross between them; of the devices along such an axis, those of one slice are next to
 each other.
 """
@@ -60,7 +60,10 @@ class MeshAxis:
 
 
 def slice_index(device: jax.Device) -> int:
-    """The slice that a device is in; its process where the platform knows no slices."""
+    """The slice that a device is in, as jax says it; its process where jax does not.
+
+    On CPUs and GPUs under ``jax.distributed``, all processes of one machine are one slice.
+    """
     found = getattr(device, "slice_index", None)
     return int(device.process_index if found is None else found)
 
