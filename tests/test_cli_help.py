@@ -47,7 +47,7 @@ def parse(words: list[str]) -> None:
 def test_all_commands_of_the_issue_are_there() -> None:
     """Nobody loses a command by renaming a file."""
     assert set(ALL) == {
-        *("demo", "export", "inspect", "verify", "package", "serve", "predict"),
+        *("demo", "export", "inspect", "verify", "package", "reweight", "serve", "predict"),
         *("evaluate", "parity", "plan"),
         *("bench cold", "bench load"),
     }

@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from maas_sdk import __version__
-from maas_sdk.cli import bench, bundles, demo, evaluate, export, parity, plan, predict, serve
+from maas_sdk.cli import (
+    bench,
+    bundles,
+    demo,
+    evaluate,
+    export,
+    parity,
+    plan,
+    predict,
+    reweight,
+    serve,
+)
 
 __all__ = ["app"]
 
@@ -37,6 +48,6 @@ def _options(
     """Options of ``maas`` itself."""
 
 
-for family in (demo, export, bundles, serve, predict, evaluate, parity, plan):
+for family in (demo, export, bundles, reweight, serve, predict, evaluate, parity, plan):
     family.register(app)
 app.add_typer(bench.app, name="bench")

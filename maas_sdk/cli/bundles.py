@@ -112,6 +112,8 @@ def _add_program(branch: Any, program: Program) -> None:
         branch.add(f"custom calls {escape(', '.join(program.custom_calls))}")
     if program.verification is None:
         branch.add("[yellow]not verified at export[/yellow]")
+    elif not program.verification.rows:
+        branch.add("verified at export with other weights; these answered the golden inputs")
     else:
         worst = max(program.verification.max_abs_error.values(), default=0.0)
         branch.add(f"verified on {program.verification.rows} rows, largest difference {worst:.2g}")
