@@ -43,7 +43,7 @@ def test_inspect_tells_what_was_verified(tiny_bundle: Path, tmp_path: Path) -> N
     assert maas("reweight", tiny_bundle, tmp_path / "new", "--out", out).exit_code == 0
     shown = maas("inspect", out).stdout
     assert "verified at export with other weights" in shown
-    assert "reweighted_from: sha256:" in shown
+    assert "reweighted_from:" in shown
     assert maas("verify", out).exit_code == 0
 
 
