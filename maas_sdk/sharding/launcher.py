@@ -129,7 +129,7 @@ def _run(
             codes = [process.poll() for process in running]
             if any(codes):
                 _wait(running, _FAREWELL_S)
-                raise _failure(codes, logs)
+                raise _failure(codes, [process.poll() for process in running], logs)
             if None not in codes:
                 return
             if deadline is not None and time.monotonic() > deadline:
@@ -153,10 +153,24 @@ def _wait(running: Sequence[subprocess.Popen[bytes]], timeout_s: float) -> None:
             process.wait(max(0.0, deadline - time.monotonic()))
 
 
-def _failure(codes: Sequence[int | None], logs: Sequence[Path]) -> ModelError:
-    """The error of the process that went first; the others went because of it."""
-    ended = [i for i, code in enumerate(codes) if code]
-    process = next((i for i in ended if codes[i] != LOST_EXIT_CODE), ended[0])
+def _failure(
+    first: Sequence[int | None], codes: Sequence[int | None], logs: Sequence[Path]
+) -> ModelError:
+    """The error of the process that went first; the others went because of it.
+
+    Args:
+        first: how processes had ended when that was seen; one that fails may take longer to be
+            gone than those that it has told.
+        codes: how they had ended a little later.
+        logs: of each.
+    """
+    causes = [
+        i
+        for seen in (first, codes)
+        for i, code in enumerate(seen)
+        if code not in (None, 0, LOST_EXIT_CODE)
+    ]
+    process = causes[0] if causes else next(i for i, code in enumerate(first) if code)
     code = codes[process] or 0
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     outputs = _read(logs)
