@@ -285,7 +285,9 @@ def test_damage_anywhere_is_told_and_an_older_step_is_there(
         with Checkpoints(config) as checkpoints:
             with pytest.raises(CorruptError) as caught:
                 checkpoints.restore(small(1))
-            assert "restore another step: there are 1" in caught.value.message
+            assert "restore another step: there are 1 (discard_after(1) lets a run go on" in (
+                caught.value.message
+            )
             assert str(file) in caught.value.message or file.name == "checksums.json"
             assert checkpoints.restore(small(1), 1).data_state == {"taken": 1}
         shutil.rmtree(folder)

@@ -175,11 +175,13 @@ class Checkpoints:
             named, data_state = read_step(self.folder / str(wanted), expected, partial=partial)
         except CorruptError as error:
             others = [other for other in self.steps() if other != wanted]
-            remedy = (
-                f"restore another step: there are {_listing(others)}"
-                if others
-                else "the folder holds no other"
-            )
+            remedy = "the folder holds no other"
+            if others:
+                remedy = f"restore another step: there are {_listing(others)}"
+            if others and max(others) < wanted:
+                remedy += (
+                    f" (discard_after({max(others)}) lets a run go on from the newest of them)"
+                )
             raise CorruptError(
                 f"{error.message}; {remedy}",
                 step=wanted,
