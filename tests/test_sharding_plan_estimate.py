@@ -190,6 +190,8 @@ def test_the_fastest_that_fits_is_recommended():
     none = Comparison(plans=(make_plan(answer("large", fits=False)),))
     assert none.recommended is None
     assert "none of these fits" in none.reason
+    failed = Comparison(plans=(make_plan(answer("broken", error="no such rule")),))
+    assert failed.reason == "none of these could be compiled"
 
 
 def test_meshes_that_strategies_take():

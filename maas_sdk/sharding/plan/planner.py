@@ -109,6 +109,8 @@ class Comparison:
     def reason(self) -> str:
         """Why that one, in a sentence."""
         best = self.recommended
+        if all(p.fits is None for p in self.plans):
+            return "none of these could be compiled"
         if best is None or best.estimate is None:
             return "none of these fits: take more chips, shorter or fewer rows, or remat"
         fitting = sum(1 for p in self.plans if p.fits)
