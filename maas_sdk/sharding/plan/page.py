@@ -6,12 +6,12 @@ layout without a figure has a reason in its place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Final
 
 from maas_sdk.charts.page import card, document, legend, section, table
-from maas_sdk.charts.plots import Bar, Segment, bars, stacked_bars
+from maas_sdk.charts.plots import Bar, Segment, stacked_bars
 from maas_sdk.charts.quantities import count, data_size, duration, percent, round_duration
 from maas_sdk.sharding.plan.calibration import errors
 from maas_sdk.sharding.plan.planner import Comparison, StepPlan
@@ -174,60 +174,30 @@ def html_page(title: str, comparison: Comparison) -> str:
 
 
 def _time_section(timed: Sequence[StepPlan]) -> str:
-    def seconds(value: float) -> str:
-        return duration(value)
-
     drawn: list[Bar] = []
     for one in timed:
         assert one.estimate is not None
         parts = one.estimate
         core = max(parts.core_s, parts.hbm_s)
-        segments = {
-            "own-4": ("products", parts.matmul_s),
-            "own-2": ("waiting for memory", max(0.0, core - parts.matmul_s)),
-            "shared-1": ("links", max(0.0, parts.step_s - core)),
-        }
-        drawn.append(
-            Bar(
-                name=one.label,
-                segments=tuple(
-                    Segment(name=name, value=value, class_=class_)
-                    for class_, (name, value) in segments.items()
-                    if value > 0
-                ),
-            )
+        named = (
+            Segment(name="products", value=parts.matmul_s, class_="own-4"),
+            Segment(name="waiting for memory", value=core - parts.matmul_s, class_="own-2"),
+            Segment(name="links", value=parts.step_s - core, class_="shared-1"),
         )
+        label = f"{one.label}, {percent(parts.mfu, digits=1)} of the peak"
+        drawn.append(Bar(name=label, segments=tuple(s for s in named if s.value > 0)))
     return section(
         "Where the time goes",
-        "Seconds of one step, estimated.",
+        "Seconds of one step, estimated, and the share of the chips' peak (MFU).",
         card(
             legend([("products", "own-4"), ("waiting for memory", "own-2"), ("links", "shared-1")]),
             stacked_bars(
                 drawn,
                 title="Seconds of one step by layout and part",
                 x_label="seconds of one step, estimated",
-                format_=seconds,
+                format_=duration,
                 tick_format=round_duration,
             ),
-        ),
-        card(
-            bars(
-                [
-                    Bar(
-                        name=one.label,
-                        segments=(
-                            Segment(
-                                name="MFU",
-                                value=one.estimate.mfu if one.estimate else 0.0,
-                                class_="accent",
-                            ),
-                        ),
-                    )
-                    for one in timed
-                ],
-                title="Share of the chips' peak by layout",
-                format_=lambda value: percent(value, digits=1),
-            )
         ),
     )
 
@@ -237,7 +207,10 @@ def _any(shown: Sequence[StepPlan], kind: str) -> bool:
 
 
 def _bar(one: StepPlan) -> Bar:
-    kinds: Mapping[str, int] = one.nbytes
+    kinds = {**one.nbytes}
+    if not one.fits:
+        # All that is known is what the compiler would have to place.
+        kinds["temporaries"] = max(0, one.needed_bytes - sum(kinds.values()))
     return Bar(
         name=one.label if one.fits else f"{one.label} (does not fit)",
         segments=tuple(
