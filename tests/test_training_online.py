@@ -239,6 +239,19 @@ def test_the_given_model_and_the_handed_out_one_are_left_alone() -> None:
     assert not line.dropout.deterministic
 
 
+def test_learning_on_in_int8() -> None:
+    """Quantized products, master weights in float32; what is handed out is the plain module."""
+    learner = small(precision="int8")
+    for number in range(3):
+        learner.update(cloud(number, 64))
+    assert learner.measure(cloud(50, 200))["accuracy"] > 0.9
+    model: Any = learner.model
+    assert isinstance(model, Line)
+    assert model.head.kernel[...].dtype == jnp.float32
+    right = np.asarray(model(cloud(50, 200).inputs)).argmax(-1) == cloud(50, 200).labels
+    assert right.mean() > 0.9
+
+
 def test_published_now_and_then() -> None:
     """Every second update that was kept; what ``publish`` returns is in the record."""
     published: list[nnx.Module] = []

@@ -33,6 +33,7 @@ from maas_sdk.training.losses import CLASSES, loss_by_name
 from maas_sdk.training.online_config import OnlineConfig, OnlineRecord
 from maas_sdk.training.optimizer import make_optimizer
 from maas_sdk.training.precision import Policy
+from maas_sdk.training.qtraining import prepare
 from maas_sdk.training.replay import ReplayBuffer
 from maas_sdk.training.step import (
     TrainState,
@@ -99,12 +100,13 @@ class OnlineLearner:
         optimizer = make_optimizer(config.optimizer, steps=_ENDLESS)
         own: Any = nnx.merge(*nnx.split(model), copy=True)
         own.eval()
-        self._eval_graph = nnx.split(own)[0]
+        self._plain = nnx.split(own)[0]
+        eval_graph: Any = nnx.split(prepare(own, policy))[0]
         own.train()
-        graphdef, state = take_apart(own, optimizer, policy)
+        graphdef, state = take_apart(prepare(own, policy), optimizer, policy)
         self._state = _copied(state)
         self._step = make_train_step(graphdef, optimizer, policy, objective, skip_nonfinite=None)
-        self._evaluate = make_eval_step(self._eval_graph, policy, objective)
+        self._evaluate = make_eval_step(eval_graph, policy, objective)
         self._guard = _rows_of({"inputs": guard.inputs, "labels": guard.labels})
         self._classes: int | None = None
         if isinstance(config.loss, str) and config.loss in CLASSES:
@@ -123,7 +125,7 @@ class OnlineLearner:
     def model(self) -> nnx.Module:
         """The model as it is now, in eval mode, with arrays of its own."""
         state = _copied(self._state)
-        model: nnx.Module = nnx.merge(self._eval_graph, state.judged, state.rest)
+        model: nnx.Module = nnx.merge(self._plain, state.judged, state.rest)
         return model
 
     def measure(self, examples: Examples) -> dict[str, float]:
@@ -263,7 +265,7 @@ class OnlineLearner:
         """K, the width of the model's output."""
 
         def outputs(state: TrainState, inputs: Any) -> Any:
-            model: Any = nnx.merge(self._eval_graph, state.params, state.rest, copy=True)
+            model: Any = nnx.merge(self._plain, state.params, state.rest, copy=True)
             return model(policy.cast_compute(inputs))
 
         return int(jax.eval_shape(outputs, self._state, self._guard["inputs"][:1]).shape[-1])
