@@ -1,6 +1,6 @@
 """A training step, or a forward pass, of any module as a program to plan with: shapes only.
 
-The rule it keeps: what is compiled is the very step that ``Trainer`` runs (``step.take_apart``,
+The rule it keeps: what is compiled is the very step that ``Trainer`` runs (``state.take_apart``,
 ``step.make_train_step``), laid out by the same rules (``sharding.layout``); no array is made, so an
 8-billion-parameter model takes no memory.
 
@@ -26,15 +26,14 @@ from maas_sdk.training.losses import loss_by_name
 from maas_sdk.training.optimizer import OptimizerConfig, make_optimizer
 from maas_sdk.training.precision import Policy
 from maas_sdk.training.qtraining import prepare
+from maas_sdk.training.state import TrainState, take_apart
 from maas_sdk.training.step import (
     Batch,
     Metrics,
     Objective,
-    TrainState,
     make_train_step,
     mean_of,
     supervised,
-    take_apart,
 )
 
 __all__ = ["forward_program", "from_seed", "language_batch", "mean_square", "train_program"]
