@@ -14,6 +14,8 @@ from flax import nnx
 from sklearn.datasets import load_digits
 
 from maas_sdk.errors import ConfigError, InputError
+from maas_sdk.models.decoder import Decoder
+from maas_sdk.models.decoder_config import DecoderConfig
 from maas_sdk.sharding.hlo import collectives
 from maas_sdk.sharding.mesh import make_mesh
 from maas_sdk.sharding.pipeline import Pipelined, pipeline, stack_blocks, stage_sharding
@@ -286,6 +288,26 @@ def test_blocks_may_be_stacked_already_and_run_without_a_mesh() -> None:
     plain = nnx.jit(lambda layer, x: layer(x))(layer, x)
     np.testing.assert_allclose(plain, expected, atol=1e-5)
     np.testing.assert_allclose(staged, expected, atol=1e-5)
+
+
+def test_a_decoders_layers_may_be_put_in_stages() -> None:
+    """A language model of ``models`` computes the same logits and gradients in stages."""
+    config = DecoderConfig.preset("decoder-tiny", layers=4, scan_layers=True)
+    decoder = Decoder(config, rngs=nnx.Rngs(0))
+    tokens = jnp.arange(8 * 12).reshape(8, 12) % config.vocab_size
+
+    def loss(model: Any, tokens: Any) -> jax.Array:
+        return -jax.nn.log_softmax(model(tokens))[..., 1].mean()
+
+    grad = nnx.jit(nnx.value_and_grad(loss))
+    expected, gradients = grad(decoder, tokens)
+    decoder.layers = Pipelined(
+        decoder.layers, mesh=make_mesh({"data": 2, "stage": 4}), microbatches=2, remat=True
+    )
+    found, staged = grad(decoder, tokens)
+    assert abs(found - expected) <= 1e-5
+    assert worst(staged["layers"]["blocks"], gradients["layers"]) <= 1e-5
+    assert worst(staged["embed"], gradients["embed"]) <= 1e-5
 
 
 def test_stacking_pytrees_keeps_their_order() -> None:
