@@ -7,6 +7,7 @@ A block of Python that cannot run here has a comment in front of it that says wh
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -152,7 +153,7 @@ def test_python_runs(page: Path, digits: Path, tmp_path: Path) -> None:
 
 def test_the_readme_serves_a_model_of_ones_own(tmp_path: Path) -> None:
     """The three steps as they stand there: export it, `maas serve` it, call it in two ways."""
-    exporting, calling = blocks(README, "python")
+    exporting, calling, _ = blocks(README, "python")
     assert len(exporting.code.splitlines()) <= 10
     shown = "".join(block.code for block in blocks(README, *SHELL))
     assert "maas serve iris.maas\n" in shown
@@ -165,6 +166,15 @@ def test_the_readme_serves_a_model_of_ones_own(tmp_path: Path) -> None:
         assert re.fullmatch(r"\[[012]\]\n", printed), printed
         answer = httpx.post(f"{url}/v1/models/iris:predict", content=data)
         assert len(answer.json()["predictions"][0]) == 3, answer.text
+
+
+def test_the_readme_trains_a_model(tmp_path: Path) -> None:
+    """The lines on training run as they stand there, and the model is right nine times of ten."""
+    training = blocks(README, "python")[-1]
+    assert "Trainer(config).fit(" in training.code
+    printed = run(README, [training], tmp_path)
+    assert ast.literal_eval(printed)["accuracy"] > 0.9
+    assert (tmp_path / "run" / "checkpoints").is_dir()
 
 
 def shell_lines(page: Path) -> Iterator[str]:
