@@ -184,8 +184,8 @@ def test_sums_of_gradients_are_accumulated_in_float32() -> None:
 def test_gradients_and_moments_are_in_the_masters_dtype() -> None:
     """The cast inside the loss makes its gradient float32 again, before any optimizer sees it."""
     loss, params = loss_of(keep_compute_dtype(Everything(nnx.Rngs(0))), MIXED)
-    (value, rest), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-    state = optax.adamw(1e-3).init(params)
+    (value, rest), gradients = jax.eval_shape(jax.value_and_grad(loss, has_aux=True), params)
+    state = jax.eval_shape(optax.adamw(1e-3).init, params)
     assert value.dtype == jnp.float32
     floats = [
         leaf.dtype
