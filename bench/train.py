@@ -73,7 +73,7 @@ def by_trainer(
     data: Any,
     steps: int,
     precision: str = "f32",
-    clock: Callable[[], float] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Callable[[], float]:
     """A function that trains and gives the seconds from the first step to the last metrics."""
     from maas_sdk.training.hooks import Finished, Started

@@ -84,7 +84,9 @@ PRIVILEGED = {
     # One seam for HTTP; the shells name its client classes.
     "httpx": {"client/transport.py", "client/sync.py", "client/aio.py"},
     # A convenience that the client works without.
-    "rich": {"client/progress.py"},
+    "rich": {"client/progress.py", "training/progress.py"},
+    # A log format that training works without.
+    "tensorboardX": {"training/records.py"},
     # Loaded when one of its dtypes is met, so that a client that speaks float32 never does. A
     # worker that starts loads it early: jaxlib imports it anyway.
     "ml_dtypes": {"tensors.py", "wire/json_tensor.py", "serve/start.py"},

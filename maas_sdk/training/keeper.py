@@ -7,7 +7,7 @@ numbers, from the losses that are added up to what early stopping has seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,10 +15,9 @@ import jax
 from maas_sdk.errors import ConfigError, NotFoundError
 from maas_sdk.training.checkpoint import Checkpoints
 from maas_sdk.training.loop import Loop
+from maas_sdk.training.programs import Leaves
 
 __all__ = ["Keeper", "check_wanted", "restore", "saved_tree"]
-
-Leaves = Sequence[jax.Array]
 
 
 class Keeper:

@@ -23,11 +23,9 @@ from maas_sdk.training.early_stopping import EarlyStopping, Verdict, judge
 from maas_sdk.training.guards import check_batch
 from maas_sdk.training.hooks import EvalRecord, Hook, Record, Saved, Skipped, StepRecord
 from maas_sdk.training.metrics import LAG, Late, Sums
-from maas_sdk.training.programs import EvalProgram, TrainProgram, copy_leaves
+from maas_sdk.training.programs import EvalProgram, Leaves, TrainProgram, copy_leaves
 
 __all__ = ["Keeper", "Loop", "Pace"]
-
-Leaves = Sequence[jax.Array]
 
 
 class Keeper(Protocol):

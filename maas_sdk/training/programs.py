@@ -19,8 +19,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from maas_sdk.training.metrics import pack
 from maas_sdk.training.step import Batch, EvalStep, TrainState, TrainStep
 
-__all__ = ["EvalProgram", "TrainProgram", "compile_eval", "compile_train", "copy_leaves"]
+__all__ = [
+    "EvalProgram",
+    "Leaves",
+    "TrainProgram",
+    "compile_eval",
+    "compile_train",
+    "copy_leaves",
+]
 
+# The arrays of a ``TrainState``, in the order of its tree.
 Leaves = Sequence[jax.Array]
 
 

@@ -242,7 +242,7 @@ def _averaged(state: TrainState, params: Any, opt_state: Any, decay: float | Non
         return state.ema
     new = update_ema(state.ema, params, decay=decay, updates=_updates_made(state))
     before, after = _counted(state.opt_state), _counted(opt_state)
-    return new if after is None else _where(after != before, new, state.ema)
+    return new if after is None else _where(jnp.asarray(after != before), new, state.ema)
 
 
 def _guarded(
