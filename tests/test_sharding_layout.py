@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -27,6 +28,8 @@ from maas_sdk.sharding.layout import (
 )
 from maas_sdk.sharding.mesh import make_mesh
 from maas_sdk.sharding.strategies import mesh_for
+from maas_sdk.training.checkpoint import Checkpoints
+from maas_sdk.training.retention import CheckpointConfig
 
 BOTH = {"fsdp": 4, "tensor": 2}
 
@@ -126,6 +129,31 @@ def test_scales_follow_a_layout_of_the_model_before_it_was_quantized() -> None:
     inside = state_shardings(found, {"params": state})["params"]["head"]["kernel"]
     assert inside["qvalue"].spec == PartitionSpec("fsdp", "tensor")
     assert inside["scale"].spec == PartitionSpec(None, "tensor")
+
+
+def test_a_checkpoint_of_one_layout_is_read_into_another(tmp_path: Path) -> None:
+    """Weights and moments saved under FSDP over 8 come back cut for 2 × 2, number by number."""
+    params = nnx.state(mlp(), nnx.Param)
+    state = {"params": params, "opt_state": optax.adam(0.1).init(params)}
+
+    def shardings(mesh: Any, strategy: str) -> Any:
+        return state_shardings(lay_out(params, mesh, strategy=strategy, min_shard_bytes=0), state)
+
+    wanted = shardings(make_mesh({"fsdp": 2, "tensor": 2}), "fsdp+tensor")
+    abstract = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        state,
+        wanted,
+    )
+    with Checkpoints(CheckpointConfig(folder=tmp_path)) as checkpoints:
+        checkpoints.save(1, place(state, shardings(mesh_for("fsdp"), "fsdp")))
+        restored = checkpoints.restore(abstract)
+    found = jax.tree.leaves(restored[0])
+    for one, given, sharding in zip(
+        found, jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True
+    ):
+        assert one.sharding == sharding
+        np.testing.assert_array_equal(one, given)
 
 
 def test_a_rule_that_matches_nothing_is_said() -> None:
