@@ -2,7 +2,8 @@
 
 ``golden/hlo/v5e-2x4-mlp.txt`` is what the TPU compiler made of four scanned layers
 ``gelu(x @ w1) @ w2`` with rematerialization, a training step on a mesh fsdp=2 × tensor=4 of 8 v5e
-chips: bfloat16, features 1024, hidden features 4096, 512 rows. Backend configurations are left out.
+chips: bfloat16, features 1024, hidden features 4096, 512 rows. It is written anew by:
+python tests/golden/hlo/make.py
 """
 
 from __future__ import annotations
