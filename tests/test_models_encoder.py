@@ -12,7 +12,6 @@ from flax import nnx
 
 from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.models.encoder import Encoder, EncoderConfig
-from maas_sdk.models.presets import abstract_model
 from maas_sdk.training.data import Examples, stratified_split
 from maas_sdk.training.optimizer import OptimizerConfig
 from maas_sdk.training.trainer import TrainConfig, Trainer
@@ -53,7 +52,7 @@ def test_code_is_told_from_prose() -> None:
         inputs=np.concatenate([code, prose]), labels=np.repeat([0, 1], [len(code), len(prose)])
     )
     config = EncoderConfig.preset(
-        "bert-tiny", vocab_size=256, features=32, heads=2, hidden_features=64, scan_layers=True
+        "bert-tiny", vocab_size=256, features=32, heads=2, hidden_features=64, dropout=0.0
     )
     how = TrainConfig(epochs=3, mesh={"data": 1}, optimizer=OptimizerConfig(learning_rate=5e-3))
     result = Trainer(how).fit(
@@ -85,13 +84,6 @@ def test_types_and_both_directions_count() -> None:
     types = np.repeat([[0, 1]], 5, axis=1).repeat(2, axis=0)
     assert np.abs(answers(TOKENS, given={"types": types}) - plain).max() > 1e-4
     np.testing.assert_array_equal(answers(TOKENS, given={"types": 0 * types}), plain)
-
-
-@pytest.mark.parametrize(("name", "millions"), [("bert-base", 109.48), ("bert-large", 335.14)])
-def test_presets_have_the_published_number_of_parameters(name: str, millions: float) -> None:
-    """110 and 340 million, as the paper rounds them (pooler and two classes included)."""
-    leaves = jax.tree.leaves(nnx.state(abstract_model(name), nnx.Param))
-    assert sum(leaf.size for leaf in leaves) / 1e6 == pytest.approx(millions, abs=0.01)
 
 
 def test_logits_are_float32_whatever_the_layers_compute_in() -> None:
