@@ -136,8 +136,9 @@ class OptimizerConfig:
     clip_adaptive: float | None = None
     # Steps whose gradients are averaged for one update.
     accumulate_steps: int = 1
-    # So many gradients in a row may be not finite and are skipped, and counted; the next one is
-    # applied all the same, so that a broken run is not mistaken for one that stands still.
+    # So many gradients in a row may be not finite and are skipped, and counted. The next one ends
+    # the run of a ``Trainer``; ``make_optimizer`` alone applies it, so that a broken run is not
+    # mistaken for one that stands still.
     skip_nonfinite: int = 0
     # Weight of the old average in an exponential moving average of the weights; None keeps none.
     ema_decay: float | None = None
