@@ -189,3 +189,68 @@ def test_a_killed_run_ends_bit_for_bit_as_an_undisturbed_one(program: Path, tmp_
     killed, outputs = train(program, tmp_path / "killed", 2, kill_at=15, restarts=1)
     assert all("started at step 12" in output for output in outputs)
     assert [r["weights"] for r in killed] == [r["weights"] for r in undisturbed]
+
+
+# Stages over all devices, so that activations cross from one process to the other.
+STAGES = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from flax import nnx
+from sklearn.datasets import load_digits
+from maas_sdk.sharding.hosts import join
+from maas_sdk.sharding.mesh import make_mesh
+from maas_sdk.sharding.pipeline import Pipelined
+from maas_sdk.training.data import Examples
+from maas_sdk.training.trainer import TrainConfig, Trainer
+
+
+class Block(nnx.Module):
+    def __init__(self, rngs):
+        self.up = nnx.Linear(64, 64, rngs=rngs)
+
+    def __call__(self, x):
+        return x + nnx.gelu(self.up(x))
+
+
+class Network(nnx.Module):
+    def __init__(self, mesh, rngs):
+        self.layers = Pipelined([Block(rngs) for _ in range(4)], mesh=mesh, microbatches=4)
+        self.head = nnx.Linear(64, 10, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(self.layers(x))
+
+
+with join() as here:
+    digits = load_digits()
+    data = Examples(
+        inputs=(digits.data / 16).astype(np.float32), labels=digits.target.astype(np.int32)
+    )
+    config = TrainConfig(
+        steps=12, batch_size=64, eval_every=6, mesh={"stage": 4}, progress=False,
+        rules=[("layers/blocks/", ("stage",))],
+    )
+    model = Network(make_mesh({"stage": 4}), nnx.Rngs(0))
+    history = Trainer(config).fit(model, data, data).history
+    found = [record.eval["loss"] for record in history]
+    (Path(sys.argv[1]) / f"losses-{here.count}-{here.index}.json").write_text(json.dumps(found))
+"""
+
+
+@pytest.mark.heavy
+def test_a_pipelines_stages_may_lie_in_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two stages in each of two processes: the losses of four in one."""
+    script = tmp_path / "stages.py"
+    script.write_text(STAGES)
+    monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path)])
+    runpy.run_path(str(script))
+    launch(script, str(tmp_path), processes=2, devices_per_process=2, timeout_s=500)
+    one, *both = [
+        json.loads((tmp_path / f"losses-{name}.json").read_text()) for name in ("1-0", "2-0", "2-1")
+    ]
+    assert one[-1] < 0.9 * one[0]
+    for losses in both:
+        np.testing.assert_allclose(losses, one, rtol=1e-5)
