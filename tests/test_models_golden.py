@@ -1,8 +1,8 @@
 """Models against what torch and transformers computed, from files: there is no torch here.
 
-A file of tests/golden/models holds a configuration, the names and shapes of a checkpoint, inputs and
-the reference's logits. The weights are drawn from a stated seed by a generator whose stream NumPy
-has frozen. Written by::
+A file of tests/golden/models holds a configuration, the names and shapes of a checkpoint, inputs
+and the logits of the reference. The weights are drawn from a stated seed by a generator whose
+stream NumPy has frozen. Written by::
 
     PYTHONPATH=. .cache/reference/bin/python tests/reference/test_models_reference.py
 """
