@@ -17,6 +17,7 @@ from flax import linen, nnx
 from jax.sharding import Mesh
 
 from maas_sdk.errors import ConfigError, InputError
+from maas_sdk.sharding.activations import keep_rows_cut
 from maas_sdk.sharding.layout import Layout, host_part, row_parts
 from maas_sdk.training.config import TrainConfig
 from maas_sdk.training.data import Split
@@ -101,7 +102,7 @@ def assemble(
         steps=pace.steps,
     )
     policy = config.policy
-    plain, eval_graph, own = _modes(model, config)
+    plain, eval_graph, own = _modes(model, config, mesh)
     parts: Any = nnx.split(own, nnx.Param, ...)
     graphdef, params, rest = parts
     checked = _Checked(placing(mesh), watch=widths, known=feed.labels is not None)
@@ -257,18 +258,26 @@ def _objective(config: TrainConfig, widths: list[int]) -> Objective:
 
 
 def _modes(
-    model: nnx.Module, config: TrainConfig
+    model: nnx.Module, config: TrainConfig, mesh: Mesh
 ) -> tuple[nnx.GraphDef[Any], nnx.GraphDef[Any], nnx.Module]:
-    """The plain structure for evaluation, that of the policy, and a module to train.
+    """The plain structure for evaluation, that of the run, and a module to train.
 
     All are of modules of our own over the caller's arrays: modes can be set without him noticing.
     """
+
+    def as_run(module: nnx.Module) -> nnx.Module:
+        prepared = prepare(module, config.policy)
+        # Left to itself, the compiler may answer weights that are cut by cutting what is multiplied
+        # with them instead, and moves activations where it was to gather weights.
+        cut = mesh.shape.get("fsdp", 1) > 1
+        return keep_rows_cut(prepared, mesh, config.batch_size) if cut else prepared
+
     own: Any = nnx.merge(*nnx.split(model), copy=True)
     own.eval()
     plain: Any = nnx.split(own)[0]
-    eval_graph: Any = nnx.split(prepare(own, config.policy))[0]
+    eval_graph: Any = nnx.split(as_run(own))[0]
     own.train()
-    return plain, eval_graph, prepare(own, config.policy)
+    return plain, eval_graph, as_run(own)
 
 
 def _check_early_stopping(config: TrainConfig, evaluate: EvalProgram | None) -> None:

@@ -1,0 +1,34 @@
+"""A run put together: what its step sends between devices."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from flax import nnx
+
+from maas_sdk.models.decoder import Decoder
+from maas_sdk.models.decoder_config import DecoderConfig
+from maas_sdk.sharding.hlo import collectives
+from maas_sdk.training import Examples, TrainConfig
+from maas_sdk.training.assembly import assemble
+
+
+def test_fsdp_gathers_weights_and_leaves_activations_where_they_are() -> None:
+    """What a step sends grows with the weights, and hardly with the length of the rows."""
+    generator = np.random.default_rng(0)
+
+    def sent(length: int) -> int:
+        tokens = generator.integers(0, 64, (32, length))
+        config = TrainConfig(steps=1, batch_size=16, strategy="fsdp", progress=False)
+        shape = DecoderConfig.preset("decoder-tiny")
+        run = assemble(
+            config, Decoder(shape, rngs=nnx.Rngs(0)), Examples(inputs=tokens, labels=tokens)
+        )
+        return sum(
+            int(one.moved_bytes) * one.times for one in collectives(run.train.compiled.as_text())
+        )
+
+    short, long = sent(8), sent(32)
+    assert short > 0
+    assert long < 1.5 * short
+    assert jax.device_count() == 8
