@@ -97,3 +97,22 @@ def test_batches_to_judge_by_are_filled_up() -> None:
     assert found["weights"].tolist() == [1, 0, 1, 0, 0]
     with pytest.raises(InputError, match="expected batches of 1 to 2 rows, got one of 3"):
         list(eval_batches(small, batch_size=2))
+
+
+def test_datasets_of_grain_are_rows_here_too() -> None:
+    """With and without row numbers: the batches that ``Examples`` give, the last one filled up."""
+    dataset = grain.MapDataset.source(ROWS)
+    whole = list(eval_batches(ROWS, batch_size=8))
+    for data in (dataset, dataset.to_iter_dataset()):
+        for found, expected in zip(eval_batches(data, batch_size=8), whole, strict=True):
+            for name in ("labels", "weights"):
+                counts = expected["weights"] > 0
+                np.testing.assert_array_equal(found[name][counts], expected[name][counts])
+            assert found["inputs"].shape == expected["inputs"].shape
+
+
+def test_what_can_be_gone_through_once_judges_nothing() -> None:
+    """The second evaluation would find it empty; endless batches would never let the first end."""
+    for data in (iter(LIST), batches(ROWS, batch_size=5, seed=0)):
+        with pytest.raises(InputError, match="go through from its beginning, got an iterator"):
+            next(eval_batches(data, batch_size=5))

@@ -158,13 +158,22 @@ def eval_batches(
         host: (index, count) of this process.
 
     Raises:
-        InputError: it is none of these.
+        InputError: it is none of these, or can be gone through only once.
     """
     index, hosts = host
     size = batch_size // hosts
     if isinstance(data, Split):
         data = data.test
-    if isinstance(data, Iterable) and not isinstance(data, Mapping) and not hasattr(data, "read"):
+    if isinstance(data, Iterator):
+        # ``Batches`` are one too, and without epochs= they never end.
+        raise InputError(
+            "evaluation: expected data that every evaluation can go through from its beginning, "
+            f"got an iterator ({type(data).__name__}): give Examples, or a list of batches"
+        )
+    if isinstance(data, grain.IterDataset):
+        data = data.batch(size)
+    by_number = isinstance(data, Mapping | grain.MapDataset) or hasattr(data, "read")
+    if isinstance(data, Iterable) and not by_number:
         for batch in data:
             yield _filled({name: np.asarray(array) for name, array in batch.items()}, size)
         return
