@@ -186,6 +186,7 @@ def test_a_reference_that_breaks_is_an_error() -> None:
         ({"policies": ("f32", "f32")}, "expected two different policies or more, got f32, f32"),
         ({"policies": ("f32", "int3")}, "unknown dtype compute='int3'"),
         ({"bar": 0.0}, "bar: expected more than 0, got 0.0"),
+        ({"data": iter([])}, "data: every run goes through it from its beginning, and an iterator"),
         ({"model": lambda: 3}, "expected a flax.nnx module, got int"),
         ({"model": 3}, "expected a flax.nnx module, got int"),
         ({"model": Explosive}, "got the class Explosive: expected a module of it, or a function"),

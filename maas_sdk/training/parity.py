@@ -26,7 +26,7 @@ the control's size says nothing against a policy; train longer, or with a lower 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -64,7 +64,7 @@ def parity(
 
     Args:
         model: a module, or a function that makes one; it is made once, and is left as it was.
-        data: what ``Trainer.fit`` takes. Data that is iterated over once serves no second run.
+        data: what ``Trainer.fit`` takes, but no iterator, which serves no second run.
         policies: texts as ``Policy.parse`` reads them, or policies; the first is the reference.
         eval_data: to judge by at the end; None with a ``Split`` is its held-out part.
         config: of every run but for its precision; None is ``TrainConfig()``.
@@ -74,8 +74,8 @@ def parity(
         progress: called with (policy's name, step, steps) at every step.
 
     Raises:
-        ConfigError: less than two policies, one twice, a bar that is none, or what
-            ``Trainer.fit`` refuses.
+        ConfigError: less than two policies, one twice, a bar that is none, data that is an
+            iterator, or what ``Trainer.fit`` refuses.
         InputError: the reference's own run breaks. A candidate that breaks is a verdict.
     """
     named = {_name(policy): _policy(policy) for policy in policies}
@@ -86,6 +86,12 @@ def parity(
         )
     if bar is not None and not bar > 0:
         raise ConfigError(f"parity: bar: expected more than 0, got {bar}")
+    if isinstance(data, Iterator):
+        raise ConfigError(
+            "parity: data: every run goes through it from its beginning, and an iterator "
+            f"({type(data).__name__}) goes on where the last one stopped: give Examples, a Split, "
+            "or a list of batches"
+        )
     made = _made(model)
     config = config or TrainConfig()
     if config.early_stopping is not None:
