@@ -225,6 +225,26 @@ def test_a_roll_back_leaves_no_trace() -> None:
     assert learners[0].memory.seen == learners[1].memory.seen
 
 
+def test_an_update_that_breaks_off_leaves_the_weights() -> None:
+    """Stopped between two of its steps: the weights are those before it, and it learns on."""
+    learner = small()
+    assert learner.update(cloud(0, 64)).kept
+    before = state_of(learner.model)
+    draw, left = learner.memory.draw, iter(range(3))
+
+    def stop(*args: Any, **options: Any) -> Any:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return draw(*args, **options)
+
+    learner.memory.draw = stop  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        learner.update(cloud(1, 64))
+    assert state_of(learner.model) == before
+    learner.memory.draw = draw  # type: ignore[method-assign]
+    learner.update(cloud(1, 64))
+
+
 def test_the_given_model_and_the_handed_out_one_are_left_alone() -> None:
     """Updates donate buffers of the learner's own; a model once taken stays as it was."""
     line = Line()
@@ -313,6 +333,7 @@ def test_a_regression_is_guarded_by_its_loss() -> None:
         {"guard_margin": -0.1},
         {"guard_margin": float("nan")},
         {"guard_metric": "f1"},
+        {"optimizer": OptimizerConfig(ema_decay=0.9)},
     ],
 )
 def test_settings_are_checked(options: dict[str, Any]) -> None:

@@ -158,16 +158,20 @@ class OnlineLearner:
         guard_before = self._measured(guard)[self.config.guard_metric]
         earlier = _copied(self._state)
         learned, held = self._divided(rows)
-        self._learn(learned, steps)
-        guard_after = self._measured(guard)[self.config.guard_metric]
-        kept = self._is_good(guard_before, guard_after)
+        kept = False
+        try:
+            self._learn(learned, steps)
+            guard_after = self._measured(guard)[self.config.guard_metric]
+            kept = self._is_good(guard_before, guard_after)
+        finally:
+            # Whatever ended it, Ctrl-C among that: half an update is none.
+            if not kept:
+                self._state = earlier
         if kept:
             self.memory.add(learned)
             recent = _joined(self._recent, held)
             self._recent = {n: a[-self.config.guard_recent :] for n, a in recent.items()}
             self._kept_updates += 1
-        else:
-            self._state = earlier
         learned_at = time.perf_counter()
         published = None
         if kept and self._publish and self._kept_updates % self.config.publish_every == 0:

@@ -61,6 +61,11 @@ class OnlineConfig:
         for name in ("replay_rows", "drift_updates"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+        if self.optimizer.ema_decay is not None:
+            raise ConfigError(
+                "optimizer: expected ema_decay=None: a learner judges and hands out the weights "
+                f"themselves and keeps no average, got {self.optimizer.ema_decay}"
+            )
         if self.guard_every < 2:
             raise ConfigError(f"guard_every: expected 2 or more, got {self.guard_every}")
         if not self.guard_margin >= 0:
