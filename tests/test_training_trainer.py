@@ -342,6 +342,8 @@ def test_data_that_ends_or_changes_is_told() -> None:
         InputError, match=r"batch 4: expected a batch like the first one, inputs float32\[64.*\[32"
     ):
         fit(TrainConfig(steps=5), batches)
+    with pytest.raises(ConfigError, match=r"batch_size is 32, but the first batch is inputs.*\[64"):
+        fit(TrainConfig(steps=5, batch_size=32, mesh=ONE), batches)
     with pytest.raises(InputError, match="has no batch, and 5 steps are to be taken"):
         fit(TrainConfig(steps=5), [])
     with pytest.raises(ConfigError, match="does not say how long an epoch is: give steps="):

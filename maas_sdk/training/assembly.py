@@ -22,7 +22,7 @@ from maas_sdk.sharding.layout import Layout, host_part, row_parts
 from maas_sdk.training.config import TrainConfig
 from maas_sdk.training.data import Split
 from maas_sdk.training.feed import Feed, HostBatch, eval_batches, train_feed
-from maas_sdk.training.guards import check_labels
+from maas_sdk.training.guards import check_labels, describe_batch
 from maas_sdk.training.loop import Pace
 from maas_sdk.training.losses import CLASSES
 from maas_sdk.training.memory import MemoryNeed, device_memory, is_out_of_memory, out_of_memory
@@ -110,7 +110,7 @@ def assemble(
     first: Any = None
     try:
         state, layout = placed_state(config, mesh, params, rest, optimizer)
-        first = checked.first(_first_batch(feed, pace))
+        first = checked.first(_first_batch(feed, pace, hosts=host[1]))
         train = compile_train(
             make_train_step(
                 graphdef,
@@ -304,10 +304,19 @@ def _pace(config: TrainConfig, feed: Feed) -> Pace:
     )
 
 
-def _first_batch(feed: Feed, pace: Pace) -> HostBatch:
+def _first_batch(feed: Feed, pace: Pace, *, hosts: int) -> HostBatch:
     try:
-        return next(feed.batches)
+        batch = next(feed.batches)
     except StopIteration:
         raise InputError(
             f"the training data has no batch, and {pace.steps} steps are to be taken"
         ) from None
+    # Batches of the user's own: rates, memory and the cutting of rows all go by ``batch_size``.
+    rows = pace.batch_size // hosts
+    if any(np.shape(array)[:1] != (rows,) for array in batch.values()):
+        share = f" over {hosts} processes, {rows} in each" if hosts > 1 else ""
+        raise ConfigError(
+            f"batch_size is {pace.batch_size}{share}, but the first batch is "
+            f"{describe_batch(batch)}: say how many rows its arrays have, each with the rows first"
+        )
+    return batch
