@@ -25,6 +25,16 @@ def test_labels_pass_exactly_when_each_has_an_output(labels: list[int], classes:
     )
 
 
+def test_soft_targets_pass_unless_they_are_no_shares() -> None:
+    """float[B, K] of 0 or more; what is negative or NaN is told."""
+    check_labels(np.array([[0.2, 0.8], [1.0, 0.0]]), 2)
+    for wrong in (-0.1, np.nan):
+        with pytest.raises(InputError, match="soft targets are shares of the classes, 0 or more"):
+            check_labels(np.array([[0.2, 0.8], [wrong, 0.0]]), 2)
+    with pytest.raises(InputError, match="expected integers"):
+        check_labels(np.array([0.0, 1.0]), 2)
+
+
 def test_tokens_are_labels_too() -> None:
     """[B, T] is looked at row by row."""
     tokens = np.asarray([[1, 2, 3], [4, 99, 5]])

@@ -29,6 +29,21 @@ def test_label_smoothing_spreads_part_of_the_target() -> None:
         cross_entropy(label_smoothing=5)
 
 
+def test_soft_targets_are_shares_of_the_classes() -> None:
+    """A blend of two classes has the blend of their losses; certain targets are plain labels."""
+    logits = jnp.asarray([[2.0, 0.0, -1.0]])
+    by_class = [float(LOSS(logits, jnp.array([k]))[0]) for k in range(3)]
+    np.testing.assert_allclose(
+        LOSS(logits, jnp.asarray([[0.75, 0.0, 0.25]])),
+        [0.75 * by_class[0] + 0.25 * by_class[2]],
+        rtol=1e-6,
+    )
+    smooth = cross_entropy(label_smoothing=0.3)
+    np.testing.assert_allclose(
+        smooth(logits, jnp.eye(3)[1:2]), smooth(logits, jnp.array([1])), rtol=1e-6
+    )
+
+
 def test_losses_by_name_against_numpy() -> None:
     """One value per row, in float32; a column stands for a row of single values."""
     outputs, labels = np.asarray([0.5, -3.0]), np.asarray([1.0, 0.0])

@@ -27,13 +27,21 @@ def check_labels(labels: Array, classes: int, *, where: str = "labels") -> None:
     class, without a word.)
 
     Args:
-        labels: integer[B] or integer[B, T].
+        labels: integer[B] or integer[B, T]; or soft targets, float[B, K].
         classes: K, the width of the model's output.
         where: how the message calls them.
 
     Raises:
-        InputError: no integers; one below 0 or above K - 1.
+        InputError: no integers; one below 0 or above K - 1; a soft target that is negative or no
+            number.
     """
+    if labels.dtype.kind == "f" and labels.ndim > 1 and labels.shape[-1] == classes:
+        if not (labels >= 0).all():  # NaN among them
+            raise InputError(
+                f"{where}: soft targets are shares of the classes, 0 or more; got "
+                f"{float(labels.min()):.3g}"
+            )
+        return
     if labels.dtype.kind not in "iu":
         raise InputError(
             f"{where}: expected integers, the number of each row's class, got {labels.dtype}; for "

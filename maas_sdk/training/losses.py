@@ -38,7 +38,8 @@ LossFn = Callable[[jax.Array, jax.Array], jax.Array]
 def cross_entropy(*, label_smoothing: float = 0.0) -> LossFn:
     """Softmax cross-entropy of logits float[B, K] and labels integer[B], in float32.
 
-    Logits [B, T, K] with labels [B, T] give a loss for every token.
+    Logits [B, T, K] with labels [B, T] give a loss for every token. Labels float[B, K] are soft
+    targets, a distribution over the classes for each row, as ``data.Mixup`` makes them.
 
     Args:
         label_smoothing: α in Szegedy et al. 2016, section 7: the target is 1 - α + α/K at the label
@@ -51,17 +52,23 @@ def cross_entropy(*, label_smoothing: float = 0.0) -> LossFn:
         raise ConfigError(f"label_smoothing: expected 0 ≤ x < 1, got {label_smoothing}")
 
     def loss_fn(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        if logits.shape[:-1] != labels.shape:
+        soft = labels.shape == logits.shape and jnp.issubdtype(labels.dtype, jnp.floating)
+        if logits.shape[:-1] != labels.shape and not soft:
             raise InputError(
                 f"cross-entropy: expected logits [B, K] with labels [B], got logits "
-                f"{list(logits.shape)} with labels {list(labels.shape)}"
+                f"{list(logits.shape)} with labels {list(labels.shape)}; soft targets are "
+                "floats of the logits' shape"
             )
-        if not jnp.issubdtype(labels.dtype, jnp.integer):
+        if not soft and not jnp.issubdtype(labels.dtype, jnp.integer):
             raise InputError(
                 f"cross-entropy: expected labels that are integers, the number of each row's "
                 f"class, got {labels.dtype}; for values to regress on, choose loss='mse'"
             )
         logits = logits.astype(jnp.float32)
+        if soft:
+            targets = optax.smooth_labels(labels.astype(jnp.float32), label_smoothing)
+            of_targets: jax.Array = optax.losses.softmax_cross_entropy(logits, targets)
+            return of_targets
         # A one-hot target would take the memory of the logits once more: K is a vocabulary too.
         at_label: jax.Array = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
         if not label_smoothing:
