@@ -116,3 +116,12 @@ def test_what_can_be_gone_through_once_judges_nothing() -> None:
     for data in (iter(LIST), batches(ROWS, batch_size=5, seed=0)):
         with pytest.raises(InputError, match="go through from its beginning, got an iterator"):
             next(eval_batches(data, batch_size=5))
+
+
+def test_rows_without_numbers_are_for_one_process() -> None:
+    """Of several each would read the same rows, and the batch would hold them twice."""
+    stream = grain.MapDataset.source(ROWS).to_iter_dataset()
+    with pytest.raises(ConfigError, match=r"each of 2 processes would read the same rows"):
+        train_feed(stream, batch_size=4, seed=0, host=(1, 2))
+    with pytest.raises(ConfigError, match=r"give the grain\.MapDataset"):
+        next(eval_batches(stream, batch_size=4, host=(1, 2)))

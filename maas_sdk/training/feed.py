@@ -112,7 +112,7 @@ def train_feed(data: object, *, batch_size: int, seed: int, host: tuple[int, int
         host: (index, count) of the part of each batch that this process reads.
 
     Raises:
-        ConfigError: fewer rows than a batch has.
+        ConfigError: fewer rows than a batch has; rows without numbers for several processes.
         InputError: it is none of these.
     """
     if isinstance(data, Split):
@@ -125,7 +125,7 @@ def train_feed(data: object, *, batch_size: int, seed: int, host: tuple[int, int
             )
         return Feed(batches=data, steps_per_epoch=data.batches_per_epoch, labels=None)
     if isinstance(data, grain.IterDataset):
-        rows: Any = data.batch(batch_size // host[1], drop_remainder=True)
+        rows: Any = _own_rows(data, host).batch(batch_size, drop_remainder=True)
         return Feed(batches=iter(rows), steps_per_epoch=None, labels=None)
     if not isinstance(data, Mapping | grain.MapDataset) and not hasattr(data, "read"):
         if hasattr(data, "__next__") and hasattr(data, "get_state"):
@@ -158,6 +158,7 @@ def eval_batches(
         host: (index, count) of this process.
 
     Raises:
+        ConfigError: rows without numbers for several processes.
         InputError: it is none of these, or can be gone through only once.
     """
     index, hosts = host
@@ -171,7 +172,7 @@ def eval_batches(
             f"got an iterator ({type(data).__name__}): give Examples, or a list of batches"
         )
     if isinstance(data, grain.IterDataset):
-        data = data.batch(size)
+        data = _own_rows(data, host).batch(size)
     by_number = isinstance(data, Mapping | grain.MapDataset) or hasattr(data, "read")
     if isinstance(data, Iterable) and not by_number:
         for batch in data:
@@ -183,6 +184,16 @@ def eval_batches(
         real = rows < len(source)
         batch = dict(source.read(np.where(real, rows, start)))
         yield {**batch, "weights": real.astype(np.float32)}
+
+
+def _own_rows(data: grain.IterDataset[Any], host: tuple[int, int]) -> grain.IterDataset[Any]:
+    """The dataset itself, for the only process: of several each would read all of its rows."""
+    if host[1] > 1:
+        raise ConfigError(
+            f"a grain.IterDataset has no row numbers, so each of {host[1]} processes would read "
+            "the same rows: give the grain.MapDataset that it was made from"
+        )
+    return data
 
 
 def _filled(batch: HostBatch, size: int) -> HostBatch:
