@@ -4,7 +4,7 @@ from maas_sdk.training.checkpoint import CheckpointConfig, Checkpoints
 from maas_sdk.training.config import TrainConfig
 from maas_sdk.training.data import Examples, Split, batches, stratified_split
 from maas_sdk.training.early_stopping import EarlyStopping
-from maas_sdk.training.online import OnlineLearner
+from maas_sdk.training.online import OnlineConfig, OnlineLearner
 from maas_sdk.training.optimizer import OptimizerConfig
 from maas_sdk.training.parity import parity
 from maas_sdk.training.precision import Policy
@@ -15,6 +15,7 @@ __all__ = [
     "Checkpoints",
     "EarlyStopping",
     "Examples",
+    "OnlineConfig",
     "OnlineLearner",
     "OptimizerConfig",
     "Policy",
