@@ -73,6 +73,9 @@ def test_the_feature_list_of_an_executable():
 
 # One instruction each, as GNU as writes it.
 INSTRUCTIONS = {
+    "extrq $0x10,$0x28,%xmm2": ("660f78c22810", "sse4a"),
+    "insertq %xmm10,%xmm1": ("f2410f79ca", "sse4a"),
+    "movntss %xmm3,(%rdi)": ("f30f2b1f", "sse4a"),
     "vpdpbusd %ymm2,%ymm1,%ymm0": ("c4e27550c2", "avxvnni"),
     "{vex} vpdpwssds %xmm9,%xmm1,%xmm8": ("c4427153c1", "avxvnni"),
     "gf2p8mulb %xmm1,%xmm0": ("660f38cfc1", "gfni"),

@@ -61,6 +61,9 @@ def _evex(opcode_map: int, pp: int | None, opcodes: bytes) -> bytes:
 # Every encoding of the features that processors of one family differ in; map 2 is 0F 38, map 3 is
 # 0F 3A (Intel SDM volume 2, the pages of the instructions whose CPUID flag it is).
 _ENCODINGS: Final = {
+    # EXTRQ, INSERTQ, of which LLVM makes shuffles, and MOVNTSS, MOVNTSD, with or without REX; of
+    # AMD alone (AMD64 Architecture Programmer's Manual volume 4, the pages of the instructions).
+    "sse4a": [rb"[\x66\xf2][\x40-\x4f]?\x0f[\x78\x79]|[\xf2\xf3][\x40-\x4f]?\x0f\x2b"],
     # VPDPBUSD and its three sisters; in EVEX they belong to avx512vnni.
     "avxvnni": [_vex(2, _66, rb"\x50-\x53")],
     # GF2P8MULB, GF2P8AFFINEQB, GF2P8AFFINEINVQB: legacy, VEX, EVEX.
