@@ -26,11 +26,23 @@ def test_labels_pass_exactly_when_each_has_an_output(labels: list[int], classes:
 
 
 def test_soft_targets_pass_unless_they_are_no_shares() -> None:
-    """float[B, K] of 0 or more; what is negative or NaN is told."""
-    check_labels(np.array([[0.2, 0.8], [1.0, 0.0]]), 2)
+    """float[B, K] of 0 or more that adds up to 1; values to regress on are told of their loss."""
+    check_labels(np.array([[0.2, 0.8], [1.0, 0.0], [0.5, 0.5009]]), 2)
+    thirds = np.random.default_rng(0).dirichlet(np.ones(10), 1000).astype(np.float16)
+    check_labels(thirds, 10)
+    check_labels(thirds.reshape(100, 10, 10), 10)
     for wrong in (-0.1, np.nan):
-        with pytest.raises(InputError, match="soft targets are shares of the classes, 0 or more"):
+        with pytest.raises(
+            InputError, match=r"soft targets are shares of the classes, 0 or more.* loss='mse'"
+        ):
             check_labels(np.array([[0.2, 0.8], [wrong, 0.0]]), 2)
+    for values in ([[0.2, 0.8], [3.5, 1.25], [0.4, 0.4]], [[[0.5, 0.5]], [[1, 3.75]], [[0, 0]]]):
+        with pytest.raises(
+            InputError,
+            match=r"add up to 1 in each row, but row 1 adds up to 4.75 \(2 of 3 rows do not\); "
+            "for values to regress on, choose loss='mse'",
+        ):
+            check_labels(np.array(values), 2)
     with pytest.raises(InputError, match="expected integers"):
         check_labels(np.array([0.0, 1.0]), 2)
 

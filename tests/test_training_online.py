@@ -16,7 +16,7 @@ from flax import nnx
 from maas_sdk.bundle import Bundle, open_bundle
 from maas_sdk.bundle.store import LocalStore
 from maas_sdk.demo.digits import load_split
-from maas_sdk.errors import ConfigError, InputError
+from maas_sdk.errors import ConfigError, InputError, MaasError
 from maas_sdk.export import default_targets, export
 from maas_sdk.export.reweight import reweight
 from maas_sdk.models.convnet import ConvNet
@@ -284,6 +284,34 @@ def test_published_now_and_then() -> None:
     learner = OnlineLearner(Line(), config, guard=cloud(99, 60), publish=publish)
     records = [learner.update(cloud(number, 64)) for number in range(4)]
     assert [record.published for record in records] == [None, 1, None, 2]
+    assert [record.publish_s > 0 for record in records] == [False, True, False, True]
+
+
+def test_an_update_is_kept_when_it_cannot_be_published() -> None:
+    """Its record comes with the error, whose cause is what ``publish`` raised; it learns on."""
+    calls = []
+
+    def publish(model: nnx.Module) -> str:
+        calls.append(state_of(model))
+        if len(calls) == 1:
+            raise OSError("no room")
+        return "here"
+
+    config = OnlineConfig(batch_rows=16, replay_rows=0)
+    learner = OnlineLearner(Line(), config, guard=cloud(99, 60), publish=publish)
+    before = state_of(learner.model)
+    with pytest.raises(
+        MaasError, match="update 1 is learned and kept, but publish failed with OSError: no room"
+    ) as caught:
+        learner.update(cloud(0, 64))
+    assert isinstance(caught.value.__cause__, OSError)
+    record = caught.value.evidence["record"]
+    assert isinstance(record, OnlineRecord)
+    assert (record.update, record.kept, record.published) == (1, True, None)
+    assert state_of(learner.model) == calls[0] != before
+    assert learner.memory.seen > 0
+    following = learner.update(cloud(1, 64))
+    assert (following.update, following.published) == (2, "here")
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,13 @@ from maas_sdk.training.optimizer import (
     OPTIMIZERS,
     OptimizerConfig,
     decay_mask,
+    depends_on_steps,
     learning_rate_schedule,
     make_optimizer,
     skipped_steps,
     update_ema,
 )
+from maas_sdk.training.schedules import SCHEDULES
 
 # What leaves gradients and the learning rate as they are.
 PLAIN = {"schedule": "constant", "clip_norm": None}
@@ -350,6 +352,20 @@ def test_a_schedule_of_ones_own() -> None:
         updates, state = optimizer.update(jnp.ones(1), state, jnp.zeros(1))
         sizes.append(-float(updates[0]))
     assert sizes == [1, 0.5, 0.25]
+
+
+def test_rates_that_go_by_the_length_of_the_run_are_known() -> None:
+    """Exactly those whose rate after some updates is another one in a run ten times as long."""
+    configs = [OptimizerConfig(schedule=name) for name in SCHEDULES]
+    configs += [
+        OptimizerConfig(schedule="constant", warmup_fraction=0.1),
+        OptimizerConfig(schedule="constant", warmup_fraction=0.0),
+        OptimizerConfig(schedule=lambda count: 0.1 / (1 + count)),
+    ]
+    for config in configs:
+        short, long = (learning_rate_schedule(config, steps=steps) for steps in (100, 1000))
+        other = any(float(short(count)) != float(long(count)) for count in (5, 60, 90))
+        assert depends_on_steps(config) == other, config
 
 
 def test_the_average_of_weights() -> None:

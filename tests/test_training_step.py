@@ -13,7 +13,13 @@ from maas_sdk.sharding.layout import place, place_batch, replicated
 from maas_sdk.sharding.strategies import mesh_for
 from maas_sdk.training.losses import cross_entropy
 from maas_sdk.training.precision import Policy
-from maas_sdk.training.step import make_eval_step, make_train_step, supervised, take_apart
+from maas_sdk.training.step import (
+    make_eval_step,
+    make_train_step,
+    mean_of,
+    supervised,
+    take_apart,
+)
 
 X = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
 Y = np.arange(16) % 3
@@ -30,6 +36,20 @@ class Normed(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.head(self.norm(x))
+
+
+def test_weightless_values_count_for_nothing() -> None:
+    """NaN is left out of the mean, and sent a gradient of 0; what made it may multiply that up."""
+    values, weights = jnp.array([1.0, jnp.nan, 3.0]), jnp.array([1.0, 0.0, 1.0])
+
+    def mean(values: jax.Array) -> jax.Array:
+        return mean_of(values, weights).value
+
+    assert mean(values) == 2
+    np.testing.assert_array_equal(jax.grad(mean)(values), [0.5, 0, 0.5])
+    # What the docstring warns of: the root has no slope at 0.
+    slopes = jax.grad(lambda x: mean(jnp.sqrt(x)))(jnp.array([1.0, 0.0, 1.0]))
+    np.testing.assert_array_equal(slopes, [0.25, np.nan, 0.25])
 
 
 def test_a_step_on_eight_devices_is_the_step_on_one() -> None:

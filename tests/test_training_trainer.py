@@ -4,11 +4,13 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -88,7 +90,7 @@ def test_digits_are_learned_in_bfloat16_on_eight_devices() -> None:
     config = TrainConfig(epochs=4, precision="bf16", loss=counted)
     result = Trainer(config).fit(model, load_split(), hooks=[records.append])
 
-    assert len(traces) == result.compiles == 2  # the training step and the evaluation step
+    assert len(traces) == 2  # the training step and the evaluation step
     assert digest(model) == before
     assert (result.devices, result.steps, result.skipped_steps) == (8, 4 * 22, 0)
     history = tuple(record for record in records if isinstance(record, EvalRecord))
@@ -107,30 +109,60 @@ def test_digits_are_learned_in_bfloat16_on_eight_devices() -> None:
     assert np.mean(right) == pytest.approx(history[-1].eval["accuracy"], abs=0.01)
 
 
-def test_a_run_of_everything_is_traced_once(tmp_path: Path) -> None:
+_COMPILED: list[str] = []
+
+
+# A listener cannot be taken away again; this one only remembers.
+@jax.monitoring.register_event_duration_secs_listener
+def _remember(event: str, seconds: float, **_: Any) -> None:
+    if "backend_compile" in event:
+        _COMPILED.append(event)
+
+
+def test_a_run_of_everything_is_compiled_once(tmp_path: Path) -> None:
     """Evaluations in mid-epoch with a last batch that is not full, checkpoints, an average of the
-    weights, accumulation, early stopping: still one trace of the step and one of the evaluation.
+    weights, accumulation, early stopping: still one trace of the step and one of the evaluation,
+    and nothing at all that jax compiles once the first step is taken.
     """
     traces: list[None] = []
+    drawn: list[int] = []
+    train = load_split().train
+
+    def batches() -> Iterator[dict[str, np.ndarray]]:
+        """The second batch is drawn when the first step is behind."""
+        for step in range(150):
+            drawn.append(len(_COMPILED))
+            rows = np.arange(step * 64, step * 64 + 64) % len(train)
+            yield {"inputs": train.inputs[rows], "labels": train.labels[rows]}
 
     def counted(logits: jax.Array, labels: jax.Array) -> jax.Array:
         traces.append(None)
         return cross_entropy()(logits, labels)
 
     records: list[Record] = []
+    ends: list[int] = []
+
+    def at_the_end(record: Record) -> None:
+        if isinstance(record, Finished):
+            ends.append(len(_COMPILED))
+
     config = TrainConfig(
-        steps=60,
+        steps=150,
         eval_every=13,
         loss=counted,
         early_stopping=EarlyStopping(patience=50),
         optimizer=OptimizerConfig(ema_decay=0.9, accumulate_steps=2, skip_nonfinite=2),
         checkpoint=CheckpointConfig(folder=tmp_path, every_steps=25),
     )
-    result = fit(config, hooks=[records.append])
-    assert len(traces) == result.compiles == 2
-    assert [r.step for r in result.history] == [13, 26, 39, 52, 60]
-    assert [r.step for r in records if isinstance(r, Saved)] == [25, 50, 60]
-    assert [r.step for r in records if isinstance(r, StepRecord)] == [10, 20, 30, 40, 50, 60]
+    test = load_split().test
+    assert len(test) % 64
+    result = fit(config, batches(), eval_data=test, hooks=[records.append, at_the_end])
+    assert len(traces) == 2
+    assert drawn[1] - drawn[0] >= 2  # both programs: the listener hears
+    assert ends[0] == drawn[1]
+    assert [r.step for r in result.history] == [*range(13, 150, 13), 150]
+    assert [r.step for r in records if isinstance(r, Saved)] == [*range(25, 151, 25)]
+    assert [r.step for r in records if isinstance(r, StepRecord)] == [*range(10, 151, 10)]
     assert (told(records)[0], told(records)[-1]) == ("Started", "Finished")
 
 
@@ -238,6 +270,24 @@ def test_a_run_that_was_stopped_ends_as_the_one_that_was_not(tmp_path: Path) -> 
     # A run that is over is only read.
     again = fit(config)
     assert (again.steps, digest(again.model)) == (whole.steps, digest(whole.model))
+
+
+def test_a_memory_error_of_ones_own_is_not_the_steps() -> None:
+    """What a hook or a reader raises comes out as it is."""
+
+    def hook(record: Record) -> None:
+        if isinstance(record, StepRecord):
+            raise MemoryError("of the hook")
+
+    with pytest.raises(MemoryError, match="of the hook"):
+        fit(TrainConfig(steps=12, log_every=1), broken_batches(set()), hooks=[hook])
+
+    def reader() -> Iterator[dict[str, np.ndarray]]:
+        yield from broken_batches(set(), 2)
+        raise MemoryError("of the reader")
+
+    with pytest.raises(MemoryError, match="of the reader"):
+        fit(TrainConfig(steps=12), reader())
 
 
 def test_early_stopping_hands_out_the_best() -> None:

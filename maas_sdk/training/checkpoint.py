@@ -33,7 +33,7 @@ from maas_sdk.training.checksums import write_checksums
 from maas_sdk.training.leaves import named_arrays, named_specs
 from maas_sdk.training.retention import CheckpointConfig, Retention, score
 from maas_sdk.training.snapshot import Snapshot, snapshot_pays
-from maas_sdk.training.stored_step import described, metrics_of, read_step, storable
+from maas_sdk.training.stored_step import data_state_of, described, metrics_of, read_step, storable
 
 __all__ = ["CheckpointConfig", "Checkpoints", "Restored"]
 
@@ -214,6 +214,10 @@ class Checkpoints:
     def metrics(self, step: int) -> dict[str, float]:
         """The metrics that a checkpoint was saved with. Raises ``NotFoundError``."""
         return dict(self._metrics_of(self._resolve(step)))
+
+    def data_state(self, step: int | Literal["best"] | None = None) -> Any:
+        """What ``restore`` gives beside the arrays, which are not read. Raises as it does."""
+        return data_state_of(self.folder / str(self._resolve(step)))
 
     def discard_after(self, step: int) -> None:
         """Remove every checkpoint of a later step: the run goes on from ``step`` anew."""

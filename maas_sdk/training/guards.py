@@ -9,7 +9,7 @@ Dimension letters: B rows, T tokens of a row, K classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import jax
 import numpy as np
@@ -19,6 +19,9 @@ from maas_sdk.tensors import Array
 
 __all__ = ["check_batch", "check_labels", "describe_batch"]
 
+# How far from 1 the shares of a row may add up: rounding, of float16 too, which has 11 bits.
+_SHARES: Final = 1e-3
+
 
 def check_labels(labels: Array, classes: int, *, where: str = "labels") -> None:
     """Refuse labels that a softmax over ``classes`` outputs has no place for.
@@ -27,20 +30,17 @@ def check_labels(labels: Array, classes: int, *, where: str = "labels") -> None:
     class, without a word.)
 
     Args:
-        labels: integer[B] or integer[B, T]; or soft targets, float[B, K].
+        labels: integer[B] or integer[B, T]; or soft targets, float[B, K], each row of which adds up
+            to 1 within 1e-3.
         classes: K, the width of the model's output.
         where: how the message calls them.
 
     Raises:
-        InputError: no integers; one below 0 or above K - 1; a soft target that is negative or no
-            number.
+        InputError: no integers; one below 0 or above K - 1; soft targets that are negative, no
+            numbers, or do not add up to 1, as values to regress on do not.
     """
     if labels.dtype.kind == "f" and labels.ndim > 1 and labels.shape[-1] == classes:
-        if not (labels >= 0).all():  # NaN among them
-            raise InputError(
-                f"{where}: soft targets are shares of the classes, 0 or more; got "
-                f"{float(labels.min()):.3g}"
-            )
+        _check_shares(labels, where)
         return
     if labels.dtype.kind not in "iu":
         raise InputError(
@@ -62,6 +62,25 @@ def check_labels(labels: Array, classes: int, *, where: str = "labels") -> None:
         rows=rows,
         classes=classes,
     )
+
+
+def _check_shares(labels: Array, where: str) -> None:
+    """Refuse soft targets [B, K] of which a row is no distribution over the classes."""
+    otherwise = "; for values to regress on, choose loss='mse'"
+    if not (labels >= 0).all():  # NaN among them
+        raise InputError(
+            f"{where}: soft targets are shares of the classes, 0 or more; got "
+            f"{float(labels.min()):.3g}{otherwise}"
+        )
+    sums = labels.sum(axis=-1, dtype=np.float64).reshape(len(labels), -1)
+    rows = np.flatnonzero((np.abs(sums - 1) > _SHARES).any(axis=1))
+    if rows.size:
+        raise InputError(
+            f"{where}: soft targets are shares of the classes and add up to 1 in each row, but row "
+            f"{rows[0]} adds up to {sums[rows[0]].flat[0]:.4g} ({len(rows)} of {len(labels)} rows "
+            f"do not){otherwise}",
+            rows=rows,
+        )
 
 
 def check_batch(where: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:

@@ -97,9 +97,12 @@ def device_memory() -> int | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether XLA, or the allocator below it, found no memory."""
+    """Whether XLA found no memory.
+
+    Python's ``MemoryError`` is none of XLA's: it is that of whoever read data or was told a record.
+    """
     said = str(error)
-    return isinstance(error, MemoryError) or (
+    return (
         isinstance(error, jax.errors.JaxRuntimeError)
         # The second is how the CPU's executor words it, under the code INTERNAL.
         and ("RESOURCE_EXHAUSTED" in said or "Out of memory" in said)

@@ -9,7 +9,9 @@ steps on the new rows mixed with rows out of memory, against forgetting. Then th
 its metric is worse than before by more than the margin, everything is as it was before the batch.
 
 The rule it keeps: an update either happened, with weights, moments, memory and guard all moved on,
-or it left no trace but its record; and every update after the first runs what is compiled.
+or none of these has; every update after the first runs what is compiled. What is rolled back was
+seen all the same: the count of updates and the drift detector have moved on, and with them what
+later updates draw and how many steps they take.
 
 Dimension letters: B new rows, G guard rows.
 """
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import jax
@@ -25,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from maas_sdk.errors import ConfigError, InputError
+from maas_sdk.errors import ConfigError, InputError, MaasError
 from maas_sdk.tensors import Array
 from maas_sdk.training.data import Examples
 from maas_sdk.training.guards import check_labels
@@ -141,6 +144,9 @@ class OnlineLearner:
         Raises:
             InputError: a batch of other names or shapes than the guard, or with values that are
                 not finite. Nothing has changed then.
+            MaasError: ``publish`` raised, and that is its cause. The update stays kept, and its
+                record is ``evidence["record"]``; ``publish(learner.model)`` is free to be tried
+                again, the learner does so after the next ``publish_every`` updates.
         """
         began = time.perf_counter()
         rows = self._checked(batch)
@@ -173,10 +179,7 @@ class OnlineLearner:
             self._recent = {n: a[-self.config.guard_recent :] for n, a in recent.items()}
             self._kept_updates += 1
         learned_at = time.perf_counter()
-        published = None
-        if kept and self._publish and self._kept_updates % self.config.publish_every == 0:
-            published = self._publish(self.model)
-        return OnlineRecord(
+        record = OnlineRecord(
             update=self.updates,
             rows=len(rows["labels"]),
             before=before,
@@ -185,10 +188,14 @@ class OnlineLearner:
             guard_before=guard_before,
             guard_after=guard_after,
             kept=kept,
-            published=published,
+            published=None,
             learn_s=learned_at - began,
-            publish_s=time.perf_counter() - learned_at,
+            publish_s=0.0,
         )
+        publish = self._publish
+        if kept and publish and self._kept_updates % self.config.publish_every == 0:
+            return _published(record, lambda: publish(self.model))
+        return record
 
     def _learn(self, rows: Mapping[str, Array], steps: int) -> None:
         """So many steps, each on B new rows in a shuffled order and as many out of memory as said.
@@ -273,6 +280,21 @@ class OnlineLearner:
             return model(policy.cast_compute(inputs))
 
         return int(jax.eval_shape(outputs, self._state, self._guard["inputs"][:1]).shape[-1])
+
+
+def _published(record: OnlineRecord, publish: Callable[[], Any]) -> OnlineRecord:
+    """The record with what ``publish`` returned, and how long that took."""
+    began = time.perf_counter()
+    try:
+        published = publish()
+    except Exception as error:
+        raise MaasError(
+            f"update {record.update} is learned and kept, but publish failed with "
+            f"{type(error).__name__}: {error}. The record is in this error's evidence; to try "
+            "again, publish learner.model",
+            record=replace(record, publish_s=time.perf_counter() - began),
+        ) from error
+    return replace(record, published=published, publish_s=time.perf_counter() - began)
 
 
 def _rows_of(batch: Mapping[str, Any]) -> dict[str, Array]:

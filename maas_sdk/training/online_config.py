@@ -95,6 +95,6 @@ class OnlineRecord:
     kept: bool
     # What ``publish`` returned; None where nothing was published.
     published: Any
-    # Seconds of the steps with the guard, and of the publication.
+    # Seconds of the steps with the guard, and of the publication; 0 where there was none.
     learn_s: float
     publish_s: float

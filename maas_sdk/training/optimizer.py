@@ -34,6 +34,7 @@ __all__ = [
     "OPTIMIZERS",
     "OptimizerConfig",
     "decay_mask",
+    "depends_on_steps",
     "learning_rate_schedule",
     "make_optimizer",
     "skipped_steps",
@@ -185,6 +186,13 @@ def learning_rate_schedule(config: OptimizerConfig, *, steps: int) -> optax.Sche
         cooldown_fraction=config.cooldown_fraction,
         pieces=config.pieces,
     )
+
+
+def depends_on_steps(config: OptimizerConfig) -> bool:
+    """Whether the learning rate of an update depends on how many the run will make."""
+    if callable(config.schedule):
+        return False
+    return config.schedule != "constant" or bool(config.warmup_fraction)
 
 
 def make_optimizer(config: OptimizerConfig, *, steps: int) -> optax.GradientTransformation:

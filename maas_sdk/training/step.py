@@ -90,7 +90,9 @@ EvalStep = Callable[[TrainState, Batch], Metrics]
 def mean_of(values: jax.Array, weights: ArrayLike | None = None) -> Mean:
     """The mean of values [B] or [B, T], weighted per row [B] or token [B, T].
 
-    Values of weight 0 count for nothing, NaN among them or not.
+    Values of weight 0 count for nothing in the mean, NaN among them or not. That does not hold for
+    its gradient: what goes back to such a value is 0, but through a function that has no finite
+    slope there, 0 times infinity is NaN. Padding is filled with what model and loss can take.
     """
     values = values.astype(jnp.float32)
     if weights is None:

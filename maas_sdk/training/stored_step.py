@@ -21,7 +21,7 @@ from maas_sdk.errors import ConfigError, CorruptError
 from maas_sdk.training.checksums import check_checksums
 from maas_sdk.training.leaves import LeafSpec, differences, nest, raw, typed, unnest
 
-__all__ = ["described", "metrics_of", "read_step", "storable"]
+__all__ = ["data_state_of", "described", "metrics_of", "read_step", "storable"]
 
 _FORMAT: Final = 1
 _STATE: Final = "state"
@@ -86,6 +86,19 @@ def metrics_of(folder: Path) -> dict[str, float]:
         return dict(_about(folder)["metrics"])
     except (_Unreadable, ConfigError):
         return {}
+
+
+def data_state_of(folder: Path) -> Any:
+    """The position in the data that a checkpoint was saved with.
+
+    Raises:
+        ConfigError: it is not of this kind.
+        CorruptError: what says so cannot be read.
+    """
+    try:
+        return _about(folder)["data"]
+    except _Unreadable as error:
+        raise CorruptError(f"{folder} cannot be read: {error}", file=str(folder)) from error
 
 
 class _Unreadable(Exception):

@@ -26,7 +26,7 @@ from maas_sdk.training.checkpoint import Checkpoints
 from maas_sdk.training.config import TrainConfig
 from maas_sdk.training.data import prefetch
 from maas_sdk.training.hooks import EvalRecord, Finished, Hook, Record, Started
-from maas_sdk.training.keeper import Keeper, check_wanted, restore
+from maas_sdk.training.keeper import Keeper, check_wanted, restore, settings_of
 from maas_sdk.training.loop import Loop
 from maas_sdk.training.memory import is_out_of_memory
 from maas_sdk.training.placement import gathered
@@ -60,8 +60,6 @@ class TrainResult:
     wall_s: float
     # Training rows of this call by its ``wall_s``, compilation and evaluations included.
     rows_per_s: float
-    # Programs that were compiled for steps and evaluations.
-    compiles: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,8 @@ class Trainer:
                 on an empty folder, None takes it up where there is one.
 
         Raises:
-            ConfigError: settings that contradict the data, the mesh, the memory or a checkpoint.
+            ConfigError: settings that contradict the data, the mesh, the memory or a checkpoint,
+                which must be of a run with the same configuration (``keeper.settings_of``).
             InputError: data that ends early or that the model cannot learn from; a loss that is not
                 finite, with the layer where that began.
             NotFoundError: ``resume=True`` without a checkpoint.
@@ -114,10 +113,11 @@ class Trainer:
             run = assemble(config, model, train_data, eval_data, objective=objective)
             feed = _Feeding(run, config.prefetch)
             stack.callback(feed.close)
-            loop = _loop(config, run, feed, told, checkpoints)
+            settings = settings_of(config, steps=run.pace.steps, objective=objective)
+            loop = _loop(config, run, feed, told, checkpoints, settings)
             if checkpoints is not None:
                 tree = jax.tree.structure(run.state)
-                feed.go_to(restore(checkpoints, loop, tree=tree, settings=_settings(config)))
+                feed.go_to(restore(checkpoints, loop, tree=tree, settings=settings))
             before = loop.step
             _tell(told, _started(run, before))
             try:
@@ -140,7 +140,6 @@ class Trainer:
             devices=run.mesh.size,
             wall_s=wall_s,
             rows_per_s=(loop.step - before) * config.batch_size / wall_s,
-            compiles=1 + (run.evaluate is not None),
         )
 
 
@@ -185,6 +184,7 @@ def _loop(
     feed: _Feeding,
     hooks: Sequence[Hook],
     checkpoints: Checkpoints | None,
+    settings: dict[str, Any],
 ) -> Loop:
     keeper = None
     if checkpoints is not None:
@@ -192,7 +192,7 @@ def _loop(
             checkpoints,
             tree=jax.tree.structure(run.state),
             position=feed.position,
-            settings=_settings(config),
+            settings=settings,
         )
     return Loop(
         leaves=jax.tree.leaves(run.state),
@@ -206,11 +206,6 @@ def _loop(
         skip_nonfinite=config.optimizer.skip_nonfinite,
         broken=broken_step(config, run),
     )
-
-
-def _settings(config: TrainConfig) -> dict[str, Any]:
-    """What a run that is taken up must have in common with the one that was saved."""
-    return {"batch_size": config.batch_size, "seed": config.seed, "precision": str(config.policy)}
 
 
 def _tell(hooks: Sequence[Hook], record: Record) -> None:
