@@ -17,6 +17,9 @@ def test_fsdp_gathers_weights_and_leaves_activations_where_they_are() -> None:
     """What a step sends grows with the weights, and hardly with the length of the rows."""
     generator = np.random.default_rng(0)
 
+    kinds: set[str] = set()
+    moved: set[str] = set()
+
     def sent(length: int) -> int:
         tokens = generator.integers(0, 64, (32, length))
         config = TrainConfig(steps=1, batch_size=16, strategy="fsdp", progress=False)
@@ -24,11 +27,18 @@ def test_fsdp_gathers_weights_and_leaves_activations_where_they_are() -> None:
         run = assemble(
             config, Decoder(shape, rngs=nnx.Rngs(0)), Examples(inputs=tokens, labels=tokens)
         )
-        return sum(
-            int(one.moved_bytes) * one.times for one in collectives(run.train.compiled.as_text())
-        )
+        found = collectives(run.train.compiled.as_text())
+        looked_up = [one for one in found if "jit(_take)" in one.source]
+        kinds.update(one.kind for one in found if one not in looked_up)
+        moved.update(one.kind for one in looked_up)
+        return sum(int(one.moved_bytes) * one.times for one in found)
 
     short, long = sent(8), sent(32)
     assert short > 0
     assert long < 1.5 * short
+    # All-to-all or collective-permute would be activations on the move. An embedding is: its table
+    # is cut along the width, so what was looked up, and its gradient, go from there to the rows.
+    weights = {"all-gather", "all-reduce", "reduce-scatter"}
+    assert {"all-gather"} <= kinds <= weights
+    assert moved <= {*weights, "all-to-all"}
     assert jax.device_count() == 8
