@@ -124,7 +124,8 @@ def _plain(value: Any) -> Any:
         return {str(name): _plain(value[name]) for name in sorted(value, key=str)}
     if isinstance(value, tuple | list):
         return [_plain(one) for one in value]
-    if callable(value) or type(value).__repr__ is object.__repr__:
+    wordless: Any = object.__repr__  # has an address in it, another one in each process
+    if callable(value) or type(value).__repr__ is wordless:
         return str(getattr(value, "__qualname__", type(value).__qualname__))
     return repr(value)
 
