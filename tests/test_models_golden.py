@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from maas_sdk.models import mlp, recurrent, resnet
+from maas_sdk.models import convnet, mlp, recurrent, resnet
 from maas_sdk.models.import_weights import load_weights
 from maas_sdk.models.transformers_config import config_from_transformers
 
 GOLDEN = Path(__file__).parent / "golden" / "models"
 KINDS = {
+    "ConvNetConfig": convnet.ConvNetConfig,
     "MLPConfig": mlp.MLPConfig,
     "RecurrentConfig": recurrent.RecurrentConfig,
     "ResNetConfig": resnet.ResNetConfig,
@@ -92,7 +93,7 @@ def test_logits_are_the_references(file: Path) -> None:
 def test_every_architecture_has_a_file() -> None:
     """The list of what is proven, and that each file stays small."""
     assert {file.stem for file in FILES} == {
-        *("mlp", "lstm", "gru", "resnet-basic", "resnet-bottleneck", "resnet-small"),
+        *("mlp", "convnet", "lstm", "gru", "resnet-basic", "resnet-bottleneck", "resnet-small"),
         *("bert-classify", "bert-fill", "gpt2", "llama", "llama3.1"),
     }
     assert max(file.stat().st_size for file in FILES) < 20_000

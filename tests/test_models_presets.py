@@ -51,7 +51,7 @@ def test_what_is_no_model_is_told() -> None:
     """Unknown names list the known ones; anything else names the kinds of configuration."""
     with pytest.raises(ConfigError, match=r"unknown model 'llama4'; known are mlp-digits, .*gpt2"):
         preset("llama4")
-    with pytest.raises(ConfigError, match=r"one of DecoderConfig, .*ResNetConfig, got int"):
+    with pytest.raises(ConfigError, match=r"one of ConvNetConfig, .*ResNetConfig, got int"):
         make_model(3, rngs=nnx.Rngs(0))
     with pytest.raises(ConfigError, match=r"MLPConfig: unknown fields width; known are features"):
         preset("mlp-digits", width=3)

@@ -19,3 +19,36 @@ A kernel's last dimension is what it puts out; each may have a bias ``[out]`` be
 ``scan_layers`` there is one ``layers/attention/query/kernel [L, D, N·H]``: no ``<i>``, and the
 layers stacked along a new first dimension.
 """
+
+from maas_sdk.models.convnet import ConvNet, ConvNetConfig
+from maas_sdk.models.decoder import Decoder
+from maas_sdk.models.decoder_config import DecoderConfig
+from maas_sdk.models.encoder import Encoder
+from maas_sdk.models.encoder_config import EncoderConfig
+from maas_sdk.models.import_weights import load_weights
+from maas_sdk.models.mlp import MLP, MLPConfig
+from maas_sdk.models.presets import PRESETS, abstract_model, make_model, preset
+from maas_sdk.models.recurrent import Recurrent, RecurrentConfig
+from maas_sdk.models.resnet import ResNet, ResNetConfig
+from maas_sdk.models.transformers_config import config_from_transformers
+
+__all__ = [
+    "MLP",
+    "PRESETS",
+    "ConvNet",
+    "ConvNetConfig",
+    "Decoder",
+    "DecoderConfig",
+    "Encoder",
+    "EncoderConfig",
+    "MLPConfig",
+    "Recurrent",
+    "RecurrentConfig",
+    "ResNet",
+    "ResNetConfig",
+    "abstract_model",
+    "config_from_transformers",
+    "load_weights",
+    "make_model",
+    "preset",
+]

@@ -13,12 +13,53 @@ Dimension letters: B rows of a batch, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, Self
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-__all__ = ["ConvNet"]
+from maas_sdk.errors import ConfigError
+from maas_sdk.models.settings import check_settings, settings_of
+
+__all__ = ["CONVNET_PRESETS", "ConvNet", "ConvNetConfig"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConvNetConfig:
+    """The arguments of ``ConvNet``, where a model goes by a configuration or a name."""
+
+    # K.
+    classes: int = 10
+    # Output channels of ``stem`` and ``trunk``.
+    features: tuple[int, int] = (32, 64)
+    # Width of ``hidden``.
+    hidden_features: int = 128
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "features", tuple(self.features))
+        if len(self.features) != 2:
+            raise ConfigError(f"features: expected two numbers of channels, got {self.features}")
+        check_settings(self, positive=("classes", "features", "hidden_features"))
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> Self:
+        """A shape out of ``CONVNET_PRESETS``, with fields changed.
+
+        Raises:
+            ConfigError: no such preset or field, or a value that a field does not take.
+        """
+        return cls(**settings_of(cls, CONVNET_PRESETS, name, changes))
+
+
+# Fields by name: scikit-learn's 8×8 digits.
+CONVNET_PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {"convnet-digits": {"classes": 10, "features": (32, 64), "hidden_features": 128}}
+)
 
 
 class ConvNet(nnx.Module):
@@ -57,6 +98,25 @@ class ConvNet(nnx.Module):
         self.trunk = conv(stem, trunk)
         self.hidden = dense(4 * 4 * trunk, hidden_features)
         self.head = dense(hidden_features, classes)
+
+    @classmethod
+    def of(
+        cls,
+        config: ConvNetConfig,
+        *,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> Self:
+        """The module that ``config`` describes; the other arguments are the constructor's."""
+        return cls(
+            rngs=rngs,
+            classes=config.classes,
+            features=config.features,
+            hidden_features=config.hidden_features,
+            dtype=dtype,
+            param_dtype=param_dtype,
+        )
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Classify images.

@@ -45,9 +45,9 @@ def load_weights(
 ) -> Any:
     r"""The module that ``config`` describes, with the weights of a checkpoint.
 
-    Names are those of transformers' GPT-2, Llama, BERT and ResNet, for an MLP those of
-    ``torch.nn.Sequential``, and for LSTM and GRU those of a module whose attributes are called
-    ``rnn``, ``head`` and, with tokens, ``embed``.
+    Names are those of transformers' GPT-2, Llama, BERT and ResNet, for an MLP and a
+    ConvNet those of ``torch.nn.Sequential``, and for LSTM and GRU those of a module whose
+    attributes are called ``rnn``, ``head`` and, with tokens, ``embed``.
 
     Args:
         config: a configuration out of this package; ``config_from_transformers`` makes one.

@@ -15,6 +15,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from maas_sdk.errors import ConfigError
+from maas_sdk.models.convnet import CONVNET_PRESETS, ConvNet, ConvNetConfig
 from maas_sdk.models.decoder import Decoder
 from maas_sdk.models.decoder_config import DECODER_PRESETS, DecoderConfig
 from maas_sdk.models.encoder import Encoder
@@ -28,6 +29,7 @@ __all__ = ["MODULES", "PRESETS", "abstract_model", "make_model", "preset"]
 # The module that a configuration describes.
 MODULES: Final[Mapping[type, Callable[..., nnx.Module]]] = MappingProxyType(
     {
+        ConvNetConfig: ConvNet.of,
         DecoderConfig: Decoder,
         EncoderConfig: Encoder,
         MLPConfig: MLP,
@@ -40,6 +42,7 @@ MODULES: Final[Mapping[type, Callable[..., nnx.Module]]] = MappingProxyType(
 PRESETS: Final[Mapping[str, Any]] = MappingProxyType(
     {
         **dict.fromkeys(MLP_PRESETS, MLPConfig),
+        **dict.fromkeys(CONVNET_PRESETS, ConvNetConfig),
         **dict.fromkeys(RESNET_PRESETS, ResNetConfig),
         **dict.fromkeys(RECURRENT_PRESETS, RecurrentConfig),
         **dict.fromkeys(ENCODER_PRESETS, EncoderConfig),

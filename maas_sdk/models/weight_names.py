@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from maas_sdk.models.convnet import ConvNetConfig
 from maas_sdk.models.decoder_config import DecoderConfig
 from maas_sdk.models.encoder_config import EncoderConfig
 from maas_sdk.models.mlp import MLPConfig
@@ -196,6 +197,35 @@ def _mlp(config: MLPConfig, names: list[str]) -> dict[str, Source]:
     return found
 
 
+def _flattened(name: str, channels: int) -> Source:
+    # torch flattens [channels, height, width], we flatten [height, width, channels]; 4×4 are left.
+    return Source(
+        (name,),
+        lambda tensor: (
+            tensor.reshape(len(tensor), channels, 4, 4)
+            .transpose(2, 3, 1, 0)
+            .reshape(-1, len(tensor))
+        ),
+    )
+
+
+def _convnet(config: ConvNetConfig, names: list[str]) -> dict[str, Source]:
+    # As of an MLP: those layers of nn.Sequential that have weights, in order.
+    layers = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
+    ours = ("stem", "trunk", "hidden", "head")
+    theirs = [*layers[:4], *(f"<layer {i}>" for i in range(len(layers), 4))]
+    kernels: tuple[Callable[[str], Source], ...] = (
+        *(_convolution, _convolution),
+        lambda name: _flattened(name, config.features[1]),
+        _turned,
+    )
+    found: dict[str, Source] = {}
+    for path, layer, kernel in zip(ours, theirs, kernels, strict=True):
+        found[f"{path}/kernel"] = kernel(f"{layer}.weight")
+        found[f"{path}/bias"] = _is(f"{layer}.bias")
+    return found
+
+
 # By the kind of configuration.
 FAMILIES: Final[Mapping[type, Family]] = MappingProxyType(
     {
@@ -212,5 +242,6 @@ FAMILIES: Final[Mapping[type, Family]] = MappingProxyType(
         ResNetConfig: Family(_resnet, prefix=r"resnet\.", buffers=(r"\.num_batches_tracked$",)),
         RecurrentConfig: Family(_recurrent),
         MLPConfig: Family(_mlp),
+        ConvNetConfig: Family(_convnet),
     }
 )

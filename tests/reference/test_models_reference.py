@@ -80,6 +80,13 @@ def mlp() -> Any:
     return nn.Sequential(nn.Linear(12, 16), nn.GELU(), nn.Linear(16, 8), nn.GELU(), nn.Linear(8, 5))
 
 
+def convnet() -> Any:
+    nn = torch.nn
+    convolutions = (nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1))
+    dense = (nn.Linear(6 * 4 * 4, 24), nn.ReLU(), nn.Linear(24, 5))
+    return nn.Sequential(*convolutions, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), *dense)
+
+
 def lstm() -> Any:
     rnn = torch.nn.LSTM(5, 6, num_layers=2, bidirectional=True, batch_first=True)
     return Classifier(rnn, 12, 4)
@@ -156,6 +163,10 @@ def first(model: Any, given: dict[str, Any]) -> Any:
     return model(*given.values())
 
 
+def channels_first(model: Any, given: dict[str, Any]) -> Any:
+    return model(given["images"].permute(0, 3, 1, 2))
+
+
 def image(model: Any, given: dict[str, Any]) -> Any:
     return model(given["images"].permute(0, 3, 1, 2)).logits
 
@@ -185,6 +196,13 @@ CASES = {
         first,
         "MLPConfig",
         {"features": 12, "hidden_features": [16, 8], "outputs": 5, "activation": "gelu"},
+    ),
+    "convnet": Case(
+        convnet,
+        {"images": 2 * floats(2, 8, 8, 1)},
+        channels_first,
+        "ConvNetConfig",
+        {"classes": 5, "features": [4, 6], "hidden_features": 24},
     ),
     "lstm": Case(
         lstm,
