@@ -29,7 +29,8 @@ def test_values_do_not_change():
     assert jax.tree.structure(nnx.state(cut)) == jax.tree.structure(nnx.state(model))
     assert type(model) is Decoder
     np.testing.assert_allclose(jax.jit(cut)(tokens), model(tokens), rtol=2e-5, atol=2e-5)
-    assert keep_rows_cut(model, make_mesh({"tensor": 8}), 8) is model
+    for axes in ({"tensor": 8}, {"data": 8}, {"data": 4, "tensor": 2}):
+        assert keep_rows_cut(model, make_mesh(axes), 8) is model
 
 
 def step_text(model: nnx.Module, mesh: jax.sharding.Mesh, tokens: jax.ShapeDtypeStruct) -> str:

@@ -30,16 +30,17 @@ Module = TypeVar("Module", bound=nnx.Module)
 def keep_rows_cut(model: Module, mesh: Mesh, rows: int) -> Module:
     """A module like ``model`` whose parts all hand on their rows cut over the mesh.
 
-    It has variables of its own over the same arrays, and a state of the same structure.
+    It has variables of its own over the same arrays, and a state of the same structure. Where the
+    mesh has no axis ``fsdp`` nothing is ambiguous, and the model itself is returned.
 
     Args:
         model: any nnx module.
         mesh: the batch is cut over its axes out of ``layout.BATCH_AXES``.
         rows: B, of the whole batch.
     """
-    axes = tuple(name for name in BATCH_AXES if mesh.shape.get(name, 1) > 1)
-    if not axes:
+    if mesh.shape.get("fsdp", 1) == 1:
         return model
+    axes = tuple(name for name in BATCH_AXES if mesh.shape.get(name, 1) > 1)
     own: Any = nnx.clone(model)
     for _, module in nnx.iter_modules(own):
         kind = type(module)

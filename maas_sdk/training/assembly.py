@@ -266,11 +266,7 @@ def _modes(
     """
 
     def as_run(module: nnx.Module) -> nnx.Module:
-        prepared = prepare(module, config.policy)
-        # Left to itself, the compiler may answer weights that are cut by cutting what is multiplied
-        # with them instead, and moves activations where it was to gather weights.
-        cut = mesh.shape.get("fsdp", 1) > 1
-        return keep_rows_cut(prepared, mesh, config.batch_size) if cut else prepared
+        return keep_rows_cut(prepare(module, config.policy), mesh, config.batch_size)
 
     own: Any = nnx.merge(*nnx.split(model), copy=True)
     own.eval()
