@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,15 +78,26 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
         length=64,
         precision="int8",
     )
+    tiny = {"slice_": "v5e:2x2", "rows": 8, "length": 64}
+    others = [
+        *make_jobs("decoder-tiny", strategies=("fsdp",), layers=2, precision="int8", **tiny),
+        *make_jobs("decoder-tiny", step="serve", phase="prefill", strategies=("tensor",), **tiny),
+        *make_jobs("decoder-tiny", step="serve", phase="decode", strategies=("tensor",), **tiny),
+    ]
+    others = [
+        replace(one, label=label)
+        for one, label in zip(others, ("train int8", "prefill bf16", "decode bf16"), strict=True)
+    ]
     jobs = [
         job("v5e"),
         job("v6e", "v6e:2x2"),
-        job("v5p", "v5p:2x2x1"),
+        job("v5p", "v5p:2x2x2", fsdp=4),
         job("large", rows=1 << 20, features=16384),
         job("breaks", breaks=True),
         job("mesh", fsdp=4),
         *decoder,
         *decode,
+        *others,
     ]
     found = compile_jobs(jobs, timeout_s=300)
     assert [one.job for one in found] == jobs
@@ -99,14 +111,15 @@ def test_three_generations_compile(answers: dict[str, Answer], label: str) -> No
     made = make_plan(answers[label])
     assert made.error is None
     assert made.fits is True
-    # Two matrices of bfloat16 on four chips, and half of the rows.
-    weights = 2 * 512 * 2048 * 2 // 4
+    # Two matrices of bfloat16 cut over all chips, and the rows over fsdp.
+    chips, fsdp = (8, 4) if label == "v5p" else (4, 2)
+    weights = 2 * 512 * 2048 * 2 // chips
     assert made.nbytes["weights"] == weights
-    assert made.nbytes["batch"] == 256 * 512 * 2 // 2
+    assert made.nbytes["batch"] == 256 * 512 * 2 // fsdp
     products = 2 * 256 * 512 * 2048
     # Two products forward, four backward less the gradient of the input.
     assert made.program_flops == 5 * products
-    assert made.chip_flops * 4 == 5 * products
+    assert made.chip_flops * chips == 5 * products
     assert {one["kind"] for one in made.collectives} >= {"all-gather", "all-reduce"}
     assert all(
         one["axes"] in (["fsdp"], ["tensor"], ["fsdp", "tensor"]) for one in made.collectives
@@ -115,6 +128,19 @@ def test_three_generations_compile(answers: dict[str, Answer], label: str) -> No
     assert 0 < made.estimate.mfu < 1
     assert made.estimate.step_s > 0
     assert made.peak_rss_bytes < 4 * 2**30
+
+
+@NEEDS_LIBTPU
+@pytest.mark.parametrize("label", ["train int8", "prefill bf16", "decode bf16"])
+def test_the_other_steps_and_precisions_compile(answers: dict[str, Answer], label: str) -> None:
+    """Training in int8, and serving in bfloat16, with the prompt and token by token."""
+    made = make_plan(answers[label])
+    assert made.error is None
+    assert made.fits is True
+    assert made.nbytes["weights"] > 0
+    assert ("optimizer" in made.nbytes) == label.startswith("train")
+    assert made.estimate is not None
+    assert 0 < made.estimate.mfu < 1
 
 
 @NEEDS_LIBTPU

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
 
+from maas_sdk.errors import ConfigError
 from maas_sdk.models.decoder import Decoder
 from maas_sdk.models.decoder_config import DecoderConfig
 from maas_sdk.sharding.hlo import collectives
 from maas_sdk.training import Examples, TrainConfig
 from maas_sdk.training.assembly import assemble
+from maas_sdk.training.placement import mesh_of
 
 
 def test_fsdp_gathers_weights_and_leaves_activations_where_they_are() -> None:
@@ -42,3 +45,11 @@ def test_fsdp_gathers_weights_and_leaves_activations_where_they_are() -> None:
     assert {"all-gather"} <= kinds <= weights
     assert moved <= {*weights, "all-to-all"}
     assert jax.device_count() == 8
+
+
+def test_slices_are_asked_for_and_must_be_there() -> None:
+    """``dcn`` reaches the mesh: one slice is the plain mesh, two are refused where there is one."""
+    plain = mesh_of(TrainConfig(strategy="fsdp"))
+    assert mesh_of(TrainConfig(strategy="fsdp", dcn={"fsdp": 1})).shape == plain.shape
+    with pytest.raises(ConfigError, match="dcn asks for 2 slices of 4 devices, found 1 of 8"):
+        mesh_of(TrainConfig(strategy="fsdp", dcn={"fsdp": 2}))

@@ -48,6 +48,9 @@ class TrainConfig:
     strategy: str = "data"
     # Devices along each axis, such as {"data": -1, "fsdp": 2}; None is as the strategy has it.
     mesh: Mapping[str, int] | None = None
+    # Of these, how many parts of an axis are joined by the slower network between slices, such as
+    # {"data": 2} for two slices that share each batch; None is one slice.
+    dcn: Mapping[str, int] | None = None
     # Which parameter is cut how; asked before the module's own annotations and the presets.
     rules: Sequence[Rule | tuple[str, Sequence[Any]]] = ()
     # Steps between evaluations; None is once an epoch, or at the end for data without epochs.

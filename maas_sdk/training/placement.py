@@ -39,7 +39,7 @@ def mesh_of(config: TrainConfig) -> Mesh:
     Raises:
         ConfigError: no such strategy, or a batch that cannot be cut evenly over the mesh.
     """
-    mesh = mesh_for(config.strategy, axes=config.mesh)
+    mesh = mesh_for(config.strategy, axes=config.mesh, dcn=config.dcn)
     check_batch_size(mesh, config.batch_size)
     return mesh
 

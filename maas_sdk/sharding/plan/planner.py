@@ -75,7 +75,8 @@ class StepPlan:
             "fits": self.fits,
             "error": self.error,
             "bytes_per_chip": dict(self.nbytes),
-            "needed_bytes_per_chip": self.needed_bytes,
+            # 0: the compiler did not say how much, in words that are known.
+            "needed_bytes_per_chip": self.needed_bytes or None,
             "limit_bytes_per_chip": self.limit_bytes,
             "collectives": [dict(one) for one in self.collectives],
             "model_flops": self.model_flops,
