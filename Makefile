@@ -38,7 +38,7 @@ test-reference: setup  ## models against torch and transformers, in an environme
 	@cat requirements-reference.lock | cmp -s - $(REFERENCE)/.installed || { \
 		echo "Installing torch and transformers into $(REFERENCE)."; \
 		$(PYTHON) -m venv --clear $(REFERENCE) && $(REFERENCE)/bin/python -m pip install --quiet \
-			--disable-pip-version-check --require-hashes --requirement requirements-reference.lock && \
+			--disable-pip-version-check --no-deps --require-hashes --requirement requirements-reference.lock && \
 		cat requirements-reference.lock > $(REFERENCE)/.installed; }
 	@PYTHONPATH=. $(REFERENCE)/bin/python -m pytest -m reference tests/reference
 
@@ -102,7 +102,9 @@ $(INSTALLED):
 			"sudo apt install python3-venv. Or name another: make demo PYTHON=python3.12" >&2; \
 		exit 1; }
 	@echo "Installing into $(VENV): 90 packages, once; this takes a few minutes."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+	@# The lock is whole, so nothing is resolved: older pips choose the newest of a package that another
+	@# asks for with an extra (coverage[toml]), and then refuse it for having no hash.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
 		--requirement requirements.lock
 	@# compat: a line in a .pth file; the default is an import hook, 9 ms in every start of Python.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
