@@ -6,6 +6,7 @@ import copy
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maas_sdk.bundle.compression import CompressedLayer, Compression, Latency
+from maas_sdk.bundle.encoding import Encoding
 from maas_sdk.bundle.manifest import (
     SCHEMA,
     FileEntry,
@@ -55,6 +58,30 @@ FULL = Manifest(
         "cpu": Target(platform="cpu", arch="x86_64", jaxlib="0.10.2+abc", cpu_features=("avx2",))
     },
     files={"programs/predict-b1.stablehlo": FileEntry(size_bytes=3, sha256="0" * 64)},
+    encodings={
+        "a": Encoding(
+            scheme="packed",
+            dtype="int8",
+            shape=(3, 4),
+            parts={"data": "a/data"},
+            params={"bits": 4, "axis": 1, "signed": 1},
+        )
+    },
+    compression=Compression(
+        recipe="int4",
+        metric="accuracy",
+        before=0.98,
+        after=0.97,
+        bytes_before=48,
+        bytes_stored=6,
+        bytes_memory=12,
+        layers=(
+            CompressedLayer(
+                name="a", format="int4", bits=4.0, bytes_before=48, bytes_stored=6, sqnr_db=20.5
+            ),
+        ),
+        latency_s={"1": Latency(before=2e-3, after=1e-3)},
+    ),
 )
 DOCUMENT: dict[str, Any] = json.loads(FULL.to_json())
 
@@ -86,7 +113,7 @@ def spoken(path: tuple[Any, ...]) -> str:
 
 # Objects whose keys the user chooses; all others have fixed fields.
 MAPS = {"programs", "targets", "files", "producer", "metadata", "inputs", "outputs"} | {
-    *("max_abs_error", "run_s")
+    *("max_abs_error", "run_s", "encodings", "parts", "params", "latency_s")
 }
 PATHS = [path for path in records(DOCUMENT) if path]
 RECORDS = [
@@ -136,8 +163,8 @@ def test_missing_and_unknown_fields_are_refused_by_name(path: tuple[Any, ...]) -
         (b"[]", "expected an object, got a list"),
         (b"{}", "manifest.schema: expected a whole number, got None"),
         (b'{"schema": true}', "manifest.schema: expected a whole number, got True"),
-        (b'{"schema": 2}', "is of schema 2, .* reads schema 1: pip install --upgrade maas-sdk"),
-        (b'{"schema": 2, "anything": []}', "pip install --upgrade maas-sdk"),
+        (b'{"schema": 3}', "of schema 3, .* reads schemas 1 to 2: pip install --upgrade maas-sdk"),
+        (b'{"schema": 3, "anything": []}', "pip install --upgrade maas-sdk"),
         (b'{"schema": 0}', "export the model again with this version"),
         (b'{"schema": 1, "schema": 1}', "the same key twice: schema"),
         (b'{"schema": 1, "a": {"b": 1, "b": 2}}', "the same key twice: b"),
@@ -233,6 +260,7 @@ def test_file_names_follow_from_names() -> None:
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
+COUNTS = st.integers(0, 2**50)
 FINITE = st.floats(0, allow_nan=False, allow_infinity=False)
 SPECS = st.dictionaries(
     TEXT,
@@ -287,6 +315,44 @@ MANIFESTS = st.builds(
     ),
     producer=st.dictionaries(TEXT, TEXT, max_size=2),
     metadata=st.dictionaries(TEXT, TEXT, max_size=2),
+    encodings=st.dictionaries(
+        TEXT,
+        st.builds(
+            Encoding,
+            scheme=TEXT,
+            dtype=st.sampled_from(list(BITS)),
+            shape=st.lists(st.integers(0, 99), max_size=3).map(tuple),
+            parts=st.dictionaries(TEXT, TEXT, max_size=2),
+            params=st.dictionaries(TEXT, st.integers(), max_size=2),
+        ),
+        max_size=2,
+    ),
+    compression=st.none()
+    | st.builds(
+        Compression,
+        recipe=TEXT,
+        metric=st.none() | TEXT,
+        before=st.none() | FINITE,
+        after=st.none() | FINITE,
+        bytes_before=COUNTS,
+        bytes_stored=COUNTS,
+        bytes_memory=COUNTS,
+        layers=st.lists(
+            st.builds(
+                CompressedLayer,
+                name=TEXT,
+                format=TEXT,
+                bits=FINITE,
+                bytes_before=COUNTS,
+                bytes_stored=COUNTS,
+                sqnr_db=st.none() | FINITE,
+            ),
+            max_size=2,
+        ).map(tuple),
+        latency_s=st.dictionaries(
+            st.integers(1, 99).map(str), st.builds(Latency, FINITE, FINITE), max_size=2
+        ),
+    ),
 )
 
 
@@ -317,9 +383,38 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     assert Manifest.from_json(manifest.to_json()) == manifest
 
 
-def test_the_schema_is_one() -> None:
+def test_the_schema_is_two() -> None:
     """A change of the schema is a change of this number, and of docs/bundle.md."""
-    assert SCHEMA == 1
+    assert SCHEMA == 2
+
+
+def test_a_manifest_of_schema_1_is_still_read() -> None:
+    """Bundles of before encodings: none of them, no compression; its fields are as strict."""
+    new = {"encodings", "compression"}
+    old = {key: value for key, value in DOCUMENT.items() if key not in new} | {"schema": 1}
+    plain = replace(FULL, encodings={}, compression=None)
+    assert Manifest.from_json(json.dumps(old).encode()) == plain
+    for name in new:
+        with pytest.raises(ManifestError, match=f"manifest: unknown field {name}"):
+            Manifest.from_json(json.dumps({**old, name: DOCUMENT[name]}).encode())
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("encodings", "a", "dtype"), "int5", "manifest.encodings.a: unknown dtype 'int5'"),
+        (("encodings", "a", "shape"), [-1], r"manifest.encodings.a: shape \[-1\]"),
+        (("compression", "bytes_stored"), -1, "model: expected bytes ≥ 0"),
+        (("compression", "layers", 0, "bytes_before"), -1, "layer 'a': expected bytes ≥ 0"),
+        (("compression", "layers", 0, "bits"), -1, "layer 'a': expected bits ≥ 0"),
+        (("compression", "latency_s"), {"one": {"before": 1, "after": 1}}, "in digits, got 'one'"),
+        (("compression", "latency_s"), {"1": {"before": -1, "after": 1}}, "expected seconds ≥ 0"),
+    ],
+)
+def test_numbers_that_cannot_be(path: tuple[Any, ...], value: Any, message: str) -> None:
+    """Encodings have dtypes and sizes; bytes, bits and seconds are not negative."""
+    with pytest.raises(ManifestError, match=message):
+        Manifest.from_json(changed(path, value))
 
 
 def test_the_table_in_the_docs_lists_these_fields() -> None:
@@ -335,7 +430,8 @@ def test_the_table_in_the_docs_lists_these_fields() -> None:
             if isinstance(step, str)
         ]
         whole = path and not any(isinstance(step, int) for step in path)
-        if whole and (not isinstance(value, dict) or path[-1] == "verification"):
+        nullable = path and path[-1] in ("verification", "compression")
+        if whole and (not isinstance(value, dict) or nullable):
             found.add(".".join(steps))
     assert set(documented) == found
     assert len(documented) == len(found)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -21,9 +22,11 @@ from maas_sdk.bundle.manifest import (
     golden_path,
     stablehlo_path,
 )
+from maas_sdk.bundle.pack import compose, compress_tensor, pack_bitmap, pack_codes
 from maas_sdk.bundle.weights import open_weights, write_weights
 from maas_sdk.errors import CorruptError, ManifestError, ModelError, NotFoundError
 from maas_sdk.export import default_targets, export
+from maas_sdk.export.model import Leaf, Model
 from maas_sdk.export.stablehlo import portable
 
 X = np.ones((2, 4), np.float32)
@@ -145,6 +148,102 @@ def test_a_weight_that_the_file_does_not_hold(changed_bundle):
     """A manifest that names a weight which is not stored is refused by the weight's name."""
     bundle = changed_bundle(lambda d: d["programs"]["predict"]["weights"].append("ghost"))
     with pytest.raises(CorruptError, match="names the weight 'ghost', which weights"):
+        runtime.load(bundle)
+
+
+class Encoded:
+    """x @ (a + b + c + d): four weights, each stored encoded in another way."""
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        values = rng.normal(size=(4, 64)).astype(np.float32)
+        codes = rng.integers(0, 16, (4, 64))
+        f32 = {"dtype": "float32", "shape": (4, 64)}
+        parts = {"codes": codes.astype(np.int8), "scale": values[:, :2]}
+        packed = {"codes": pack_codes("b/codes", codes, bits=4), "codebook": values[0, :16]}
+        self.weights = [
+            compose("a", "scaled", parts, **f32),
+            compose("b", "codebook", packed, **f32),
+            pack_bitmap("c", np.where(values > 0, values, np.float32(0))),
+            compress_tensor("d", values.round(1)),
+        ]
+
+    def as_model(self):
+        leaves = tuple(
+            Leaf(name=form.name, value=jax.ShapeDtypeStruct((4, 64), jnp.float32), stored=form)
+            for form in self.weights
+        )
+        return Model(kind="apply", leaves=leaves, rebuild=tuple, apply=self.apply)
+
+    def apply(self, weights, x):
+        return sum(x @ weight for weight in weights)
+
+
+@pytest.fixture(scope="module")
+def encoded_bundle(tmp_path_factory):
+    path = tmp_path_factory.mktemp("encoded") / "encoded.maas"
+    return export(Encoded(), X, path=path, buckets=(1, 4), targets=BEST).path
+
+
+DECODE = """
+import sys
+import numpy as np
+from maas_sdk import runtime
+with runtime.load(sys.argv[1], check=sys.argv[2]) as engine:
+    np.save(sys.argv[3], engine.predict(np.ones((2, 4), np.float32)))
+print(*sorted({name.partition(".")[0] for name in sys.modules} & {"jax", "flax", "zstandard"}))
+print(*(name for name in sys.modules if name.startswith("maas_sdk.bundle.enc")))
+"""
+
+
+@pytest.mark.parametrize("check", ["before", "deferred"])
+def test_encoded_weights_answer_like_plain_ones(check, encoded_bundle, tmp_path):
+    """In a fresh process, without jax: the very bits of a bundle that has the weights decoded."""
+    model = Encoded()
+    weights = [form.decode() for form in model.weights]
+    plain = export(
+        model.apply, X, weights=weights, path=tmp_path / "m.maas", buckets=(1, 4), targets=BEST
+    )
+    answers = []
+    for folder, modules in (
+        (encoded_bundle, ["zstandard", "maas_sdk.bundle.encoding"]),
+        # A plain bundle does not even load what decodes.
+        (plain.path, ["", ""]),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", DECODE, str(folder), check, str(tmp_path / "y.npy")],
+            capture_output=True, text=True, check=True, timeout=120,
+        )  # fmt: skip
+        assert done.stdout.splitlines() == modules
+        answers.append(np.load(tmp_path / "y.npy"))
+    assert answers[0].tobytes() == answers[1].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("tensors", "change", "message"),
+    [
+        ({"b/codebook": np.ones((2, 8), np.float32)}, None, r"'b': codebook: expected \[K\], or"),
+        ({"b/codebook": np.ones(15, np.float32)}, None, "'b': codes: expected each below the code"),
+        ({"a/scale": np.ones((4, 3), np.float32)}, None, "'a': scale: expected sizes that divide"),
+        ({"c/mask": np.zeros(32, np.uint8)}, None, "'c': values: expected 0, as many as the mask"),
+        ({"d/data": np.zeros(90, np.uint8)}, None, "'d': zstd: expected a stream of 1024 bytes"),
+        ({}, lambda d: d["encodings"]["b"].update(scheme="magic"), "'b': scheme: expected one of"),
+        ({}, lambda d: d["encodings"]["a"]["parts"].update(scale="e"), "'a': scale: .*named 'e'"),
+        # One that no program takes is not decoded, but is checked all the same.
+        ({}, lambda d: d["encodings"].update(z={**d["encodings"]["a"], "dtype": "int8"}), "'z': "),
+    ],
+)
+def test_encoded_weights_that_do_not_fit(tensors, change, message, encoded_bundle, tmp_path):
+    """Sealed with right hashes, and still refused, naming the tensor."""
+    bundle = shutil.copytree(encoded_bundle, tmp_path / "changed.maas")
+    (bundle / WEIGHTS).unlink()
+    write_weights(bundle / WEIGHTS, {**open_weights(encoded_bundle / WEIGHTS), **tensors})
+    seal_again(bundle, WEIGHTS)
+    document = json.loads((bundle / "manifest.json").read_bytes())
+    if change is not None:
+        change(document)
+    (bundle / "manifest.json").write_text(json.dumps(document))
+    with pytest.raises(CorruptError, match=f"tensor {message}"):
         runtime.load(bundle)
 
 

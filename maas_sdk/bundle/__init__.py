@@ -1,7 +1,8 @@
 """Contract one: the bundle, a folder that holds a compiled model and everything to trust it.
 
 What a reader needs is here; the rest by module: ``manifest`` (the fields), ``weights`` (tensors),
-``archive`` (zip), ``store`` (models and their versions).
+``encoding`` and ``pack`` (tensors made from others), ``archive`` (zip), ``store`` (models and their
+versions).
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 The manifest is strict both ways: what is written is validated, and a manifest that is read is
 refused, with the path of the field, when a field is missing, unknown or of the wrong type. A
-manifest of a newer schema is refused as such, before its fields are looked at.
+manifest of a newer schema is refused as such, before its fields are looked at. One of schema 1,
+which had no encodings and no compression, is still read.
 
 The rule for the order of a compiled program's arguments: its weights, in the order that
 ``Program.weights`` lists them, then its inputs sorted by name. Results are its outputs sorted by
@@ -15,11 +16,15 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from maas_sdk.bundle import strict_json as read
+from maas_sdk.bundle.program import Program, Verification, program_out, read_program
 from maas_sdk.errors import ManifestError
-from maas_sdk.tensors import Signature, TensorSpec
+
+if TYPE_CHECKING:
+    from maas_sdk.bundle.compression import Compression
+    from maas_sdk.bundle.encoding import Encoding
 
 __all__ = [
     "MANIFEST",
@@ -37,7 +42,7 @@ __all__ = [
     "stablehlo_path",
 ]
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 MANIFEST: Final = "manifest.json"
 WEIGHTS: Final = "weights.safetensors"
 
@@ -70,48 +75,6 @@ class FileEntry(NamedTuple):
     sha256: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Verification:
-    """What ``verify`` measured on one program: packaged answers against the reference model."""
-
-    # Rows compared, over all buckets and targets.
-    rows: int
-    # Allowed, per output: |packaged - reference| ≤ atol + rtol · max |reference|, since float
-    # noise is relative to an output's scale, not to each element.
-    atol: float
-    rtol: float
-    # Largest |packaged - reference| seen, by output name.
-    max_abs_error: Mapping[str, float]
-    # Targets whose executables were really run on the exporting host.
-    targets_run: tuple[str, ...]
-    # Seconds of one run there, by bucket in digits: the fastest of a few, on the best target.
-    run_s: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.rows < 0 or not (self.atol >= 0 and self.rtol >= 0):
-            raise ManifestError(
-                "verification: expected rows, atol and rtol ≥ 0, got "
-                f"{self.rows}, {self.atol}, {self.rtol}"
-            )
-
-
-class Program(NamedTuple):
-    """One named function over the bundle's weights."""
-
-    signature: Signature
-    # Names in weights.safetensors, in the order of the compiled program's first arguments.
-    weights: tuple[str, ...]
-    # Compiled batch sizes, ascending.
-    buckets: tuple[int, ...]
-    # True: no row's answer depends on another row, so a batch may be padded up to a bucket and
-    # split above the largest. False: only batches of exactly a bucket's size are answered.
-    row_independent: bool
-    # Custom calls in the program, sorted; the runtime registers the ones that jaxlib ships.
-    custom_calls: tuple[str, ...] = ()
-    # None when export was told not to verify.
-    verification: Verification | None = None
-
-
 class Target(NamedTuple):
     """What a set of executables was compiled for and by."""
 
@@ -141,6 +104,11 @@ class Manifest:
     created: str = "1970-01-01T00:00:00Z"
     # The user's own words, such as accuracy or a training run's id.
     metadata: Mapping[str, str] = field(default_factory=dict)
+    # By name of the tensor. One that is a program's weight is decoded when the bundle is opened;
+    # another describes what a program consumes as it is stored: codes and scales are its weights.
+    encodings: Mapping[str, Encoding] = field(default_factory=dict)
+    # None: nothing was compressed, or nobody said how.
+    compression: Compression | None = None
 
     def __post_init__(self) -> None:
         _check_names("name", [self.name])
@@ -181,7 +149,7 @@ class Manifest:
             "created": self.created,
             "producer": dict(self.producer),
             "metadata": dict(self.metadata),
-            "programs": {name: _program_out(value) for name, value in self.programs.items()},
+            "programs": {name: program_out(value) for name, value in self.programs.items()},
             "targets": {
                 name: {
                     "platform": value.platform,
@@ -195,6 +163,8 @@ class Manifest:
                 path: {"size_bytes": entry.size_bytes, "sha256": entry.sha256}
                 for path, entry in self.files.items()
             },
+            "encodings": {name: value.document() for name, value in self.encodings.items()},
+            "compression": self.compression and self.compression.document(),
         }
         try:
             text = json.dumps(
@@ -220,76 +190,21 @@ class Manifest:
         schema = document.pop("schema", None)
         if type(schema) is not int:
             raise ManifestError(f"manifest.schema: expected a whole number, got {schema!r}")
-        if schema != SCHEMA:
+        if schema not in _MANIFEST_IN:
             remedy = (
                 "pip install --upgrade maas-sdk"
                 if schema > SCHEMA
                 else "export the model again with this version"
             )
             raise ManifestError(
-                f"{MANIFEST} is of schema {schema}, this maas-sdk reads schema {SCHEMA}: {remedy}",
+                f"{MANIFEST} is of schema {schema}, this maas-sdk reads schemas 1 to {SCHEMA}: "
+                f"{remedy}",
                 schema=schema,
             )
-        manifest: Manifest = _MANIFEST_IN(document, "manifest")
+        manifest: Manifest = _MANIFEST_IN[schema](document, "manifest")
         return manifest
 
 
-def _program_out(program: Program) -> dict[str, object]:
-    verification = program.verification
-    return {
-        "inputs": {name: _spec_out(spec) for name, spec in program.signature.inputs.items()},
-        "outputs": {name: _spec_out(spec) for name, spec in program.signature.outputs.items()},
-        "weights": list(program.weights),
-        "buckets": list(program.buckets),
-        "row_independent": program.row_independent,
-        "custom_calls": list(program.custom_calls),
-        "verification": None
-        if verification is None
-        else {
-            "rows": verification.rows,
-            "atol": verification.atol,
-            "rtol": verification.rtol,
-            "max_abs_error": dict(verification.max_abs_error),
-            "targets_run": list(verification.targets_run),
-            "run_s": dict(verification.run_s),
-        },
-    }
-
-
-def _spec_out(spec: TensorSpec) -> dict[str, object]:
-    return {"dtype": spec.dtype, "shape": list(spec.shape)}
-
-
-def _make_program(*, inputs: Any, outputs: Any, **fields: Any) -> Program:
-    return Program(signature=Signature(inputs=inputs, outputs=outputs), **fields)
-
-
-_SPEC_IN = read.record(
-    TensorSpec, {"dtype": read.string, "shape": read.list_of(read.or_null(read.exactly(int)))}
-)
-_VERIFICATION_IN = read.record(
-    Verification,
-    {
-        "rows": read.exactly(int),
-        "atol": read.number,
-        "rtol": read.number,
-        "max_abs_error": read.map_of(read.number),
-        "targets_run": read.list_of(read.string),
-        "run_s": read.map_of(read.number),
-    },
-)
-_PROGRAM_IN = read.record(
-    _make_program,
-    {
-        "inputs": read.map_of(_SPEC_IN),
-        "outputs": read.map_of(_SPEC_IN),
-        "weights": read.list_of(read.string),
-        "buckets": read.list_of(read.exactly(int)),
-        "row_independent": read.exactly(bool),
-        "custom_calls": read.list_of(read.string),
-        "verification": read.or_null(_VERIFICATION_IN),
-    },
-)
 _FILE_IN = read.record(FileEntry, {"size_bytes": read.exactly(int), "sha256": read.string})
 _TARGET_IN = read.record(
     Target,
@@ -300,18 +215,42 @@ _TARGET_IN = read.record(
         "cpu_features": read.list_of(read.string),
     },
 )
-_MANIFEST_IN = read.record(
-    Manifest,
-    {
-        "name": read.string,
-        "created": read.string,
-        "producer": read.map_of(read.string),
-        "metadata": read.map_of(read.string),
-        "programs": read.map_of(_PROGRAM_IN),
-        "targets": read.map_of(_TARGET_IN),
-        "files": read.map_of(_FILE_IN),
-    },
-)
+
+
+def _read_encodings(value: Any, path: str) -> Any:
+    # Here, as below: a plain bundle is opened without what reads a compressed one.
+    if value == {}:
+        return {}
+    from maas_sdk.bundle.encoding import read_encoding
+
+    return read.map_of(read_encoding)(value, path)
+
+
+def _read_compression(value: Any, path: str) -> Any:
+    from maas_sdk.bundle.compression import read_compression
+
+    return read_compression(value, path)
+
+
+_FIELDS_1 = {
+    "name": read.string,
+    "created": read.string,
+    "producer": read.map_of(read.string),
+    "metadata": read.map_of(read.string),
+    "programs": read.map_of(read_program),
+    "targets": read.map_of(_TARGET_IN),
+    "files": read.map_of(_FILE_IN),
+}
+_FIELDS_2 = {
+    **_FIELDS_1,
+    "encodings": _read_encodings,
+    "compression": read.or_null(_read_compression),
+}
+# By schema.
+_MANIFEST_IN: Final = {
+    1: read.record(Manifest, _FIELDS_1),
+    SCHEMA: read.record(Manifest, _FIELDS_2),
+}
 
 
 def is_name(text: str) -> bool:

@@ -32,6 +32,7 @@ __all__ = [
     "DTYPES",
     "MAX_HEADER_BYTES",
     "Place",
+    "Spec",
     "corrupt",
     "make_header",
     "parse_header",
@@ -74,6 +75,16 @@ _LOGICAL: Final = "maas_sdk.logical"
 _REMEDY: Final = "export or copy the bundle again"
 _MAX_RANK: Final = 64  # numpy's
 _MAX_ARRAY_BYTES: Final = 2**63 - 1  # numpy's
+
+
+class Spec(NamedTuple):
+    """Dtype name and shape of a tensor, be it stored or decoded."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype}{list(self.shape)}"
 
 
 class Place(NamedTuple):

@@ -7,11 +7,12 @@ and every array that is handed out is read-only and starts at a multiple of 64 b
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from maas_sdk.bundle.safetensors import (
     ALIGNMENT,
     MAX_HEADER_BYTES,
     Place,
+    Spec,
     corrupt,
     make_header,
     parse_header,
@@ -26,7 +28,7 @@ from maas_sdk.bundle.safetensors import (
 from maas_sdk.errors import InputError
 from maas_sdk.tensors import BITS, Array, array_from_bytes, array_to_bytes
 
-__all__ = ["Weights", "open_weights", "write_weights"]
+__all__ = ["Weights", "aligned_empty", "open_weights", "write_weights"]
 
 
 def write_weights(
@@ -120,6 +122,11 @@ class Weights(Mapping[str, Array]):
         # Two threads may both have built it; all get the one that was first.
         return self._arrays.setdefault(name, array)
 
+    @property
+    def specs(self) -> dict[str, Spec]:
+        """Dtype name and shape of every tensor, by name; none is read for it."""
+        return {name: Spec(place.dtype, place.shape) for name, place in self._places.items()}
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 
@@ -176,10 +183,15 @@ def open_weights(path: str | os.PathLike[str]) -> Weights:
     return Weights(view[8 + length :], places, metadata)
 
 
-def _aligned_copy(array: Array) -> Array:
-    """A copy whose first element lies at a multiple of 64 bytes."""
-    room = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+def aligned_empty(dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    """An array of any content whose first element lies at a multiple of 64 bytes."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    room = np.empty(nbytes + ALIGNMENT, np.uint8)
     start = -room.ctypes.data % ALIGNMENT
-    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    return room[start : start + nbytes].view(dtype).reshape(shape)
+
+
+def _aligned_copy(array: Array) -> Array:
+    copy = aligned_empty(array.dtype, array.shape)
     copy[...] = array
     return copy

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from maas_sdk.bundle.encoding import check_encodings, decode, read_encoding
 from maas_sdk.bundle.staging import disk_errors
 from maas_sdk.bundle.weights import open_weights, write_weights
 from maas_sdk.errors import MaasError
@@ -48,12 +49,15 @@ def compile_programs(job: dict[str, Any], say: Say) -> dict[str, Any]:
 def run_programs(job: dict[str, Any], say: Say) -> dict[str, Any]:
     """Run packaged programs on stored inputs and store what they answer.
 
+    The job: ``weights``, the path of the tensors, and ``encodings`` by name, as in a manifest.
     Each run: ``file`` and ``kind`` ("executable" or "program"), ``weights`` in argument order,
     ``inputs`` and ``outputs`` as safetensors paths, ``results`` as [name, dtype, shape]. Returns
     the seconds of one run, the fastest of a few, by the run's ``name``.
     """
     client = xla.Client()
     stored = open_weights(job["weights"])
+    encodings = {name: read_encoding(made, name) for name, made in job["encodings"].items()}
+    check_encodings(encodings, stored.specs)
     buffers: dict[str, Any] = {}
     run_s: dict[str, float] = {}
     for run in job["runs"]:
@@ -61,7 +65,7 @@ def run_programs(job: dict[str, Any], say: Say) -> dict[str, Any]:
         program = client.load(data) if run["kind"] == "executable" else client.compile(data)
         for name in run["weights"]:
             if name not in buffers:
-                buffers[name] = client.put(stored[name])
+                buffers[name] = client.put(decode(name, encodings, stored))
         inputs = open_weights(run["inputs"])
         arguments = [buffers[name] for name in run["weights"]]
         arguments += [client.put(inputs[name]) for name in sorted(inputs)]

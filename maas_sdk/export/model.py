@@ -1,9 +1,11 @@
 """Any model as named leaves and pure functions of them.
 
 Three kinds of model come in: an ``nnx.Module``, which carries its weights; a linen ``Module`` with
-its variables; and a function ``apply(weights, inputs)``. What comes out is the same for all: a
-flat list of named arrays, and a way to rebuild from such a list the thing that program functions
-take as their first argument. The rule: weights never hide in a closure, they are always leaves.
+its variables; and a function ``apply(weights, inputs)``. Whoever has a model of another kind, such
+as a compressed one, gives it a method ``as_model`` that takes it apart. What comes out is the same
+for all: a flat list of named arrays, and a way to rebuild from such a list the thing that program
+functions take as their first argument. The rule: weights never hide in a closure, they are always
+leaves.
 
 Leaf names are paths with slashes: ``conv1/kernel``, ``params/Dense_0/bias``,
 ``conv1/kernel/array/qvalue`` for a weight that qwix has quantized.
@@ -13,17 +15,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from flax import linen, nnx
 
+from maas_sdk.bundle.compression import Compression
+from maas_sdk.bundle.encoding import Encoding, Stored
+from maas_sdk.bundle.safetensors import Spec
 from maas_sdk.errors import ExportError, InputError
 from maas_sdk.tensors import Array, dtype_name
 
-__all__ = ["Inputs", "Leaf", "Model", "ProgramFn", "adapt", "path_name"]
+__all__ = ["Exportable", "Inputs", "Leaf", "Model", "ProgramFn", "adapt", "path_name"]
 
 Inputs = Mapping[str, Any]
 
@@ -37,10 +42,31 @@ class Leaf:
     """One array of a model."""
 
     name: str
-    # An array as the model holds it; for random state possibly a typed PRNG key.
+    # An array as the model holds it; for random state possibly a typed PRNG key. With ``stored``
+    # only its dtype and shape are looked at: a jax.ShapeDtypeStruct will do.
     value: Any
     # Random state: programs must not use it, since every call would draw the same numbers.
     random: bool = False
+    # How the leaf lies in the bundle, when it is encoded there; has the leaf's name. The program
+    # takes it decoded.
+    stored: Stored | None = None
+
+    def __post_init__(self) -> None:
+        if self.stored is None:
+            return
+        if self.stored.name != self.name:
+            raise ExportError(
+                f"weight {self.name!r}: expected its stored form under the same name, got "
+                f"{self.stored.name!r}"
+            )
+        dtype = jax.dtypes.canonicalize_dtype(self.dtype)
+        expected = Spec(dtype_name(dtype), tuple(np.shape(self.value)))
+        if self.stored.spec != expected:
+            raise ExportError(
+                f"weight {self.name!r}: the program takes {expected}, what is stored decodes to "
+                f"{self.stored.spec}",
+                weight=self.name,
+            )
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -48,7 +74,13 @@ class Leaf:
         return np.asarray(self.value).dtype if np.isscalar(self.value) else self.value.dtype
 
     def to_numpy(self) -> Array:
-        """The array on the host, in the dtype that a traced program sees."""
+        """The array on the host, in the dtype that a traced program sees.
+
+        Raises:
+            CorruptError: it is stored encoded, and cannot be decoded.
+        """
+        if self.stored is not None:
+            return self.stored.decode()
         found = np.asarray(self.value)
         return found.astype(jax.dtypes.canonicalize_dtype(found.dtype), copy=False)
 
@@ -65,6 +97,11 @@ class Model:
     apply: Callable[[Any, Any], Any] | None = None
     # Sentences for the user about what was changed before the export.
     notes: tuple[str, ...] = ()
+    # What the program consumes as it is stored, by name of the tensor that it stands for: the
+    # parts, such as codes and scales, are leaves.
+    encodings: Mapping[str, Encoding] = field(default_factory=dict)
+    # For the manifest: what compression did.
+    compression: Compression | None = None
 
     def bind(self, fn: ProgramFn) -> Callable[[Sequence[Any], Inputs, bool], Any]:
         """The program ``fn`` as a function of (leaf values, inputs by name, bare).
@@ -99,6 +136,15 @@ class Model:
         return run_method
 
 
+@runtime_checkable
+class Exportable(Protocol):
+    """A model that takes itself apart."""
+
+    def as_model(self) -> Model:
+        """Its leaves, and how to rebuild from them what program functions take."""
+        ...
+
+
 def _call(method: Callable[..., Any], inputs: Inputs) -> Any:
     """Call a method the way its author would: one input by position, several by keyword."""
     if len(inputs) == 1:
@@ -124,19 +170,22 @@ def adapt(model: Any, weights: Any) -> Model:
     """Take any supported model apart.
 
     Args:
-        model: an ``nnx.Module``, a linen ``Module`` or a function ``apply(weights, inputs)``.
-        weights: None for nnx; the variables for linen; a pytree of arrays for a function.
+        model: an ``nnx.Module``, a linen ``Module``, a function ``apply(weights, inputs)`` or an
+            ``Exportable``.
+        weights: None for nnx and an ``Exportable``; the variables for linen; a pytree of arrays
+            for a function.
 
     Raises:
         ExportError: unsupported model, weights missing or given twice, a leaf that is no array.
     """
-    if isinstance(model, nnx.Module):
+    exportable = isinstance(model, Exportable)
+    if exportable or isinstance(model, nnx.Module):
         if weights is not None:
+            kind = "takes itself apart" if exportable else "is an nnx module"
             raise ExportError(
-                f"{type(model).__name__} is an nnx module and carries its own weights: "
-                "drop weights="
+                f"{type(model).__name__} {kind} and carries its own weights: drop weights="
             )
-        return _from_nnx(model)
+        return model.as_model() if exportable else _from_nnx(model)
     if weights is None:
         raise ExportError(
             "weights are missing: pass weights=variables for a linen module, weights=<pytree> for "
@@ -149,7 +198,7 @@ def adapt(model: Any, weights: Any) -> Model:
         return _from_tree("apply", weights, apply=model)
     raise ExportError(
         f"cannot export a {type(model).__name__}: expected an nnx module, a linen module with "
-        "weights=variables, or a function apply(weights, inputs)"
+        "weights=variables, a function apply(weights, inputs), or a model with a method as_model"
     )
 
 
@@ -169,12 +218,14 @@ def _from_nnx(model: nnx.Module) -> Model:
     graph, random, state = parts
     named, tree = jax.tree_util.tree_flatten_with_path(state)
     random_named, random_tree = jax.tree_util.tree_flatten_with_path(random)
+    # ``rebuild`` must not keep the arrays alive: whoever replaces them wants them gone.
+    count = len(named)
 
     def rebuild(values: Sequence[Any]) -> Any:
         return nnx.merge(
             graph,
-            jax.tree.unflatten(random_tree, values[len(named) :]),
-            jax.tree.unflatten(tree, values[: len(named)]),
+            jax.tree.unflatten(random_tree, values[count:]),
+            jax.tree.unflatten(tree, values[:count]),
         )
 
     notes = (

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from maas_sdk.bundle.encoding import Encoding
 from maas_sdk.bundle.folder import Bundle, BundleWriter
 from maas_sdk.bundle.manifest import (
     WEIGHTS,
@@ -32,6 +33,7 @@ from maas_sdk.export.inputs import DEFAULT_BUCKETS, ProgramSpec, Request, reques
 from maas_sdk.export.model import Model, ProgramFn, adapt
 from maas_sdk.export.plan import Plan, make_plan
 from maas_sdk.export.programs import lower
+from maas_sdk.export.stored import stored_form
 from maas_sdk.export.targets import TargetSpec, find_targets
 from maas_sdk.export.verify import run_cases
 from maas_sdk.tensors import Signature
@@ -70,9 +72,9 @@ def export(
     """Export a model as a bundle.
 
     Args:
-        model_or_apply: an ``nnx.Module``; a linen ``Module`` together with ``weights``; or a
-            function ``apply(weights, inputs)``. An nnx module is exported in evaluation mode
-            and is not changed.
+        model_or_apply: an ``nnx.Module``; a linen ``Module`` together with ``weights``; a
+            function ``apply(weights, inputs)``; or an ``Exportable``, such as a compressed
+            model. An nnx module is exported in evaluation mode and is not changed.
         example_inputs: one array [B, …], which becomes the input ``input``; or a dict of arrays
             by input name, all with the same B ≥ 1. A few real rows are best: they are what the
             bundle is verified with, and a few of them are kept in it.
@@ -174,7 +176,7 @@ def _fill(
             row_independent=plan.row_independent,
             custom_calls=tuple(sorted(calls)),
         )
-    _write_tensors(writer.path, model, plans, report)
+    encodings = _write_tensors(writer.path, model, plans, report)
     targets = compile_targets(
         specs,
         {name: program.buckets for name, program in programs.items()},
@@ -184,31 +186,41 @@ def _fill(
         timeout_s=timeout_s,
         report=report,
     )
-    return Manifest(name="model", programs=programs, targets=targets)
+    return Manifest(
+        name="model",
+        programs=programs,
+        targets=targets,
+        encodings=encodings,
+        compression=model.compression,
+    )
 
 
-def _write_tensors(folder: Path, model: Model, plans: Sequence[Plan], report: Reporter) -> None:
-    """The weights that any program uses, once each, and every program's golden rows."""
+def _write_tensors(
+    folder: Path, model: Model, plans: Sequence[Plan], report: Reporter
+) -> dict[str, Encoding]:
+    """The weights that any program uses, once each, and every program's golden rows.
+
+    Returns:
+        How the weights that are stored encoded are made, and what the programs consume.
+    """
     kept = [any(flags) for flags in zip(*(plan.keep for plan in plans), strict=True)]
-    used = {
-        leaf.name: leaf.to_numpy() for leaf, keep in zip(model.leaves, kept, strict=True) if keep
-    }
+    used = [leaf for leaf, keep in zip(model.leaves, kept, strict=True) if keep]
+    tensors, encodings = stored_form(used, model.encodings)
     narrowed = [
-        leaf.name
-        for leaf in model.leaves
-        if leaf.name in used and leaf.dtype != used[leaf.name].dtype
+        leaf.name for leaf in used if leaf.stored is None and leaf.dtype != tensors[leaf.name].dtype
     ]
     if narrowed:
         report.warn(
             "write",
             f"weights {', '.join(narrowed)}: 64-bit, stored as jax computes with them, in 32 bits",
         )
-    write_weights(folder / WEIGHTS, used)
+    write_weights(folder / WEIGHTS, tensors)
     report.step("write", WEIGHTS)
     for plan in plans:
         target = folder / golden_path(plan.request.name)
         target.parent.mkdir(exist_ok=True)
         write_weights(target, plan.golden())
+    return encodings
 
 
 def _verified(
@@ -223,6 +235,7 @@ def _verified(
         folder,
         manifest.programs,
         manifest.targets,
+        manifest.encodings,
         [case for plan in plans for case in plan.cases()],
         {plan.request.name: plan.tolerance for plan in plans},
         timeout_s=timeout_s,

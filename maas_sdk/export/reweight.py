@@ -5,7 +5,7 @@ programs and executables are copied, the weights are replaced, and the golden an
 the new version itself, by the engine that will serve it.
 
 The rule it keeps: the new weights have the names, shapes and dtypes of the old ones, or nothing is
-written; and what is sealed has answered.
+written; a weight that was stored encoded comes encoded again; and what is sealed has answered.
 """
 
 from __future__ import annotations
@@ -16,18 +16,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import jax
 import numpy as np
 from flax import linen, nnx
 
+from maas_sdk.bundle.compression import Compression
+from maas_sdk.bundle.encoding import Encoding, check_encodings
 from maas_sdk.bundle.folder import Bundle, copy_checked, open_bundle
 from maas_sdk.bundle.manifest import MANIFEST, WEIGHTS, FileEntry, Manifest, golden_path
+from maas_sdk.bundle.safetensors import Spec
 from maas_sdk.bundle.staging import Staging
 from maas_sdk.bundle.weights import open_weights, write_weights
 from maas_sdk.errors import ConfigError, ExportError
-from maas_sdk.export.model import adapt, path_name
+from maas_sdk.export.model import Exportable, Leaf, Model, adapt, path_name
+from maas_sdk.export.stored import stored_form
 from maas_sdk.runtime.load import load
 from maas_sdk.tensors import Array
 
@@ -48,9 +52,10 @@ def reweight(
 
     Args:
         bundle: the bundle, or its folder; every byte that is taken over is checked.
-        model_or_weights: the trained model, as ``export`` was given it: an ``nnx.Module``, or the
-            variables of a linen module or the weights of an ``apply`` function; or arrays by the
-            names that they have in the bundle. What the programs do not use is left aside.
+        model_or_weights: the trained model, as ``export`` was given it: an ``nnx.Module``, an
+            ``Exportable``, or the variables of a linen module or the weights of an ``apply``
+            function; or arrays by the names that they have in the bundle. What the programs do
+            not use is left aside.
         path: the folder to write; None is the next version beside a bundle that lies in a store,
             ``<store>/<model>/<version>/``.
         metadata: words for the manifest, beside those that it has.
@@ -59,16 +64,18 @@ def reweight(
         The sealed bundle. It appears whole or not at all.
 
     Raises:
-        ExportError: a tensor is missing or of another shape or dtype; a golden input is answered
-            with what is not finite. Names the tensor, or the output.
+        ExportError: a tensor is missing, or of another shape or dtype, or is stored encoded in
+            the bundle and comes as a plain array; a golden input is answered with what is not
+            finite. Names the tensor, or the output.
         ConfigError: ``path`` exists, or is missing for a bundle that is in no store.
         BundleError: the bundle is damaged, cannot run here, or the disk is full.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    weights = _fitting(opened, model_or_weights)
+    model = _model(model_or_weights)
+    new = _New(model, *_fitting(opened, model))
     target = Path(path) if path is not None else _next_version(opened.path)
     with Staging(target) as staging:
-        manifest = _fill(opened, weights, staging.path, metadata or {})
+        manifest = _fill(opened, new, staging.path, metadata or {})
         while True:
             try:
                 staging.commit()
@@ -81,21 +88,57 @@ def reweight(
     return Bundle(staging.target, manifest)
 
 
-def _fitting(bundle: Bundle, model_or_weights: Any) -> dict[str, Array]:
-    """The bundle's tensors with their new values."""
+class _New(NamedTuple):
+    """What takes the place of the old weights."""
+
+    model: Model
+    tensors: Mapping[str, Array]
+    encodings: Mapping[str, Encoding]
+
+
+def _model(model_or_weights: Any) -> Model:
+    """The leaves of what was given; nothing is rebuilt from them."""
+    if isinstance(model_or_weights, nnx.Module | Exportable):
+        model = adapt(model_or_weights, None)
+        return replace(model, leaves=tuple(map(_on_host, model.leaves)))
+    tree = linen.meta.unbox(model_or_weights)
+    leaves = [
+        Leaf(name=path_name(path) or "weights", value=np.asarray(value))
+        for path, value in jax.tree_util.tree_flatten_with_path(tree)[0]
+        if not jax.numpy.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.prng_key)
+    ]
+    return Model(kind="apply", leaves=tuple(leaves), rebuild=lambda values: values)
+
+
+def _on_host(leaf: Leaf) -> Leaf:
+    """A leaf as a program sees it, unless it is stored encoded or is no number."""
+    return leaf if leaf.random or leaf.stored else replace(leaf, value=leaf.to_numpy())
+
+
+def _fitting(bundle: Bundle, model: Model) -> tuple[dict[str, Array], dict[str, Encoding]]:
+    """The bundle's tensors and encodings, anew, for the weights that its programs take."""
     bundle.check([WEIGHTS])
-    given = _named(model_or_weights)
-    found: dict[str, Array] = {}
+    manifest, specs = bundle.manifest, open_weights(bundle.path / WEIGHTS).specs
+    check_encodings(manifest.encodings, specs)
+    given = {leaf.name: leaf for leaf in model.leaves if not leaf.random}
+    names = dict.fromkeys(
+        name for program in manifest.programs.values() for name in program.weights
+    )
     faults: list[str] = []
-    for name, old in open_weights(bundle.path / WEIGHTS).items():
-        new = given.get(name)
-        expected = f"{old.dtype}{list(old.shape)}"
-        if new is None:
+    for name in names:
+        made = manifest.encodings.get(name)
+        expected = specs[name] if made is None else made.spec
+        if name not in given:
             faults.append(f"{name!r}: expected {expected}, it is not there")
-        elif new.dtype != old.dtype or new.shape != old.shape:
-            faults.append(f"{name!r}: expected {expected}, got {new.dtype}{list(new.shape)}")
-        else:
-            found[name] = new
+            continue
+        leaf = given[name]
+        value = leaf.value
+        # By the name that numpy gives it: not every array can travel.
+        found = leaf.stored.spec if leaf.stored else Spec(str(value.dtype), tuple(value.shape))
+        if found != expected:
+            faults.append(f"{name!r}: expected {expected}, got {found}")
+        elif made is not None and leaf.stored is None:
+            faults.append(f"{name!r}: is stored encoded ({made.scheme}), got a plain array")
     if faults:
         more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         raise ExportError(
@@ -104,19 +147,10 @@ def _fitting(bundle: Bundle, model_or_weights: Any) -> dict[str, Array]:
             "another shape needs an export of its own",
             faults=faults,
         )
-    return found
-
-
-def _named(model_or_weights: Any) -> dict[str, Array]:
-    if isinstance(model_or_weights, nnx.Module):
-        leaves = adapt(model_or_weights, None).leaves
-        return {leaf.name: leaf.to_numpy() for leaf in leaves if not leaf.random}
-    tree = linen.meta.unbox(model_or_weights)
-    return {
-        path_name(path) or "weights": np.asarray(value)
-        for path, value in jax.tree_util.tree_flatten_with_path(tree)[0]
-        if not jax.numpy.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.prng_key)
-    }
+    consumed = {name: made for name, made in manifest.encodings.items() if name not in names}
+    # The program is the old one, so what it consumes is made as it was, from other parts.
+    consumed |= {name: made for name, made in model.encodings.items() if name in consumed}
+    return stored_form([given[name] for name in names], consumed)
 
 
 def _next_version(folder: Path) -> Path:
@@ -130,9 +164,7 @@ def _next_version(folder: Path) -> Path:
     return here.parent / str(max(versions) + 1)
 
 
-def _fill(
-    bundle: Bundle, weights: Mapping[str, Array], folder: Path, metadata: Mapping[str, str]
-) -> Manifest:
+def _fill(bundle: Bundle, new: _New, folder: Path, metadata: Mapping[str, str]) -> Manifest:
     """Everything into the new folder, manifest last; its answers come from the folder itself."""
     old = bundle.manifest
     goldens = {golden_path(name): name for name in old.programs}
@@ -140,7 +172,7 @@ def _fill(
         if name != WEIGHTS:
             with open(bundle.path / name, "rb", buffering=0) as file:
                 copy_checked(file, folder / name, name, entry)
-    write_weights(folder / WEIGHTS, weights)
+    write_weights(folder / WEIGHTS, new.tensors)
     manifest = replace(
         old,
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -154,6 +186,8 @@ def _fill(
             for name, program in old.programs.items()
         },
         files={**old.files, WEIGHTS: _entry(folder / WEIGHTS)},
+        encodings=new.encodings,
+        compression=new.model.compression or _unmeasured(old.compression),
     )
     _write(folder, manifest)
     answers = _answers(folder, {name: folder / path for path, name in goldens.items()})
@@ -165,6 +199,14 @@ def _fill(
     manifest = replace(manifest, files=files)
     _write(folder, manifest)
     return manifest
+
+
+def _unmeasured(old: Compression | None) -> Compression | None:
+    """The old record, less what was measured on the old weights."""
+    if old is None:
+        return None
+    layers = tuple(replace(layer, sqnr_db=None) for layer in old.layers)
+    return replace(old, metric=None, before=None, after=None, layers=layers)
 
 
 def _answers(folder: Path, goldens: Mapping[str, Path]) -> dict[str, dict[str, Array]]:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from maas_sdk.bundle.encoding import Encoding
 from maas_sdk.bundle.folder import Bundle, open_bundle
 from maas_sdk.bundle.manifest import (
     WEIGHTS,
@@ -94,6 +95,7 @@ def verify(
         opened.path,
         programs,
         opened.manifest.targets,
+        opened.manifest.encodings,
         cases,
         tolerances,
         timeout_s=timeout_s,
@@ -165,6 +167,7 @@ def run_cases(
     folder: Path,
     programs: Mapping[str, Program],
     targets: Mapping[str, Target],
+    encodings: Mapping[str, Encoding],
     cases: Sequence[Case],
     tolerances: Mapping[str, Tolerance],
     *,
@@ -192,7 +195,8 @@ def run_cases(
             for case in cases:
                 write_weights(scratch / f"{case.stem}.inputs", case.inputs)
         children = [
-            _child(target, folder, programs, chosen, scratch) for target, chosen in plan.items()
+            _child(target, folder, programs, encodings, chosen, scratch)
+            for target, chosen in plan.items()
         ]
 
         done: Counter[str] = Counter()
@@ -237,6 +241,7 @@ def _child(
     target: str,
     folder: Path,
     programs: Mapping[str, Program],
+    encodings: Mapping[str, Encoding],
     chosen: Sequence[Case],
     scratch: Path,
 ) -> Child:
@@ -269,6 +274,7 @@ def _child(
     job = {
         "work": "run",
         "weights": str(folder / WEIGHTS),
+        "encodings": {name: encoding.document() for name, encoding in encodings.items()},
         "runs": runs,
         "custom_calls": calls,
     }

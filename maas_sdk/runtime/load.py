@@ -65,7 +65,9 @@ def load(
     Raises:
         NotFoundError: no bundle there.
         ManifestError: the manifest breaks the schema or is of a newer one.
-        CorruptError: a file is missing, added, cut or changed.
+        CorruptError: a file is missing, added, cut or changed; an encoded weight does not fit what
+            is stored of it.
+        ConfigError: a weight is compressed with zstd, and its package is not there.
         IncompatibleError: no tier runs here; the message says what fixes it.
     """
     return Prepared(path, tier=tier, check=check, cache_dir=cache_dir).load()
@@ -168,16 +170,24 @@ class _Stages:
 
 
 def _arrays(bundle: Bundle, weights: Weights) -> dict[str, Array]:
-    """The weights that the programs take, by name."""
+    """The weights that the programs take, by name: mapped, or decoded where they are encoded."""
+    encodings = bundle.manifest.encodings
     names = [name for program in bundle.manifest.programs.values() for name in program.weights]
     for name in names:
-        if name not in weights:
+        if name not in weights and name not in encodings:
             raise CorruptError(
                 f"{bundle.path}: the manifest names the weight {name!r}, which {WEIGHTS} "
                 "does not hold: export the model again",
                 weight=name,
             )
-    return {name: weights[name] for name in names}
+    if not encodings:
+        return {name: weights[name] for name in names}
+    # Only here: a plain bundle starts without it.
+    from maas_sdk.bundle.encoding import check_encodings, decode
+
+    check_encodings(encodings, weights.specs)
+    # Once each: programs share their weights.
+    return {name: decode(name, encodings, weights) for name in dict.fromkeys(names)}
 
 
 def _loader(
