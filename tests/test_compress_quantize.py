@@ -1,141 +1,299 @@
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from maas_sdk.compress.quantize import QuantizedModel, QuantRule, parameters, quantize
-from maas_sdk.compress.report import compare
+from maas_sdk.compress.formats import Format
+from maas_sdk.compress.quantize import quantize
+from maas_sdk.compress.quantized import QuantizedModel
+from maas_sdk.compress.recipes import RECIPES
 from maas_sdk.demo.digits import load_split
-from maas_sdk.errors import ConfigError
-from maas_sdk.models.convnet import ConvNet
+from maas_sdk.export import export
+from maas_sdk.models import ConvNet, Decoder, DecoderConfig, make_model
+from maas_sdk.runtime import load
 from maas_sdk.training.trainer import TrainConfig, Trainer
 
-ONE_ROW = np.zeros((1, 8, 8, 1), np.float32)
+TARGETS = ["cpu-x86_64-avx2"]
 
 
 @pytest.fixture(scope="module")
-def model() -> Any:
+def digits() -> Any:
+    return load_split()
+
+
+@pytest.fixture(scope="module")
+def model(digits: Any) -> Any:
     config = TrainConfig(epochs=4, precision="bf16", label_smoothing=0.05)
-    return Trainer(config).fit(ConvNet(rngs=nnx.Rngs(0)), load_split()).model
+    found: Any = Trainer(config).fit(ConvNet(rngs=nnx.Rngs(0)), digits).model
+    found.eval()
+    return found
 
 
-@pytest.fixture(scope="module")
-def quantized(model: Any) -> QuantizedModel:
-    return quantize(model, [ONE_ROW])
-
-
-def test_every_kernel_becomes_int8_with_a_scale_per_channel(quantized: QuantizedModel) -> None:
-    """Kernels are int8 and float32 scales, plain arrays; biases stay."""
-    assert quantized.quantized == ("head/kernel", "hidden/kernel", "stem/kernel", "trunk/kernel")
-    assert quantized.kept == ("head/bias", "hidden/bias", "stem/bias", "trunk/bias")
-    found = {
-        path: (value.shape, value.dtype.name)
-        for path, value in parameters(quantized.model).items()
-        if path.startswith("trunk/")
-    }
-    assert found == {
-        "trunk/bias": ((64,), "float32"),
-        "trunk/kernel/qvalue": ((3, 3, 32, 64), "int8"),
-        "trunk/kernel/scale": ((1, 1, 1, 64), "float32"),
+def leaves(model: Any) -> dict[str, np.ndarray]:
+    return {
+        "/".join(map(str, path)): np.asarray(value[...])
+        for path, value in nnx.to_flat_state(nnx.state(model, nnx.Param))
     }
 
 
-def test_rounding_is_at_most_half_a_step(model: Any, quantized: QuantizedModel) -> None:
-    """Every weight is within half a scale of where it was: absmax clips nothing away."""
-    before, after = parameters(model), parameters(quantized.model)
-    for path in quantized.quantized:
-        scale = np.asarray(after[f"{path}/scale"])
-        restored = np.asarray(after[f"{path}/qvalue"]) * scale
-        assert np.all(np.abs(restored - np.asarray(before[path])) <= scale * 0.5001)
+def stored(quantized: QuantizedModel) -> dict[str, bytes]:
+    """All bytes of a quantized model, by leaf."""
+    return {leaf.name: leaf.to_numpy().tobytes() for leaf in quantized.as_model().leaves}
 
 
-def test_no_row_depends_on_another(quantized: QuantizedModel) -> None:
-    """A row's answer is the same, bit for bit, beside rows of huge values: scales are its own."""
-    rows = load_split().test.inputs[:4].copy()
-    before = np.asarray(quantized(rows))
-    rows[1:] *= 1000
-    np.testing.assert_array_equal(np.asarray(quantized(rows))[0], before[0])
+# Recipe → bytes as a share of float32, at most, and how much accuracy may be lost.
+BOUNDS = {
+    "int8": (0.27, 0.005),
+    "int8-static": (0.27, 0.005),
+    "int8w": (0.27, 0.005),
+    "int4w": (0.16, 0.02),
+    "int2w": (0.10, 1.0),
+    "nf4": (0.16, 0.02),
+    "fp8": (0.27, 0.01),
+    "fp8w": (0.27, 0.01),
+    "smoothquant": (0.27, 0.005),
+    "gptq": (0.16, 0.02),
+    "awq": (0.16, 0.02),
+    "adaquant": (0.16, 0.02),
+    "first-order": (0.06, 1.0),
+    "second-order": (0.09, 1.0),
+    "kmeans4": (0.15, 0.01),
+    "kmeans2": (0.09, 0.1),
+    "sparse4-50": (0.11, 0.05),
+    "Q0.7": (0.27, 0.01),
+    "hashed8": (0.27, 0.1),
+}
 
 
-def test_nan_ends_in_int8_and_stays_in_its_row(model: Any) -> None:
-    """A row of NaN is answered by numbers, as the module says; rows beside it are not touched."""
-    small = quantize(model, [ONE_ROW])
-    x = np.repeat(np.asarray(ONE_ROW), 3, axis=0)
-    expected = np.asarray(small(x))
-    x[1] = np.nan
-    found = np.asarray(small(x))
-    assert np.isfinite(found).all()
-    np.testing.assert_allclose(found[[0, 2]], expected[[0, 2]], rtol=1e-6)
+def test_every_recipe_has_a_bound() -> None:
+    """The table above leaves no recipe out."""
+    assert RECIPES.keys() <= BOUNDS.keys()
 
 
-def test_products_are_taken_in_int8(quantized: QuantizedModel) -> None:
-    """The program multiplies int8 by int8 into int32: nothing is dequantized first."""
-    graphdef, state = nnx.split(quantized.model)
-
-    def call(state: Any, x: jax.Array) -> Any:
-        rebuilt: Any = nnx.merge(graphdef, state)
-        return rebuilt(x)
-
-    text = jax.jit(call).lower(state, ONE_ROW).as_text()
-    products = [
-        line
-        for line in text.splitlines()
-        if "stablehlo.convolution" in line or "stablehlo.dot_general" in line
-    ]
-    assert len(products) == 4
-    assert all(line.count("xi8>") == 2 and "xi32>" in line for line in products)
-
-
-def test_int8_costs_little_and_saves_much(model: Any, quantized: QuantizedModel) -> None:
-    """At most half a percent of accuracy, nearly four times fewer bytes, over 30 dB per kernel."""
-    test = load_split().test
-    report = compare(model, quantized.model, inputs=test.inputs, labels=test.labels)
-    assert report.accuracy_drop <= 0.005
-    assert report.agreement >= 0.99
-    assert report.ratio > 3.8
-    assert report.rows == len(test)
-    for layer in report.layers:
-        if layer.path.endswith("/kernel"):
-            assert (layer.dtype_before, layer.dtype_after) == ("float32", "int8")
-            assert layer.error.sqnr_db is not None
-            assert layer.error.sqnr_db > 30
-        else:
-            assert layer.error.max_abs == 0
+@pytest.mark.parametrize("recipe", BOUNDS)
+def test_a_trained_model_through_every_recipe(recipe: str, model: Any, digits: Any) -> None:
+    """Bytes and accuracy on held-out digits stay within what each recipe promises."""
+    test = digits.test
+    most, drop = BOUNDS[recipe]
+    found = quantize(model, recipe, digits.train.inputs[:128], (test.inputs, test.labels))
+    report = found.report
+    assert report.ratio <= most, report.table()
+    assert report.drop is not None
+    assert report.drop <= drop, report.table()
+    assert report.before is not None
+    assert report.before > 0.9
+    # What the report counts is what is stored.
+    assert report.bytes_stored == sum(len(data) for data in stored(found).values())
+    assert found.as_model().compression == report.compression()
 
 
-def test_the_given_model_is_left_alone(model: Any, quantized: QuantizedModel) -> None:
-    """Quantizing makes a new model; the old one answers as before, in float32."""
-    assert {value.dtype.name for value in parameters(model).values()} == {"float32"}
-    assert type(model) is ConvNet
+def test_the_given_model_is_left_as_it_was(model: Any, digits: Any) -> None:
+    """The same arrays with the same numbers, and the same answers."""
+    rows = digits.test.inputs[:4]
+    arrays = {path: value[...] for path, value in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+    before, answers = leaves(model), np.asarray(model(rows))
+    quantize(model, "gptq", digits.train.inputs[:64])
+    after = {path: value[...] for path, value in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+    assert all(after[path] is array for path, array in arrays.items())
+    for name, array in leaves(model).items():
+        np.testing.assert_array_equal(array, before[name])
+    np.testing.assert_array_equal(np.asarray(model(rows)), answers)
 
 
-def test_rules_choose_layers(model: Any) -> None:
-    """Only what a rule matches is quantized."""
-    some = quantize(model, [ONE_ROW], rules=[QuantRule(module_path="hidden", activations=None)])
-    assert some.quantized == ("hidden/kernel",)
-    assert some(ONE_ROW).shape == (1, 10)
+@pytest.mark.parametrize("recipe", ["kmeans4", "adaquant"])
+def test_the_same_bytes_twice(recipe: str, model: Any, digits: Any) -> None:
+    """Nothing hangs on chance: the same recipe, model and rows give the same bytes."""
+    rows = digits.train.inputs[:64]
+    assert stored(quantize(model, recipe, rows)) == stored(quantize(model, recipe, rows))
 
 
-@pytest.mark.parametrize(
-    ("rule", "message"),
-    [
-        ({"module_path": "nowhere"}, "module_path 'nowhere'; the model's modules are head, hidden"),
-        ({"module_path": "stem", "activations": None}, "requires same act_qtype and weight_qtype"),
-    ],
-)
-def test_rules_that_cannot_be_followed_are_refused(
-    model: Any, rule: dict[str, Any], message: str
-) -> None:
-    """A rule that matches nothing, or asks for the impossible, is an error and not a silence."""
-    with pytest.raises(ConfigError, match=message):
-        quantize(model, [ONE_ROW], rules=[QuantRule(**rule)])
+def test_an_endless_calibration_is_left_where_it_has_given_enough(model: Any, digits: Any) -> None:
+    """Only as many rows are taken as were asked for, of pairs with labels too."""
+    drawn = []
+
+    def batches() -> Iterator[Any]:
+        while True:
+            drawn.append(1)
+            yield digits.train.inputs[:16], digits.train.labels[:16]
+
+    rows = digits.train.inputs[:2]
+    found = quantize(
+        model, "int8-static", batches(), example_inputs=rows, calibration_rows=40, include="hidden"
+    )
+    assert len(drawn) == 3
+    assert [*found.weights] == ["hidden/kernel"]
 
 
-def test_unknown_dtypes_are_refused() -> None:
-    """The message says what there is."""
-    with pytest.raises(ConfigError, match=r"QuantRule.weights: 'int3' is not supported.*int8"):
-        QuantRule(weights="int3")
+def test_max_drop_is_kept_as_measured(model: Any, digits: Any) -> None:
+    """The bound holds, with its standard error; a loose one takes fewer bytes than int8."""
+    judged = digits.test.inputs, digits.test.labels
+    found = quantize(model, evaluate=judged, max_drop=0.02)
+    report = found.report
+    assert report.drop is not None
+    assert report.drop_error is not None
+    assert report.drop + report.drop_error <= 0.02
+    assert report.bytes_stored < quantize(model, "int8w", judged[0][:2]).report.bytes_stored
+    assert all(layer.drop is not None for layer in report.layers)
+
+
+def test_nothing_is_quantized_where_nothing_may_be_lost() -> None:
+    """A bound of nothing on a metric that every change lowers leaves the model in float."""
+    weights = {"w": np.random.default_rng(0).normal(size=(32, 32)).astype(np.float32)}
+    rows = np.random.default_rng(1).normal(size=(8, 32)).astype(np.float32)
+    truth = rows @ weights["w"]
+
+    def likeness(predict: Any) -> float:
+        return -float(np.abs(predict(rows) - truth).max() > 1e-5)
+
+    found = quantize(
+        lambda w, x: x @ w["w"],
+        "int8w",
+        evaluate=likeness,
+        example_inputs=rows,
+        weights=weights,
+        max_drop=0.0,
+    )
+    assert not found.weights
+    assert (found.report.ratio, found.report.drop) == (1.0, 0.0)
+
+
+# --- other architectures ---------------------------------------------------------------------
+
+RNG = np.random.default_rng(0)
+TOKENS = RNG.integers(0, 200, (4, 12)).astype(np.int32)
+IMAGES = RNG.normal(size=(4, 8, 8, 1)).astype(np.float32)
+SEQUENCES = RNG.normal(size=(4, 8, 8)).astype(np.float32)
+
+
+def scanned() -> Any:
+    config = DecoderConfig.preset("decoder-tiny", scan_layers=True)
+    return Decoder(config, rngs=nnx.Rngs(0))
+
+
+ARCHITECTURES = {
+    "decoder": (lambda: make_model("decoder-tiny", rngs=nnx.Rngs(0)), TOKENS),
+    "decoder, scanned": (scanned, TOKENS),
+    "encoder": (lambda: make_model("bert-tiny", rngs=nnx.Rngs(0)), TOKENS),
+    "resnet": (lambda: make_model("resnet-digits", rngs=nnx.Rngs(0)), IMAGES),
+    "lstm": (lambda: make_model("lstm-digits", rngs=nnx.Rngs(0)), SEQUENCES),
+}
+
+
+@pytest.mark.parametrize(("recipe", "error"), [("int8", 0.06), ("int4w", 0.25)])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_other_architectures(name: str, recipe: str, error: float) -> None:
+    """Every matrix of the presets is found, and answers stay near the float model's."""
+    make, rows = ARCHITECTURES[name]
+    model = make()
+    model.eval()
+    found = quantize(model, recipe, rows, min_size=1)
+    matrices = [leaf for leaf in found.source.leaves if len(leaf.value.shape) > 1]
+    plain = {leaf.name for leaf in matrices} - found.weights.keys()
+    # Scales of norms are the only matrices that are none, where layers are stacked.
+    assert all(name.rpartition("/")[2] in ("scale", "bias") for name in plain), plain
+    assert found.report.output_error is not None
+    assert found.report.output_error < error
+
+
+@pytest.mark.parametrize("decode", ["program", "open"])
+@pytest.mark.parametrize("entropy", [None, "zlib"])
+def test_a_bundle_answers_as_the_model(decode: Any, entropy: Any, tmp_path: Path) -> None:
+    """The served bundle gives the quantized model's answers, however it is decoded."""
+    weights = {
+        "a": RNG.normal(size=(64, 128)).astype(np.float32),
+        "b": RNG.normal(size=(128, 16)).astype(np.float32),
+        "bias": RNG.normal(size=128).astype(np.float32),
+    }
+
+    def apply(weights: Any, x: Any) -> Any:
+        return jnp.tanh(x @ weights["a"] + weights["bias"]) @ weights["b"]
+
+    rows = RNG.normal(size=(4, 64)).astype(np.float32)
+    found = quantize(
+        apply, "kmeans4", rows, weights=weights, decode=decode, entropy=entropy, min_size=1
+    )
+    path = tmp_path / "model.maas"
+    bundle = export(found, rows, path=path, buckets=(1, 4), targets=TARGETS)
+    assert bundle.manifest.compression == found.report.compression()
+    with load(path) as engine:
+        np.testing.assert_allclose(
+            engine.predict(rows), np.asarray(found(rows)), rtol=1e-5, atol=1e-5
+        )
+    size = path.joinpath("weights.safetensors").stat().st_size
+    assert size < 0.2 * sum(array.nbytes for array in weights.values())
+
+
+def test_int8_is_served_in_int8(model: Any, digits: Any, tmp_path: Path) -> None:
+    """The trained model's bundle answers as the quantized model in the lean runtime."""
+    rows = digits.test.inputs[:8]
+    found = quantize(model, "int8", rows)
+    path = tmp_path / "digits.maas"
+    export(found, rows, path=path, buckets=(1, 8), targets=TARGETS)
+    with load(path) as engine:
+        answers = engine.predict(rows)
+        one = engine.predict(rows[:1])
+    np.testing.assert_allclose(answers, np.asarray(found(rows)), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(one, answers[:1], rtol=1e-5, atol=1e-5)
+
+
+def test_open_and_program_hold_the_same_weights() -> None:
+    """Weights decoded beforehand answer as those decoded in the program: one formula."""
+    weights = {"w": RNG.normal(size=(48, 32)).astype(np.float32)}
+    rows = RNG.normal(size=(3, 48)).astype(np.float32)
+    for recipe in ("int8w", "int4w", "nf4", "kmeans3", "sparse4-50", "second-order", "hashed8"):
+        found = quantize(lambda w, x: x @ w["w"], recipe, rows, weights=weights)
+        np.testing.assert_allclose(
+            found.serving(decode="open")(rows), found(rows), rtol=2e-5, atol=2e-5, err_msg=recipe
+        )
+
+
+def test_progress_is_told() -> None:
+    """Each stage says how far it is, and ends where it said it would."""
+    told: dict[str, list[tuple[int, int]]] = {}
+    weights = {"w": RNG.normal(size=(16, 16)).astype(np.float32)}
+    rows = RNG.normal(size=(130, 16)).astype(np.float32)
+    quantize(
+        lambda w, x: x @ w["w"],
+        "gptq",
+        rows,
+        weights=weights,
+        progress=lambda stage, done, total: told.setdefault(stage, []).append((done, total)),
+    )
+    assert told == {"calibrate": [(1, 3), (2, 3), (3, 3)], "quantize": [(1, 1)]}
+
+
+def test_several_inputs_by_name() -> None:
+    """A model of a dict of inputs is called, quantized and judged with one."""
+    weights = {"w": RNG.normal(size=(16, 8)).astype(np.float32)}
+    rows = {
+        "x": RNG.normal(size=(6, 16)).astype(np.float32),
+        "y": RNG.normal(size=(6, 8)).astype(np.float32),
+    }
+
+    def apply(weights: Any, inputs: Mapping[str, Any]) -> Any:
+        return {"z": inputs["x"] @ weights["w"] + inputs["y"]}
+
+    found = quantize(apply, "int8", rows, weights=weights, min_size=1)
+    expected = rows["x"] @ weights["w"] + rows["y"]
+    np.testing.assert_allclose(found(rows)["z"], expected, atol=0.1)
+    np.testing.assert_allclose(found(**rows)["z"], expected, atol=0.1)
+
+
+def test_overrides_choose_a_format_by_name(model: Any, digits: Any) -> None:
+    """A weight's own format decides before the recipe's; None leaves it in float."""
+    found = quantize(
+        model,
+        "int8w",
+        digits.test.inputs[:2],
+        overrides={"head/kernel": None, "hidden/kernel": Format(kind="kmeans", bits=3)},
+    )
+    formats = {layer.name: layer.format for layer in found.report.layers}
+    assert formats["head/kernel"] == "float32"
+    assert formats["hidden/kernel"] == "kmeans3/channel"
+    assert formats["trunk/kernel"] == "integer8/channel"

@@ -1,1 +1,36 @@
-"""Smaller models that answer the same, and the figures that say how nearly the same."""
+"""Smaller models that answer the same, and the figures that say how nearly the same.
+
+    from maas_sdk.compress import quantize
+    from maas_sdk.export import export
+
+    quantized = quantize(model, "int8", evaluate=(inputs, labels))
+    print(quantized.report.table())
+    export(quantized, inputs[:8], path="digits-int8.maas")
+
+``recipes`` says what can be done to weights, ``formats`` what they become, ``products`` what the
+program then computes, and ``quantized`` how it is served.
+"""
+
+from maas_sdk.compress.allocate import CANDIDATES, Sensitivity, sensitivity
+from maas_sdk.compress.formats import Format
+from maas_sdk.compress.products import Activations
+from maas_sdk.compress.quantize import quantize
+from maas_sdk.compress.quantized import QuantizedModel
+from maas_sdk.compress.recipes import RECIPES, SUMMARIES, Recipe, find_recipe
+from maas_sdk.compress.report import LayerReport, QuantizationReport
+
+__all__ = [
+    "CANDIDATES",
+    "RECIPES",
+    "SUMMARIES",
+    "Activations",
+    "Format",
+    "LayerReport",
+    "QuantizationReport",
+    "QuantizedModel",
+    "Recipe",
+    "Sensitivity",
+    "find_recipe",
+    "quantize",
+    "sensitivity",
+]

@@ -1,135 +1,317 @@
-"""Post-training quantization to int8, through qwix.
+"""``quantize``: a float model and a recipe in, a smaller model that answers the same out.
 
-The rule it keeps: a quantized model is an nnx module like any other. Where a layer had a float
-kernel it has an int8 ``qvalue`` and a float32 ``scale`` per output channel, plain arrays in its
-state, so it is exported, sharded and saved by the same code.
-
-    kernel ≈ qvalue · scale,   scale = max|kernel over the channel| / 127.5   (symmetric, "absmax")
-
-Activations are quantized as they come, with one scale per row of the batch, so no row's answer
-depends on the other rows. Products of int8 are accumulated in int32 and scaled back to float32.
-Int8 has no NaN: a quantized layer makes finite numbers of it, so NaN in a row is answered by
-numbers that mean nothing. Where inputs may hold NaN, it is for the caller to look.
-
-qwix works by swapping JAX functions for the time of a call, in the whole process: quantize, trace
-and export from one thread only. What is exported is a compiled program, without qwix in it.
+The order is: trace the model, find its products with weights, choose layers, see what goes into
+them where the recipe asks, then weight by weight: read, fold, encode, let go. The rule it keeps:
+nothing changes the model that is handed in, and beside it there is never more than what is stored
+and one weight in work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import jax
-import jax.numpy as jnp
-import qwix
-from flax import nnx
+import numpy as np
 
+from maas_sdk.compress.allocate import CANDIDATES, allocate
+from maas_sdk.compress.calibration import batches_of, example_of
+from maas_sdk.compress.choose import check_target, chosen, format_of
+from maas_sdk.compress.fit import Fitted, fit
+from maas_sdk.compress.formats import Format
+from maas_sdk.compress.judge import Evaluate, Judge, Score, inputs_of, judge_of, predictor
+from maas_sdk.compress.latency import latency
+from maas_sdk.compress.observe import observe
+from maas_sdk.compress.outcome import report_of
+from maas_sdk.compress.quantized import (
+    Decode,
+    Entropy,
+    QuantizedModel,
+    check_serving,
+    hollow,
+    needed,
+)
+from maas_sdk.compress.recipes import Recipe, find_recipe
+from maas_sdk.compress.source import Program, Site, find_sites
 from maas_sdk.errors import ConfigError
+from maas_sdk.export.model import Model, adapt
+from maas_sdk.tensors import Array
 
-__all__ = ["INT8", "QuantRule", "QuantizedModel", "parameters", "quantize"]
+__all__ = ["Progress", "quantize"]
 
-# Dtypes that a rule may name.
-_QTYPES: Final = {"int8": jnp.int8}
+# Stage, steps done, steps in all.
+Progress = Callable[[str, int, int], None]
 
-# The attribute under which qwix keeps a quantized array beside the notes on how it was made.
-_WRAPPER: Final = "array"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class QuantRule:
-    """Which layers are quantized, and to what. Of several rules the first that matches counts."""
-
-    # Regular expression for the whole path of a module, such as "blocks/0/hidden".
-    module_path: str = ".*"
-    # Dtype of kernels.
-    weights: str = "int8"
-    # Dtype of inputs of the layer's product; None keeps them in float, which dense layers allow
-    # and convolutions do not (a limit of qwix).
-    activations: str | None = "int8"
-
-    def __post_init__(self) -> None:
-        for name, value in (("weights", self.weights), ("activations", self.activations)):
-            if value is not None and value not in _QTYPES:
-                raise ConfigError(
-                    f"QuantRule.{name}: {value!r} is not supported; "
-                    f"expected one of {', '.join(sorted(_QTYPES))}",
-                    dtype=value,
-                )
-
-
-# Weights and activations of every convolution and dense layer.
-INT8: Final = (QuantRule(),)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class QuantizedModel:
-    """A quantized model, and which of its layers are."""
-
-    # Called like the model it came from, with the same inputs and outputs.
-    model: nnx.Module
-    # Paths of the quantized parameters, such as "hidden/kernel", sorted.
-    quantized: tuple[str, ...]
-    # Paths of the parameters that stayed as they were, biases mostly, sorted.
-    kept: tuple[str, ...]
-
-    def __call__(self, *inputs: jax.Array) -> Any:
-        """The model's answer."""
-        model: Any = self.model
-        return model(*inputs)
+# Calibration batches are run again for every so many bytes of Gram matrices.
+_GRAM_SHARE: Final = 0.1
+_GRAM_BYTES: Final = 32 * 2**20
 
 
 def quantize(
-    model: nnx.Module, example_inputs: Sequence[Any], *, rules: Sequence[QuantRule] = INT8
+    model: Any,
+    recipe: str | Recipe = "int8",
+    calibration: Any = None,
+    evaluate: Evaluate | None = None,
+    *,
+    example_inputs: Any = None,
+    weights: Any = None,
+    max_drop: float | None = None,
+    candidates: Sequence[Format] = CANDIDATES,
+    calibration_rows: int = 512,
+    decode: Decode = "program",
+    entropy: Entropy | None = None,
+    target: str | None = None,
+    latency_buckets: Iterable[int] = (),
+    progress: Progress | None = None,
+    **changes: Any,
 ) -> QuantizedModel:
     """Quantize a trained model, which is left as it was.
 
     Args:
-        model: the model, in eval mode.
-        example_inputs: positional arguments for one call. Shapes and dtypes count, values do not:
-            weights are quantized by their own range, activations by each row's.
-        rules: what to quantize.
+        model: an ``nnx.Module``; a linen ``Module`` with ``weights``; a function
+            ``apply(weights, inputs)`` with ``weights``.
+        recipe: a name of ``recipes.RECIPES``, or a ``Recipe``.
+        calibration: rows that show what goes into the layers: an array [N, …], a dict of arrays, or
+            an iterable of batches. Recipes with static ranges, smoothquant, gptq, awq and adaquant
+            need it.
+        evaluate: (inputs, labels), or a function of a prediction to a number, more for better: what
+            the report says was lost, and what ``max_drop`` bounds.
+        example_inputs: one batch of inputs, where there is neither calibration nor evaluation.
+        weights: linen variables, or the pytree of an ``apply`` function.
+        max_drop: the most that may be lost in the metric, such as 0.005; formats are chosen weight
+            by weight, the fewest bytes that keep it. Weights only: activations stay in float.
+        candidates: the formats to choose from with ``max_drop``.
+        calibration_rows: rows taken of ``calibration`` at most.
+        decode: "program" or "open"; see ``quantized.py``.
+        entropy: "zstd" or "zlib" on top of what is stored.
+        target: what it shall run on, such as "cpu-x86_64-avx2" or "tpu-v5e": formats that cannot
+            run there are refused.
+        latency_buckets: batch sizes at which the compiled programs of both models are timed for the
+            report, which exports both.
+        progress: told (stage, done, total).
+        **changes: fields of ``Recipe`` and ``Format``, such as ``include="layers/.*"``,
+            ``skip_first=True``, ``bits=4`` or ``granularity=32``.
+
+    Returns:
+        The quantized model with its ``report``.
 
     Raises:
-        ConfigError: a rule that matches no layer, or that asks of qwix what it cannot do.
+        ConfigError: options that do not fit together: no such recipe, a pattern that matches
+            nothing, a recipe without the calibration it needs, a model that is quantized already, a
+            format that the target cannot run.
+        InputError: calibration rows, labels or weights that are not what is said above.
+        ExportError: the model raised while it was traced.
     """
-    provider = qwix.PtqProvider([_qwix_rule(rule) for rule in rules])
-    try:
-        quantized = qwix.quantize_model(model, provider, *example_inputs)
-    except ValueError as error:
-        raise ConfigError(f"the rules cannot be applied to this model: {error}") from error
-    unused = provider.get_unused_rules()
-    if unused:
-        paths = ", ".join(repr(rule.module_path) for rule in unused)
-        modules = sorted("/".join(map(str, path)) for path, _ in nnx.iter_modules(model) if path)
+    tell = progress or (lambda stage, done, total: None)
+    found = find_recipe(recipe, **changes)
+    check_target(found, target)
+    if max_drop is not None and (evaluate is None or not 0 <= max_drop < 1):
         raise ConfigError(
-            f"no layer that can be quantized matches the rule for module_path {paths}; "
-            f"the model's modules are {', '.join(modules)}"
+            f"max_drop={max_drop}: expected a share such as 0.005, and evaluate= to measure it with"
         )
-    before, after = parameters(model), parameters(quantized)
-    kept = before.keys() & after.keys()
-    return QuantizedModel(
+    check_serving(decode, entropy)
+    buckets = tuple(latency_buckets)
+    if any(size < 1 for size in buckets):
+        raise ConfigError(f"latency_buckets: expected batch sizes ≥ 1, got {list(buckets)}")
+    if calibration_rows < 1:
+        raise ConfigError(f"calibration_rows={calibration_rows}: expected at least 1")
+    judge = None if evaluate is None else judge_of(evaluate)
+    float_model = _adapted(model, weights)
+    example, bare = _example(example_inputs, judge, calibration)
+    batches = _calibration(found, calibration, calibration_rows, example)
+    program = Program(model=float_model, bare=bare)
+    every = find_sites(program, example, fold=found.fold_norms)
+    sites = chosen(found, every)
+    # Labels that do not fit, or a function that fails, are met before work is done.
+    before = None if judge is None else judge.score(predictor(float_model))
+    drops: Mapping[str, float] = {}
+    if max_drop is not None:
+        assert judge is not None
+        plan = allocate(program, sites, found, candidates, judge, max_drop=max_drop, progress=tell)
+        found = replace(
+            found,
+            name=f"max-drop-{max_drop:g}",
+            overrides=plan.formats,
+            activations=None,
+            method="round",
+        )
+        drops = plan.drops
+    fitted = _fit_all(program, sites, found, batches, tell)
+    return _finished(
+        _Parts(
+            program=program,
+            example=example,
+            recipe=found,
+            fitted=fitted,
+            sites=every,
+            real=bool(batches) or judge is not None,
+        ),
+        judge=judge,
+        before=before,
+        drops=drops,
+        decode=decode,
+        entropy=entropy,
+        buckets=buckets,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Parts:
+    program: Program
+    example: Mapping[str, Array]
+    recipe: Recipe
+    sites: Sequence[Site]
+    fitted: Mapping[str, Fitted]
+    # Whether the example is of rows that the model is meant for.
+    real: bool
+
+
+def _adapted(model: Any, weights: Any) -> Model:
+    """The model as named leaves; refused where it is quantized already."""
+    if hasattr(model, "as_model"):
+        raise ConfigError(
+            "the model is quantized already, and quantizing it twice would add up the errors: "
+            "quantize the float model that it came from"
+        )
+    found = adapt(model, weights)
+    codes = [leaf.name for leaf in found.leaves if leaf.name.endswith(("/qvalue", "/codes"))]
+    if codes:
+        raise ConfigError(
+            f"the model is quantized already ({codes[0]} holds codes): quantize the float model "
+            "that it came from"
+        )
+    return found
+
+
+def _example(given: Any, judge: Judge | None, calibration: Any) -> tuple[dict[str, Array], bool]:
+    """Two rows or fewer of what the model takes; whether it takes one array without a name."""
+    for source in (given, None if judge is None else judge.inputs, calibration):
+        if source is None or (source is calibration and hasattr(source, "__next__")):
+            continue
+        rows = inputs_of(source)
+        if not (isinstance(rows, Mapping) or hasattr(rows, "shape")):
+            first = next(iter(rows), None)
+            rows = inputs_of(first[0] if isinstance(first, (tuple, list)) else first)
+        if rows is not None:
+            found = {name: array[:2] for name, array in example_of(rows).items()}
+            return found, not isinstance(rows, Mapping)
+    raise ConfigError(
+        "example_inputs: none given, and neither calibration= nor evaluate= has rows to look at: "
+        "pass example_inputs=rows[:2]"
+    )
+
+
+def _calibration(
+    recipe: Recipe, calibration: Any, rows: int, example: Mapping[str, Array]
+) -> list[dict[str, Array]]:
+    if calibration is None:
+        if recipe.calibrates:
+            raise ConfigError(
+                f"recipe {recipe.name} looks at what goes into the layers: pass calibration=rows, "
+                "a few hundred that nobody is judged by"
+            )
+        return []
+    return batches_of(calibration, rows=rows, like=example)
+
+
+def _fit_all(
+    program: Program,
+    sites: Sequence[Site],
+    recipe: Recipe,
+    batches: Sequence[Mapping[str, Array]],
+    tell: Progress,
+) -> dict[str, Fitted]:
+    """Every chosen weight, a few at a time where their inputs have to be seen."""
+    values = {leaf.name: leaf.value for leaf in program.model.leaves}
+    total = sum(int(np.prod(leaf.value.shape)) * 4 for leaf in program.model.leaves)
+    looks = recipe.calibrates and bool(batches)
+    vectors = recipe.method != "round"
+    budget = max(_GRAM_BYTES, int(_GRAM_SHARE * total)) if vectors else total + 1
+    found: dict[str, Fitted] = {}
+    for group in _groups(sites, budget) if looks else [list(sites)]:
+        seen = {}
+        if looks:
+            seen = observe(
+                program,
+                group,
+                batches,
+                vectors=vectors,
+                progress=lambda done: tell("calibrate", done, len(batches)),
+            )
+        for site in group:
+            form = format_of(recipe, site)
+            if form is not None:
+                observed = seen.get(site.name)
+                found[site.name] = fit(site, values[site.name], recipe, form, observed)
+            tell("quantize", len(found), len(sites))
+    return found
+
+
+def _groups(sites: Sequence[Site], budget: int) -> list[list[Site]]:
+    """Weights whose Gram matrices fit a number of bytes together."""
+    groups: list[list[Site]] = [[]]
+    filled = 0
+    for site in sites:
+        size = 4 * site.layout.inputs**2 * (site.layout.stack or 1)
+        if groups[-1] and filled + size > budget:
+            groups.append([])
+            filled = 0
+        groups[-1].append(site)
+        filled += size
+    return groups
+
+
+def _finished(
+    parts: _Parts,
+    *,
+    judge: Judge | None,
+    before: Score | None,
+    drops: Mapping[str, float],
+    decode: Decode,
+    entropy: Entropy | None,
+    buckets: Sequence[int],
+) -> QuantizedModel:
+    """The model, measured."""
+    program = parts.program
+    weights = {name: fitted.weight for name, fitted in parts.fitted.items()}
+    kept = {leaf.name: leaf for leaf in program.model.leaves if leaf.name not in weights}
+    report = report_of(program.model, parts.recipe, parts.sites, parts.fitted, kept, drops)
+    quantized = QuantizedModel(
+        recipe=parts.recipe,
+        source=hollow(program.model),
+        kept=kept,
+        weights=weights,
+        report=report,
+        bare=program.bare,
+    )
+    used = needed(quantized.as_model(), parts.example, bare=program.bare)
+    kept = {name: leaf for name, leaf in kept.items() if name in used or leaf.random}
+    quantized = replace(quantized, kept=kept)
+    quantized = quantized.serving(decode=decode, entropy=entropy or "none")
+    timed = (
+        latency(program.model, quantized, parts.example, buckets, bare=program.bare)
+        if buckets
+        else None
+    )
+    report = report_of(
+        program.model,
+        parts.recipe,
+        parts.sites,
+        parts.fitted,
+        kept,
+        drops,
         model=quantized,
-        quantized=tuple(sorted(before.keys() - kept)),
-        kept=tuple(sorted(kept)),
+        judged=None
+        if judge is None or before is None
+        else (judge.metric, before, judge.score(predictor(quantized.as_model()))),
+        # Example inputs alone may be zeros: what is answered to them says nothing.
+        outputs=_outputs(program, quantized, parts.example) if parts.real else None,
+        timed=timed,
     )
+    return replace(quantized, report=report)
 
 
-def parameters(model: nnx.Module) -> dict[str, jax.Array]:
-    """The model's parameters by path, such as ``hidden/bias``, in the order of the module.
-
-    A quantized kernel is two of them, ``hidden/kernel/qvalue`` and ``hidden/kernel/scale``.
-    """
-    return {
-        "/".join(str(part) for part in path if part != _WRAPPER): variable.get_value()
-        for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))
-    }
-
-
-def _qwix_rule(rule: QuantRule) -> qwix.QuantizationRule:
-    return qwix.QuantizationRule(
-        module_path=rule.module_path,
-        weight_qtype=_QTYPES[rule.weights],
-        act_qtype=None if rule.activations is None else _QTYPES[rule.activations],
-    )
+def _outputs(program: Program, after: QuantizedModel, example: Mapping[str, Array]) -> Any:
+    """What both models answer to the example rows."""
+    given: Any = example["input"] if program.bare else dict(example)
+    return predictor(program.model)(given), predictor(after.as_model())(given)

@@ -1,161 +1,178 @@
-"""What compression took and what it cost: bytes, error and accuracy, before and after.
+"""What quantization took and what it cost, as a table, JSON, a page and a record for the bundle.
 
-The rule it keeps: every figure is measured on the two models themselves. Errors are of weights
-(layer by layer, after scaling back to float) and of outputs (on the rows that were handed in).
+The rule it keeps: every figure is measured, on the models themselves; what was not measured is
+absent, not guessed.
 
-    relative L2 = ‖after - before‖ / ‖before‖,   SQNR = -20 · log10(relative L2) dB
-
-Dimension letters: N rows, K classes.
+    SQNR = 10 · log10(Σ w² / Σ (w - ŵ)²) dB
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-from flax import nnx
+from maas_sdk.bundle.compression import CompressedLayer, Compression, Latency
+from maas_sdk.charts.quantities import data_size
 
-from maas_sdk.compress.quantize import parameters
-from maas_sdk.errors import InputError
-from maas_sdk.evaluate.accuracy import accuracy
-from maas_sdk.evaluate.predict import predict
-from maas_sdk.tensors import Array
-
-__all__ = ["CompressionReport", "LayerReport", "TensorError", "compare", "tensor_error"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TensorError:
-    """How far a tensor is from the one it stands for."""
-
-    # Largest |after - before|.
-    max_abs: float
-    # ‖after - before‖ / ‖before‖; 0 when both are zero.
-    relative_l2: float
-    # Signal to quantization noise in dB; None when there is no noise at all.
-    sqnr_db: float | None
+__all__ = ["LayerReport", "QuantizationReport"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerReport:
-    """One parameter before and after."""
+    """One weight before and after."""
 
-    # Path in the model, such as "hidden/kernel".
-    path: str
+    # Name of the weight, such as "hidden/kernel".
+    name: str
     shape: tuple[int, ...]
-    dtype_before: str
-    dtype_after: str
-    # Scales are counted in.
+    # Of the format, such as "int8/channel"; "float32" for one that stayed.
+    format: str
+    # Bits per number, scales and codebooks included.
+    bits: float
     bytes_before: int
-    bytes_after: int
-    error: TensorError
+    bytes_stored: int
+    # Of the weight; None for one that stayed as it was.
+    sqnr_db: float | None = None
+    # ‖ŵ - w‖ / ‖w‖.
+    relative_error: float | None = None
+    # What this weight alone costs in the metric, where sensitivity was measured.
+    drop: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CompressionReport:
-    """A model before and after compression."""
+class QuantizationReport:
+    """A model before and after quantization."""
 
-    # Of all parameters, scales counted in.
-    bytes_before: int
-    bytes_after: int
-    # In the order of the module.
+    # Name of the recipe.
+    recipe: str
+    # In the order of the program; weights only.
     layers: tuple[LayerReport, ...]
-    # Of the outputs, over all rows compared.
-    output_error: TensorError
-    # Rows compared.
-    rows: int
-    # Share of rows whose most likely class stayed the same.
-    agreement: float
-    # Share of rows that are right.
-    accuracy_before: float
-    accuracy_after: float
+    # Bytes of all arrays: of the float model, on the disk, held while served.
+    bytes_before: int
+    bytes_stored: int
+    bytes_memory: int
+    # None: no evaluation was asked for.
+    metric: str | None = None
+    before: float | None = None
+    after: float | None = None
+    # Standard error of before - after, over rows; None where rows are not judged one by one.
+    drop_error: float | None = None
+    # Relative error of the outputs on the example rows, ‖ŷ - y‖ / ‖y‖, the first output's.
+    output_error: float | None = None
+    # Seconds of one batch of the compiled program, before and after, by batch size.
+    latency_s: Mapping[int, Latency] = field(default_factory=dict)
+    # What the latency was measured on: a target of ``export``.
+    target: str | None = None
+    # What was decided on the user's behalf, and what the figures mean; sentences.
+    notes: tuple[str, ...] = ()
 
     @property
     def ratio(self) -> float:
-        """How many times smaller the parameters became."""
-        return self.bytes_before / self.bytes_after
+        """Bytes stored, as a share of those before."""
+        return self.bytes_stored / self.bytes_before
 
     @property
-    def accuracy_drop(self) -> float:
-        """Accuracy lost, as a share of all rows; negative when some was gained."""
-        return self.accuracy_before - self.accuracy_after
+    def drop(self) -> float | None:
+        """What was lost in the metric; negative where something was won."""
+        if self.before is None or self.after is None:
+            return None
+        return self.before - self.after
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON-ready values, ``ratio`` and ``accuracy_drop`` included."""
-        return {**asdict(self), "ratio": self.ratio, "accuracy_drop": self.accuracy_drop}
+        """JSON-ready values, ``ratio`` and ``drop`` included."""
+        found = asdict(self)
+        found["latency_s"] = {
+            str(size): {"before": pair.before, "after": pair.after}
+            for size, pair in self.latency_s.items()
+        }
+        return {**found, "ratio": self.ratio, "drop": self.drop}
 
+    def to_json(self) -> str:
+        """``to_dict`` as text."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
 
-def tensor_error(before: Array, after: Array) -> TensorError:
-    """The error of ``after`` against ``before``, computed in float64.
+    def rows(self) -> list[tuple[str, ...]]:
+        """One row per weight, as text: name, shape, format, bits, bytes, SQNR, what it costs."""
+        return [
+            (
+                layer.name,
+                "×".join(map(str, layer.shape)),
+                layer.format,
+                f"{layer.bits:.2f}",
+                data_size(layer.bytes_stored),
+                "" if layer.sqnr_db is None else f"{layer.sqnr_db:.1f} dB",
+                "" if layer.drop is None else f"{layer.drop:+.4f}",
+            )
+            for layer in self.layers
+        ]
 
-    Raises:
-        InputError: the shapes differ.
-    """
-    if before.shape != after.shape:
-        raise InputError(
-            f"cannot compare a tensor of shape {list(before.shape)} with one of {list(after.shape)}"
+    def table(self) -> str:
+        """The report as text for a terminal."""
+        heads = ("weight", "shape", "format", "bits", "stored", "SQNR", "drop alone")
+        lines = _columns(heads, self.rows())
+        lines += ["", *self.summary(), *(f"note: {note}" for note in self.notes)]
+        return "\n".join(lines)
+
+    def summary(self) -> list[str]:
+        """The model's figures in words, a line each."""
+        found = [
+            f"{self.recipe}: {data_size(self.bytes_before)} → {data_size(self.bytes_stored)} "
+            f"stored ({self.ratio:.3f}), {data_size(self.bytes_memory)} while served"
+        ]
+        if self.metric is not None and self.before is not None and self.after is not None:
+            error = "" if not self.drop_error else f" ± {self.drop_error:.4f}"
+            found.append(
+                f"{self.metric}: {self.before:.4f} → {self.after:.4f} (drop "
+                f"{self.before - self.after:+.4f}{error})"
+            )
+        if self.output_error is not None:
+            found.append(f"outputs differ by {self.output_error:.2%} of their size")
+        for size, pair in self.latency_s.items():
+            found.append(
+                f"batch of {size} on {self.target}: {1e3 * pair.before:.3f} → "
+                f"{1e3 * pair.after:.3f} ms ({pair.before / pair.after:.2f} times as fast)"
+            )
+        return found
+
+    def compression(self) -> Compression:
+        """The record that the bundle's manifest holds."""
+        return Compression(
+            recipe=self.recipe,
+            metric=self.metric,
+            before=self.before,
+            after=self.after,
+            bytes_before=self.bytes_before,
+            bytes_stored=self.bytes_stored,
+            bytes_memory=self.bytes_memory,
+            layers=tuple(
+                CompressedLayer(
+                    name=layer.name,
+                    format=layer.format,
+                    bits=round(layer.bits, 4),
+                    bytes_before=layer.bytes_before,
+                    bytes_stored=layer.bytes_stored,
+                    sqnr_db=None if layer.sqnr_db is None else round(layer.sqnr_db, 2),
+                )
+                for layer in self.layers
+            ),
+            latency_s={str(size): pair for size, pair in self.latency_s.items()},
         )
-    reference = before.astype(np.float64)
-    difference = after.astype(np.float64) - reference
-    noise, signal = float(np.linalg.norm(difference)), float(np.linalg.norm(reference))
-    relative = 0.0 if noise == 0 else noise / signal if signal else float("inf")
-    return TensorError(
-        max_abs=float(np.abs(difference).max(initial=0.0)),
-        relative_l2=relative,
-        sqnr_db=None if relative == 0 else float(-20 * np.log10(relative)),
-    )
+
+    def page(self) -> str:
+        """The report as one HTML page with its plots."""
+        from maas_sdk.compress.report_page import report_page
+
+        return report_page(self)
 
 
-def compare(
-    before: nnx.Module, after: nnx.Module, *, inputs: Array, labels: Array
-) -> CompressionReport:
-    """Measure a compressed classifier against the one it came from.
-
-    Args:
-        before: the model, ``[N, …]`` to logits ``[N, K]``, in eval mode.
-        after: the same model compressed.
-        inputs: ``[N, …]``, rows that neither was trained on.
-        labels: integer[N].
-
-    Raises:
-        InputError: the two do not have the same parameters, or inputs and labels do not fit.
-    """
-    old = {path: np.asarray(value) for path, value in parameters(before).items()}
-    new = {path: np.asarray(value) for path, value in parameters(after).items()}
-    layers = tuple(_layer(path, value, new) for path, value in old.items())
-    logits_before, logits_after = predict(before, inputs), predict(after, inputs)
-    return CompressionReport(
-        bytes_before=sum(value.nbytes for value in old.values()),
-        bytes_after=sum(value.nbytes for value in new.values()),
-        layers=layers,
-        output_error=tensor_error(logits_before, logits_after),
-        rows=len(inputs),
-        agreement=accuracy(logits_after, np.argmax(logits_before, axis=-1)),
-        accuracy_before=accuracy(logits_before, labels),
-        accuracy_after=accuracy(logits_after, labels),
-    )
-
-
-def _layer(path: str, value: Array, new: dict[str, Array]) -> LayerReport:
-    """One parameter against its namesake, or against its quantized value times its scale."""
-    if path in new:
-        stored, restored = new[path], new[path]
-        bytes_after = stored.nbytes
-    elif f"{path}/qvalue" in new:
-        stored, scale = new[f"{path}/qvalue"], new[f"{path}/scale"]
-        restored = stored * scale
-        bytes_after = stored.nbytes + scale.nbytes
-    else:
-        raise InputError(
-            f"the compressed model has no parameter {path!r}; it has {', '.join(sorted(new))}"
-        )
-    return LayerReport(
-        path=path,
-        shape=value.shape,
-        dtype_before=value.dtype.name,
-        dtype_after=stored.dtype.name,
-        bytes_before=value.nbytes,
-        bytes_after=bytes_after,
-        error=tensor_error(value, restored),
-    )
+def _columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[at]) for row in (heads, *rows)) for at in range(len(heads))]
+    # Names to the left, numbers to the right.
+    return [
+        "  ".join(
+            cell.ljust(width) if at < 3 else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (heads, *rows)
+    ]

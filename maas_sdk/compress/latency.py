@@ -1,0 +1,84 @@
+"""Seconds of a batch, before and after quantization, of the programs that would be served.
+
+The rule it keeps: both models are exported for this machine and run by the code that serves them,
+without jax; what is compared is what a bundle would do.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maas_sdk.bundle.compression import Latency
+from maas_sdk.errors import ConfigError
+from maas_sdk.export.package import export
+from maas_sdk.export.targets import default_targets
+from maas_sdk.tensors import Array
+
+__all__ = ["Timed", "latency"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timed:
+    """What was measured."""
+
+    target: str
+    # By batch size.
+    latency_s: Mapping[int, Latency]
+
+
+def latency(
+    before: Any, after: Any, example: Mapping[str, Array], buckets: Sequence[int], *, bare: bool
+) -> Timed:
+    """Export both models and time their compiled programs.
+
+    Args:
+        before: the float model; as ``export`` takes it, or taken apart.
+        after: the quantized model.
+        example: a few rows by input name.
+        buckets: batch sizes.
+        bare: the model takes one array without a name.
+
+    Returns:
+        Per batch size, the fastest of a few runs of each.
+
+    Raises:
+        ConfigError: this machine can compile for no target.
+        ExportError: a model cannot be exported.
+    """
+    targets = default_targets()[:1]
+    if not targets:
+        raise ConfigError("latency_buckets: this machine compiles for no target of export")
+    rows: Any = example["input"] if bare else dict(example)
+    found = []
+    for model in (before, after):
+        with tempfile.TemporaryDirectory(prefix="maas-latency-") as folder:
+            bundle = export(
+                _Apart(model) if not hasattr(model, "as_model") else model,
+                rows,
+                path=Path(folder) / "model.maas",
+                buckets=buckets,
+                targets=targets,
+            )
+            verified = bundle.manifest.programs["predict"].verification
+            assert verified is not None
+            found.append(verified.run_s)
+    first, second = found
+    return Timed(
+        target=targets[0],
+        latency_s={int(size): Latency(first[size], second[size]) for size in first},
+    )
+
+
+class _Apart:
+    """A model that is taken apart already, for ``export``."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def as_model(self) -> Any:
+        """The model."""
+        return self._model

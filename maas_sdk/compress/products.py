@@ -1,0 +1,346 @@
+"""Products with quantized weights, as the compiled program computes them.
+
+    whole numbers   y = scale_x · (x̂ · ŵ) · scale_w     x̂, ŵ int8, the sum int32   (activations too)
+    float8          the same with float8 operands and a float32 sum
+    weights only    y = (x · ŵ) · scale_w               a scale per output channel
+                    y = x · decode(w)                    groups, codebooks, levels, …
+
+with scale_x = max|x| / 127 over what one row of the batch sums over (dynamic), or a number found
+by calibration (static). Row lookups read and decode the rows that are asked for, no others.
+
+The rule it keeps: no row of a batch depends on another. Dynamic scales are a row's own: of a dense
+product one per vector, of a convolution one per image. NaN or infinity in a row makes that row's
+scale, and so its answer, NaN, and no other's.
+
+Dimension letters: O output channels, I inputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.lax import GatherScatterMode
+
+from maas_sdk.bundle.encoding import Encoding, decode
+from maas_sdk.compress.alignment import (
+    for_input,
+    for_result,
+    over_channels,
+    over_inputs,
+    row_axes,
+    row_dims,
+    rows_for_result,
+)
+from maas_sdk.compress.grids import largest
+from maas_sdk.compress.layout import Layout
+from maas_sdk.compress.levels import activations as levels_of
+from maas_sdk.compress.uses import Products, Use
+from maas_sdk.compress.weight import Weight
+from maas_sdk.errors import ConfigError
+
+__all__ = ["ROLES", "Activations", "Quantized", "WeightPlan", "whole_encodings"]
+
+# What belongs to a weight besides its encoding, each a leaf ``<weight>/<role>``: float32.
+#   shift        [O]   added to the product: what followed it and was folded in
+#   smooth       [I]   the input is divided by it; the weight has been multiplied
+#   input_scale  []    the static scale of the input
+ROLES: Final = ("shift", "smooth", "input_scale")
+
+# A row of zeros has any scale; this one keeps it from dividing by nothing.
+_TINY: Final = float(np.finfo(np.float32).tiny)
+
+# Inputs that products are computed with.
+_INPUTS: Final = ("int8", "float8_e4m3fn", "levels1", "levels2")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Activations:
+    """How the inputs of a product are quantized."""
+
+    # "int8", "float8_e4m3fn"; or "levels1", "levels2": first and second order (``levels.py``).
+    dtype: str = "int8"
+    # Scales from each row, or from calibration.
+    ranges: Literal["dynamic", "static"] = "dynamic"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _INPUTS:
+            raise ConfigError(
+                f"Activations.dtype: expected one of {', '.join(_INPUTS)}, got {self.dtype!r}",
+                dtype=self.dtype,
+            )
+        if self.ranges not in ("dynamic", "static"):
+            raise ConfigError(
+                f"Activations.ranges: expected 'dynamic' or 'static', got {self.ranges!r}"
+            )
+        if self.ranges == "static" and self.dtype.startswith("levels"):
+            raise ConfigError(
+                f"Activations: {self.dtype} finds its factors row by row, so it has no static "
+                "ranges: leave ranges='dynamic'"
+            )
+
+    @property
+    def top(self) -> float:
+        """The largest number of the grid."""
+        return 127.0 if self.dtype == "int8" else largest(self.dtype)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightPlan:
+    """One quantized weight, as a program finds it."""
+
+    name: str
+    layout: Layout
+    # Dtype of the float weight.
+    dtype: str
+    # Of the weight and of what it is made from; of one layer where it is a stack.
+    encodings: Mapping[str, Encoding]
+    # Names of the stored tensors.
+    tensors: tuple[str, ...]
+    activations: Activations | None = None
+    # Which of ``ROLES`` are there.
+    roles: tuple[str, ...] = ()
+    # Operations of the program behind the product that ``shift`` stands for.
+    operations: int = 0
+    # Whether a stack's tensors can be cut into its layers.
+    cuts: bool = True
+    # The weight's axes in the order in which they are stored; None: as they are. Dense weights are
+    # stored with their inputs last: that is what products of int8 and float8 want on GPUs, and what
+    # XLA:CPU multiplies faster.
+    order: tuple[int, ...] | None = None
+
+    def as_used(self, array: Any, *, whole: bool = False) -> Any:
+        """What is stored of a layer, or of a whole stack, in the order of the weight's own axes."""
+        if self.order is None:
+            return array
+        inverse = [self.order.index(axis) for axis in range(len(self.order))]
+        return jnp.transpose(array, [0, *(axis + 1 for axis in inverse)] if whole else inverse)
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        """Names of all arrays that the program takes for it."""
+        return (*self.tensors, *(f"{self.name}/{role}" for role in self.roles))
+
+    def encoded(self) -> Encoding | None:
+        """The weight's own encoding; None where it is stored as it is."""
+        return self.encodings.get(self.name)
+
+    def per_channel(self) -> bool:
+        """Whether the weight is whole numbers or float8 with one scale per output channel."""
+        own = self.encoded()
+        if own is None or own.scheme != "scaled" or "zero" in own.parts:
+            return False
+        codes = self.encodings.get(own.parts["codes"])
+        if codes is not None and codes.scheme not in ("packed", "joined"):
+            return False
+        order = self.order or tuple(range(len(self.layout.shape)))
+        return self.scale_shape is not None and all(
+            self.scale_shape[order.index(axis)] == 1 for axis in self.layout.in_axes
+        )
+
+    # Shape of the scales, of one layer; None where there are none.
+    scale_shape: tuple[int, ...] | None = None
+
+
+@dataclass(kw_only=True)
+class Quantized(Products):
+    """Quantized products, for ``rewrite.evaluate``."""
+
+    plans: Mapping[str, WeightPlan]
+    # Products of whole numbers as products of floats that hold them exactly: for processors that
+    # multiply int8 slower than float32. Sums beyond 2^24 round, which 127·127·1040 inputs reach.
+    as_float: bool = False
+
+    def weight(self, name: str, arrays: Mapping[str, Any]) -> Weight:
+        """The weight for the program; ``arrays`` holds its leaves."""
+        plan = self.plans[name]
+        shape = plan.layout.shape
+        if plan.layout.stack is not None:
+            shape = (plan.layout.stack, *shape)
+        found = Weight.of(
+            name, {leaf: arrays[leaf] for leaf in plan.leaves}, shape, jnp.dtype(plan.dtype)
+        )
+        return replace(found, cuts=plan.cuts)
+
+    def array(self, weight: Weight) -> Any:
+        """The weight decoded, its smoothing undone."""
+        plan = self.plans[weight.name]
+        whole = len(weight.shape) > len(plan.layout.shape)
+        encodings = whole_encodings(plan) if whole else plan.encodings
+        found = plan.as_used(decode(weight.name, encodings, weight.parts, xp=jnp), whole=whole)
+        smooth = self._role(weight, "smooth")
+        if smooth is None:
+            return found
+        if whole:
+            return found / jnp.stack([over_inputs(plan.layout, layer) for layer in smooth])
+        return found / over_inputs(plan.layout, smooth)
+
+    def chain(self, use: Use) -> int:
+        """How many operations behind it are folded into the weight."""
+        return self.plans[use.weight.name].operations
+
+    def product(self, use: Use, other: Any) -> Any:
+        """The product as the module says, in the dtype of the program."""
+        plan = self.plans[use.weight.name]
+        if use.kind == "lookup":
+            return self._lookup(plan, use, other)
+        if use.out_axes != plan.layout.out_axes:
+            return _bind(use, other, self._float(use))
+        smooth = self._role(use.weight, "smooth")
+        if smooth is not None:
+            other = other / for_input(use, other, over_inputs(plan.layout, smooth))
+        result = self._multiply(plan, use, other)
+        shift = self._role(use.weight, "shift")
+        if shift is not None:
+            result = result + for_result(use, over_channels(plan.layout, shift))
+        return result.astype(use.dtype)
+
+    def _multiply(self, plan: WeightPlan, use: Use, other: Any) -> Any:
+        """The product alone, in float32 or the program's own dtype."""
+        kind = plan.activations
+        if kind is not None and kind.dtype.startswith("levels"):
+            order = int(kind.dtype.removeprefix("levels"))
+            return _bind(use, _in_levels(other, order, row_axes(use, other)), self._decoded(use))
+        if not plan.per_channel():
+            return _bind(use, other, self._decoded(use))
+        own = plan.encodings[plan.name]
+        codes = decode(own.parts["codes"], plan.encodings, use.weight.parts, xp=jnp)
+        scale = for_result(use, plan.as_used(use.weight.parts[own.parts["scale"]]))
+        codes = use.weight.laid_out(plan.as_used(codes))
+        if kind is None:
+            wide = jnp.promote_types(other.dtype, use.dtype)
+            return _bind(use, other.astype(wide), codes.astype(wide)) * scale
+        given, steps = self._input(plan, use, other)
+        if self.as_float:
+            found = _bind(use, given.astype(jnp.float32), codes.astype(jnp.float32))
+        else:
+            # Sums of float8 in the program's own dtype where that is narrower: half the memory of
+            # the result, and what GPUs have a product for.
+            total = jnp.int32 if kind.dtype == "int8" else use.dtype
+            found = _sum(use, given, codes, total).astype(jnp.float32)
+        return found * steps * scale
+
+    def _input(self, plan: WeightPlan, use: Use, other: Any) -> tuple[Any, Any]:
+        """The input on its grid, and its scale for the result."""
+        kind = plan.activations
+        assert kind is not None
+        values = other.astype(jnp.float32)
+        extent = jnp.max(jnp.abs(values), axis=row_axes(use, other), keepdims=True)
+        fixed = self._role(use.weight, "input_scale")
+        over = jnp.maximum(extent / kind.top, _TINY) if fixed is None else fixed
+        # Codes hold neither NaN nor infinity, and a static scale is no row's own.
+        steps = rows_for_result(use, jnp.where(jnp.isfinite(extent), over, jnp.nan))
+        scaled = values / over
+        if kind.dtype == "int8":
+            scaled = jnp.round(scaled)
+        return jnp.clip(scaled, -kind.top, kind.top).astype(kind.dtype), steps
+
+    def _lookup(self, plan: WeightPlan, use: Use, rows: Any) -> Any:
+        """Rows of a table: what is stored per row is looked up, and decoded then."""
+        tensors: dict[str, Any] = {}
+        count = plan.layout.shape[0]
+        apart = all(_by_row(found, count) for found in plan.encodings.values())
+        for name in plan.tensors if apart else ():
+            part = use.weight.parts[name]
+            # A codebook or a scale that all rows share.
+            if part.ndim == 1 or part.shape[0] == 1 != count:
+                tensors[name] = part
+            elif part.shape[0] == count:
+                flat = part.reshape(count, -1)
+                given = {"slice_sizes": (1, flat.shape[1]), "fill_value": None}
+                found = use.bind(flat, rows, **given, mode=GatherScatterMode.CLIP)
+                tensors[name] = found.reshape(-1, *part.shape[1:])
+        if tensors.keys() != {*plan.tensors}:
+            return use.bind(self._float(use), rows)
+        asked = math.prod(use.shape[:-1])
+        cut = {
+            name: replace(found, shape=(asked, *found.shape[1:]))
+            for name, found in plan.encodings.items()
+        }
+        found = decode(plan.name, cut, tensors, xp=jnp)
+        smooth = self._role(use.weight, "smooth")
+        if smooth is not None:
+            found = found / smooth
+        found = found.reshape(use.shape).astype(use.dtype)
+        if use.params["mode"] != GatherScatterMode.FILL_OR_DROP:
+            return found
+        # A row that the table does not have is answered as the float table does: with NaN.
+        there = (rows >= 0) & (rows < count)
+        return jnp.where(there, found, use.params["fill_value"])
+
+    def _decoded(self, use: Use) -> Any:
+        """The weight as the product takes it, smoothing left in."""
+        plan = self.plans[use.weight.name]
+        found = plan.as_used(decode(plan.name, plan.encodings, use.weight.parts, xp=jnp))
+        return use.weight.laid_out(found).astype(use.weight.dtype)
+
+    def _float(self, use: Use) -> Any:
+        return use.weight.laid_out(self.array(use.weight)).astype(use.weight.dtype)
+
+    def _role(self, weight: Weight, role: str) -> Any:
+        if role not in self.plans[weight.name].roles:
+            return None
+        return weight.parts[f"{weight.name}/{role}"]
+
+
+def whole_encodings(plan: WeightPlan) -> dict[str, Encoding]:
+    """The encodings of the whole weight: of a stack, all of its layers."""
+    stack = plan.layout.stack
+    if stack is None:
+        return dict(plan.encodings)
+    return {name: _stacked(found, stack) for name, found in plan.encodings.items()}
+
+
+def _bind(use: Use, other: Any, array: Any, **changes: Any) -> Any:
+    return use.bind(array, other, **changes) if use.first else use.bind(other, array, **changes)
+
+
+def _sum(use: Use, given: Any, codes: Any, total: Any) -> Any:
+    """The product of codes, summed in ``total``.
+
+    One row alone is multiplied as two, the second of zeros: XLA:CPU has a fast product of int8
+    matrices, but computes matrix times vector by widening the whole matrix to int32 first.
+    """
+    # How floats are multiplied, such as in bfloat16 pieces, is nothing to whole numbers.
+    changes = {"preferred_element_type": total, "precision": None}
+    dims = row_dims(use, given) if use.kind == "dense" else []
+    batch = 0 if use.kind != "dense" else len(use.params["dimension_numbers"][1][0])
+    if not dims[batch:] or any(given.shape[mine] != 1 for mine, _ in dims):
+        return _bind(use, given, codes, **changes)
+    # Of a free dimension: along one of a batch the weight would have to grow too.
+    mine, theirs = dims[-1]
+    two = jnp.concatenate([given, jnp.zeros_like(given)], axis=mine)
+    found = _bind(use, two, codes, **changes)
+    return jax.lax.slice_in_dim(found, 0, 1, axis=theirs)
+
+
+def _by_row(encoding: Encoding, count: int) -> bool:
+    """Whether rows of what is encoded can be decoded by themselves."""
+    return (
+        encoding.scheme not in ("bitmap", "hashed")
+        and encoding.shape[:1] == (count,)
+        and not (encoding.scheme == "packed" and encoding.params["axis"] == 0)
+    )
+
+
+def _in_levels(values: Any, order: int, axes: tuple[int, ...]) -> Any:
+    """Values as sums of signs, with factors of their own for what lies along ``axes``."""
+    rest = [dim for dim in range(values.ndim) if dim not in axes]
+    moved = jnp.transpose(values, [*rest, *axes])
+    flat = moved.reshape(*moved.shape[: len(rest)], -1)
+    betas, signs = levels_of(flat, order, -1, jnp)
+    found = jnp.sum(betas * signs, axis=-1).astype(values.dtype).reshape(moved.shape)
+    return jnp.transpose(found, np.argsort([*rest, *axes]).tolist())
+
+
+def _stacked(encoding: Encoding, stack: int) -> Encoding:
+    """The encoding of a whole stack, where ``encoding`` is that of one layer."""
+    params = dict(encoding.params)
+    if "axis" in params and params["axis"] >= 0:
+        params["axis"] += 1
+    return replace(encoding, shape=(stack, *encoding.shape), params=params)
