@@ -1,9 +1,9 @@
-"""Put the measured tables of ``bench/results/`` into README.md.
+"""Put the measured tables of ``bench/results/`` into README.md and the pages of docs/.
 
     python bench/tables.py
 
 A table stands between ``<!-- figures:NAME -->`` and ``<!-- end -->`` and is made of
-``bench/results/NAME.json`` alone, so that no number in the README is typed by hand.
+``bench/results/NAME.json`` alone, so that no number of a table is typed by hand.
 """
 
 from __future__ import annotations
@@ -14,10 +14,15 @@ from pathlib import Path
 
 import harness
 
-__all__ = ["fill"]
+__all__ = ["fill", "pages"]
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(<!-- figures:(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def pages() -> list[Path]:
+    """README.md and docs/*.md, those without a table too."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def fill(text: str, results: Path = harness.RESULTS) -> str:
@@ -39,4 +44,7 @@ def _table(name: str, results: Path) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(fill(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        if (filled := fill(text)) != text:
+            page.write_text(filled, encoding="utf-8")
