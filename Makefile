@@ -62,7 +62,7 @@ bench: setup $(LIBTPU)  ## measure every figure again, into bench/results/, and 
 	@set -e; for script in $(BENCHES); do echo "== $$script"; $(BIN)/python $$script --save; done
 	@$(BIN)/python bench/tables.py
 
-figures: setup  ## put the figures of bench/results/ into README.md
+figures: setup  ## put the figures of bench/results/ into README.md and docs/
 	@$(BIN)/python bench/tables.py
 
 # Changes versions; add e.g. UV_FLAGS='--upgrade-package numpy' for newer ones.

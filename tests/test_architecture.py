@@ -48,7 +48,10 @@ LAW = {
     "training": Floor(
         {*GROUND, "charts", "sharding"}, {"numpy", "jax", "flax", "optax", "grain", "orbax"}
     ),
-    "compress": Floor({*GROUND, "evaluate"}, {"numpy", "jax", "flax", "qwix"}),
+    "compress": Floor(
+        {*GROUND, "bundle", "charts", "evaluate", "export", "sharding"},
+        {"numpy", "jax", "flax", "scipy", "optax"},
+    ),
     # The workshop's one door to the service: what is exported is compiled and verified by the code
     # that will serve it. "" is the package itself, for its version.
     "export": Floor({*GROUND, "", "bundle", "runtime"}, {"numpy", "jax", "flax"}),
@@ -65,8 +68,8 @@ LAW = {
         {
             *FORMATS,
             "",
-            *("charts", "client", "demo", "deploy", "evaluate", "export", "models", "runtime"),
-            *("serve", "sharding", "training"),
+            *("charts", "client", "compress", "demo", "deploy", "evaluate", "export", "models"),
+            *("runtime", "serve", "sharding", "training"),
         },
         {"numpy", "typer", "rich", "jax"},
     ),
@@ -99,6 +102,8 @@ PRIVILEGED = {
     # Patches JAX while a model is traced; what it gives leaves the file as a plain module.
     "qwix": {"training/qtraining.py"},
     "PIL": {"cli/arrays.py", "training/data/images.py"},
+    # A codec of the extra [zstd]; a bundle without such tensors is served without it.
+    "zstandard": {"bundle/entropy.py"},
     # One door to tables, in the extra [data].
     "pyarrow": {"training/data/columns.py"},
     # The quantiles of mixup's Beta distribution; jax depends on scipy anyway.

@@ -16,6 +16,7 @@ from maas_sdk.cli import (
     parity,
     plan,
     predict,
+    quantize,
     reweight,
     serve,
 )
@@ -48,6 +49,6 @@ def _options(
     """Options of ``maas`` itself."""
 
 
-for family in (demo, export, bundles, reweight, serve, predict, evaluate, parity, plan):
+for family in (demo, export, quantize, bundles, reweight, serve, predict, evaluate, parity, plan):
     family.register(app)
 app.add_typer(bench.app, name="bench")

@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(bundle: _BundleArgument, as_json: Json = False, debug: Debug = False) -> None:
-    """Show what a bundle is: programs, inputs and outputs, sizes, targets.
+    """Show what a bundle is: programs, inputs and outputs, sizes, targets, compression.
 
     Says which tier would open on this machine (a compiled executable, or the portable program),
     and why. No hash is checked and nothing is opened; that is what `maas verify` is for.
@@ -90,6 +90,7 @@ def _tree(manifest: Manifest, tier: str, target: str | None, reason: str) -> Any
         )
     if not manifest.targets:
         targets.add("none: compiled where it is opened")
+    _add_stored(tree, manifest)
     files = tree.add(f"{len(manifest.files)} files")
     for folder, (count, size) in sorted(_by_folder(manifest).items()):
         files.add(f"{escape(folder)}  {count} × , {data_size(size)}".replace(" × ,", "×,"))
@@ -117,6 +118,19 @@ def _add_program(branch: Any, program: Program) -> None:
     else:
         worst = max(program.verification.max_abs_error.values(), default=0.0)
         branch.add(f"verified on {program.verification.rows} rows, largest difference {worst:.2g}")
+
+
+def _add_stored(tree: Any, manifest: Manifest) -> None:
+    from maas_sdk.cli.stored import compression_lines, encoding_lines
+
+    if manifest.compression is not None:
+        branch = tree.add(f"compression: [bold]{escape(manifest.compression.recipe)}[/bold]")
+        for line in compression_lines(manifest.compression):
+            branch.add(escape(line))
+    if manifest.encodings:
+        branch = tree.add("encoded weights")
+        for line in encoding_lines(manifest):
+            branch.add(escape(line))
 
 
 def _by_folder(manifest: Manifest) -> dict[str, tuple[int, int]]:

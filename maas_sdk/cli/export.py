@@ -11,12 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maas_sdk.cli.output import Debug, Json, Output, add_command, extra, reporting
-from maas_sdk.errors import ConfigError, ModelError
+from maas_sdk.errors import ConfigError, MaasError, ModelError
 
 if TYPE_CHECKING:
     from maas_sdk.bundle import Bundle
 
-__all__ = ["export", "load_object", "register"]
+__all__ = [
+    "export",
+    "load_object",
+    "make_object",
+    "read_example",
+    "read_sizes",
+    "register",
+    "show_event",
+    "source_metadata",
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -65,7 +74,8 @@ def export(
     """Compile a Flax model ahead of time and pack it as a bundle.
 
     Your module is imported from the current folder, or by its path. Example inputs are one array
-    with a batch dimension, or a dict of them by input name; a few real rows are best.
+    with a batch dimension, or a dict of them by input name; a few real rows are best. The bundle
+    notes the words that named the model, for `maas quantize`.
     """
     with reporting(as_json, debug) as output:
         with extra("train"):
@@ -73,17 +83,20 @@ def export(
 
             from maas_sdk.export import export as make
         title = name or model.rpartition(":")[2].rpartition(".")[2]
-        options: dict[str, Any] = {} if buckets is None else {"buckets": _sizes(buckets)}
+        options: dict[str, Any] = (
+            {} if buckets is None else {"buckets": read_sizes("--buckets", buckets)}
+        )
         bundle = make(
-            _made(load_object(model)),
-            _example(example),
+            make_object(model),
+            read_example(example),
             path=out or Path(f"{title}.maas"),
             name=title,
-            weights=None if weights is None else _made(load_object(weights)),
+            weights=None if weights is None else make_object(weights),
             targets=target or None,
             verify=verify,
+            metadata=source_metadata(model, example, weights),
             overwrite=overwrite,
-            progress=lambda event: _progress(output, event),
+            progress=lambda event: show_event(output, event),
             **options,
         )
         _show(output, bundle)
@@ -131,10 +144,16 @@ def load_object(spec: str) -> Any:
     return found
 
 
-def _made(found: Any) -> Any:
-    """What a class or a function without required arguments makes; anything else as it is."""
+def make_object(spec: str) -> Any:
+    """What a class or a function without required arguments makes; anything else as it is.
+
+    Raises:
+        ConfigError: as ``load_object``.
+        ModelError: the module or the function raised.
+    """
     import inspect
 
+    found = load_object(spec)
     if not inspect.isfunction(found):
         return found
     needed = [
@@ -142,30 +161,69 @@ def _made(found: Any) -> Any:
         for p in inspect.signature(found).parameters.values()
         if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
-    return found if needed else found()
+    if needed:
+        return found
+    try:
+        return found()
+    except MaasError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{spec} raised {type(error).__name__}: {error}") from error
 
 
-def _example(spec: str) -> Any:
+def read_example(spec: str, option: str = "--example") -> Any:
+    """An array, or a dict of them: of an .npy or .npz file, or what MODULE:OBJECT is or makes.
+
+    Raises:
+        ConfigError: not a readable file; as ``load_object``.
+        ModelError: as ``make_object``.
+    """
     import numpy as np
 
     path = Path(spec)
     if path.suffix not in (".npy", ".npz"):
-        return _made(load_object(spec))
+        return make_object(spec)
     try:
         loaded = np.load(path, allow_pickle=False)
         return loaded if path.suffix == ".npy" else {k: loaded[k] for k in loaded.files}
     except (OSError, ValueError, EOFError) as error:
-        raise ConfigError(f"--example {spec}: not a readable file: {error}") from error
+        raise ConfigError(f"{option} {spec}: not a readable file: {error}") from error
 
 
-def _sizes(text: str) -> tuple[int, ...]:
+def read_sizes(option: str, text: str) -> tuple[int, ...]:
+    """Batch sizes out of "1,2,4,8"."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise ConfigError(f"--buckets: expected sizes such as 1,2,4,8, got {text!r}") from error
+        raise ConfigError(f"{option}: expected sizes such as 1,2,4,8, got {text!r}") from error
 
 
-def _progress(output: Output, event: Any) -> None:
+def source_metadata(model: str, example: str | None, weights: str | None) -> dict[str, str]:
+    """Where a model came from, for its manifest: the words as they were typed.
+
+    An absolute path would mean nothing on another machine and says more of this one than a bundle
+    should: it is written relative to the current folder, or left out when it is not below it.
+    """
+    words = {"source": model, "source_example": example, "source_weights": weights}
+    portable = {key: _portable(spec) for key, spec in words.items() if spec is not None}
+    if portable.get("source") is None:
+        return {}
+    return {key: spec for key, spec in portable.items() if spec is not None}
+
+
+def _portable(spec: str) -> str | None:
+    """The words, or None where they are a path that leads out of the current folder."""
+    path = Path(spec)
+    if not path.is_absolute():
+        return spec
+    try:
+        return path.relative_to(Path.cwd()).as_posix()
+    except ValueError:
+        return None
+
+
+def show_event(output: Output, event: Any) -> None:
+    """A step of an export as a note."""
     from rich.markup import escape
 
     if event.warning:

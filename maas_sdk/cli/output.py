@@ -57,6 +57,11 @@ class Output:
         if not self.as_json:
             self.console.print(*renderables)
 
+    def lines(self, text: str) -> None:
+        """Part of the answer as it stands: lines wider than the terminal are not broken up."""
+        if not self.as_json:
+            self.console.print(text, markup=False, soft_wrap=True)
+
     def note(self, text: str) -> None:
         """A line about what is going on; rich markup allowed. Never on stdout."""
         self.notes.print(text)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
 from maas_sdk.cli.export import load_object
 from maas_sdk.cli.output import Debug, Json, Output, add_command, extra, reporting
@@ -103,7 +102,7 @@ def parity(
             progress=False,
         )
         result = _run(output, made, rows, (reference, *(policy or ["bf16"])), config, bar, control)
-        output.show(Text(result.table(), no_wrap=True, overflow="ignore"))
+        output.lines(result.table())
         output.document(result.to_dict())
         if out is not None:
             out.write_text(result.page(), encoding="utf-8")

@@ -11,8 +11,9 @@ import numpy as np
 from flax import nnx
 
 from maas_sdk.bundle import Bundle
-from maas_sdk.compress.quantize import parameters
+from maas_sdk.compress.judge import predictor
 from maas_sdk.compress.quantize import quantize as quantize_model
+from maas_sdk.compress.quantized import QuantizedModel
 from maas_sdk.demo.config import DemoConfig
 from maas_sdk.demo.digits import CLASS_NAMES, load_split
 from maas_sdk.demo.result import Epoch, Training, Variant
@@ -55,7 +56,7 @@ class Trained:
 class Quantized:
     """The int8 form of a trained model."""
 
-    model: nnx.Module
+    model: QuantizedModel
     # Of the held-out rows, float32[N, 10].
     logits: Array
     variant: Variant
@@ -86,7 +87,7 @@ def train(config: DemoConfig, report: Report) -> Trained:
     )
     found = Trainer(settings).fit(ConvNet(rngs=nnx.Rngs(config.seed)), split, hooks=[tell])
     logits = predict(found.model, split.test.inputs)
-    weights = parameters(found.model).values()
+    weights = jax.tree.leaves(nnx.state(found.model, nnx.Param))
     return Trained(
         model=found.model,
         split=split,
@@ -123,16 +124,15 @@ def _words(record: EvalRecord) -> str:
 def quantize(trained: Trained) -> Quantized:
     """Quantize to int8 and judge against the trained model."""
     test = trained.split.test
-    found = quantize_model(trained.model, (test.inputs[:1],))
-    logits = predict(found.model, test.inputs)
-    weights = parameters(found.model).values()
+    found = quantize_model(trained.model, "int8", evaluate=(test.inputs, test.labels))
+    logits = predictor(found.as_model())(test.inputs)
     return Quantized(
-        model=found.model,
+        model=found,
         logits=logits,
         variant=Variant(
             name="int8",
             accuracy=accuracy(logits, test.labels),
-            nbytes=sum(weight.nbytes for weight in weights),
+            nbytes=found.report.bytes_memory,
             max_abs_error=float(np.max(np.abs(logits - trained.logits))),
             agreement=float(np.mean(logits.argmax(1) == trained.logits.argmax(1))),
         ),
