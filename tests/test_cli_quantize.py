@@ -151,7 +151,7 @@ def test_inspect_shows_what_compression_did(small: tuple[Path, Any]) -> None:
     shown = maas("inspect", small[0]).output
     assert "compression: int8" in shown
     assert "accuracy: 1.0000 →" in shown
-    assert "2 × integer8/channel" in shown
+    assert "2 × int8/channel" in shown
     assert "2 × scaled, decoded by the program" in shown
 
 

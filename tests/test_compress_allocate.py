@@ -22,7 +22,7 @@ WEIGHTS = {
     "b": (RNG.normal(size=(32, 32)) / 6).astype(np.float32),
     "c": (RNG.normal(size=(32, 8)) / 6).astype(np.float32),
 }
-WEIGHTS["b"][0, :] = 40
+WEIGHTS["b"][0, :] = 3
 ROWS = RNG.normal(size=(400, 16)).astype(np.float32)
 
 

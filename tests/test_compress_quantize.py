@@ -296,4 +296,4 @@ def test_overrides_choose_a_format_by_name(model: Any, digits: Any) -> None:
     formats = {layer.name: layer.format for layer in found.report.layers}
     assert formats["head/kernel"] == "float32"
     assert formats["hidden/kernel"] == "kmeans3/channel"
-    assert formats["trunk/kernel"] == "integer8/channel"
+    assert formats["trunk/kernel"] == "int8/channel"

@@ -113,6 +113,21 @@ class Computation:
             if i.opcode == "parameter" and i.arguments.isdecimal()
         }
 
+    @cached_property
+    def prefetched(self) -> frozenset[str]:
+        """Names of copies that are for the next call: nobody here takes what they bring.
+
+        The TPU compiler writes such a copy (``cross_program_prefetch``) at the start as well; each
+        call runs one of the two.
+        """
+        used = {name for one in self.instructions for name in one.operands}
+        return frozenset(
+            one.operands[0]
+            for one in self.instructions
+            if one.opcode == "copy-done" and one.operands and not one.is_root
+            if one.name not in used
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class HloModule:

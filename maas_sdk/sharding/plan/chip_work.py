@@ -31,10 +31,10 @@ from maas_sdk.sharding.hlo_module import (
 )
 from maas_sdk.sharding.trip_counts import runs
 
-__all__ = ["Work", "chip_work", "product_flops", "totals"]
+__all__ = ["FREE", "Work", "chip_work", "operand_reads", "product_flops", "totals"]
 
 # They move nothing: views, control, and what other lines count.
-_FREE: Final = {
+FREE: Final = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional"),
     *("call", "after-all", "partition-id", "replica-id", "iota", "opt-barrier"),
 }
@@ -81,7 +81,9 @@ def chip_work(module: HloModule) -> tuple[Work, ...]:
             continue
         for instruction in computation.instructions:
             opcode = instruction.opcode
-            if opcode in _FREE or opcode.endswith("-done"):
+            if opcode in FREE or opcode.endswith("-done"):
+                continue
+            if instruction.name in computation.prefetched:
                 continue
             flops, int8_ops = _flops(module, computation, instruction)
             nbytes = _traffic(module, computation, instruction)
@@ -230,12 +232,19 @@ def _traffic(module: HloModule, computation: Computation, instruction: Instructi
         return 2 * update
     if instruction.opcode in ("dynamic-slice", "slice", "gather"):
         return 2 * _in_memory(instruction.shape)
+    reads = sum(operand_reads(module, computation, instruction))
+    return reads + _written(_called(module, instruction), instruction)
+
+
+def operand_reads(
+    module: HloModule, computation: Computation, instruction: Instruction
+) -> tuple[int, ...]:
+    """Bytes of main memory that one run reads of each operand."""
     body = _called(module, instruction)
-    reads = 0
-    for index, name in enumerate(instruction.operands):
-        whole = _operand(computation, [name])
-        reads += whole if body is None else _read_of(module, body, index, whole)
-    return reads + _written(body, instruction)
+    wholes = [_operand(computation, [name]) for name in instruction.operands]
+    if body is None:
+        return tuple(wholes)
+    return tuple(_read_of(module, body, index, whole) for index, whole in enumerate(wholes))
 
 
 def _written(body: Computation | None, instruction: Instruction) -> int:
