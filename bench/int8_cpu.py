@@ -4,8 +4,9 @@
 
 Dense layers of BERT's and Llama's shapes and 3×3 convolutions of ResNet's, for 1, 8 and 64 rows.
 Ours is what ``quantize(model, "int8")`` compiles: inputs quantized as they come, int8 × int8
-summed in int32, scaled back. ONNX Runtime's int8 is its dynamic quantization (DynamicQuantizeLinear and
-MatMulInteger or ConvInteger), its float32 a MatMul or Conv, with as many threads as there are cores.
+summed in int32, scaled back. ONNX Runtime's int8 is its dynamic quantization
+(DynamicQuantizeLinear and MatMulInteger or ConvInteger), its float32 a MatMul or Conv, with as many
+threads as there are cores.
 
 All contestants take turns; a time is that of one call, out of enough calls for 10 ms, and a figure
 the median over the rounds of the rounds' own ratios. ``off`` is the largest error against float32,

@@ -5,10 +5,10 @@
 The networks and their rows are those of ``quantize_models.py`` (trained once, kept in
 .cache/bench). Recipes are calibrated on training rows. ``max_drop`` chooses formats on rows of its
 own and is judged on the held-out ones. ``ratio`` is bytes stored, all weights, scales and codebooks
-counted, divided by the float32 bytes; ``lost`` is in points of accuracy (of the next byte, for the decoder), ± its
-standard error over rows. Speed is that of the compiled program on this machine's best target, the
-fastest of a few runs; memory is the peak of a process that quantizes a 300 MB network: the network
-and what came on top of it, in multiples of its float32 bytes.
+counted, divided by the float32 bytes; ``lost`` is in points of accuracy (of the next byte, for the
+decoder), ± its standard error over rows. Speed is that of the compiled program on this machine's
+best target, the fastest of a few runs; memory is the peak of a process that quantizes a 300 MB
+network: the network and what came on top of it, in multiples of its float32 bytes.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ first correct answer over HTTP:
 - ``kmeans4 open``: the same from 4-bit codebooks; ``kmeans4 open zstd``: entropy-coded on top.
 
 Everything lies in the page cache: what a smaller file saves on the network comes on top, ten
-milliseconds a megabyte at 100 MB/s. Disk MB is ``weights.safetensors``, peak MB the serving process.
+milliseconds a megabyte at 100 MB/s. Disk MB is ``weights.safetensors``, peak MB the serving
+process.
 """
 
 from __future__ import annotations
