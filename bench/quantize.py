@@ -1,6 +1,8 @@
 """What quantization costs and saves: four trained networks, every recipe, judged on rows held out.
 
-    python bench/quantize.py [--models convnet,decoder] [--recipes int8,gptq] [--save]
+    python bench/quantize.py [--models convnet,decoder] [--recipes int8,gptq] [--resume] [--save]
+
+It takes half an hour on two cores; ``--resume`` takes up what a run that broke off had measured.
 
 The networks and their rows are those of ``quantize_models.py`` (trained once, kept in
 .cache/bench). Recipes are calibrated on training rows. ``max_drop`` chooses formats on rows of its
@@ -23,7 +25,7 @@ import harness
 import numpy as np
 import quantize_models
 
-from maas_sdk.compress.judge import judge_of, predictor
+from maas_sdk.compress.judge import Score, judge_of, predictor
 from maas_sdk.compress.latency import latency
 from maas_sdk.compress.quantize import quantize
 from maas_sdk.compress.quantized import QuantizedModel
@@ -35,6 +37,7 @@ RECIPES = (
     *("adaquant", "kmeans4", "kmeans3", "sparse4-50", "second-order", "first-order", "Q0.7"),
 )
 MAX_DROP = 0.005
+KEPT = quantize_models.CACHE / "quantize_rows.json"
 BUCKETS = (1, 8, 64)
 
 # The figures that there are bounds for, and the bounds.
@@ -85,16 +88,22 @@ print(json.dumps({"peak": 1 + (peak - before) / nbytes}))
 """
 
 
-def judged(trained: Any, model: Any) -> tuple[float, float]:
-    """Points of accuracy lost on the held-out rows, and the standard error."""
+def judged(trained: Any, model: Any, before: dict[str, Score]) -> tuple[float, float]:
+    """Points of accuracy lost on the held-out rows, and the standard error.
+
+    ``before`` keeps the float models' scores.
+    """
     judge = judge_of(trained.heldout)
-    before = judge.score(predictor(adapt(trained.model, None)))
+    if trained.name not in before:
+        before[trained.name] = judge.score(predictor(adapt(trained.model, None)))
     after = judge.score(predictor(model))
-    drop, error = after.drop_from(before)
+    drop, error = after.drop_from(before[trained.name])
     return 100 * drop, 100 * error
 
 
-def measured(name: str, trained: Any, recipe: str) -> tuple[dict[str, object], QuantizedModel]:
+def measured(
+    name: str, trained: Any, recipe: str, before: dict[str, Score]
+) -> tuple[dict[str, object], QuantizedModel]:
     """A row of the table."""
     began = time.perf_counter()
     if recipe == "max_drop":
@@ -108,7 +117,7 @@ def measured(name: str, trained: Any, recipe: str) -> tuple[dict[str, object], Q
     else:
         found = quantize(trained.model, recipe, trained.calibration)
     took_s = time.perf_counter() - began
-    lost, error = judged(trained, found.as_model())
+    lost, error = judged(trained, found.as_model(), before)
     noise = [layer.sqnr_db for layer in found.report.layers if layer.sqnr_db is not None]
     row = {
         "model": name,
@@ -164,18 +173,27 @@ def main() -> None:
         extend=lambda parser: (
             parser.add_argument("--models", default=",".join(MODELS), help="some of them"),
             parser.add_argument("--recipes", default=",".join((*RECIPES, "max_drop")), help="some"),
+            parser.add_argument("--resume", action="store_true", help="take up a run broken off"),
         ),
     )
     recipes = options.recipes.split(",")
-    rows: list[dict[str, object]] = []
-    times: list[dict[str, object]] = []
+    done: dict[str, Any] = {}
+    if options.resume and KEPT.exists():
+        done = json.loads(KEPT.read_text())
+    before: dict[str, Score] = {}
     for name in options.models.split(","):
         trained = quantize_models.load(name)
         for recipe in recipes:
-            row, found = measured(name, trained, recipe)
-            rows.append(row)
-            if recipe == "int8":
-                times += speed(name, trained, found)
+            key = f"{name} {recipe}"
+            if key in done:
+                continue
+            row, found = measured(name, trained, recipe, before)
+            timed = speed(name, trained, found) if recipe == "int8" else []
+            done[key] = {"row": row, "times": timed}
+            KEPT.write_text(json.dumps(done))
+    kept = [done[f"{name} {recipe}"] for name in options.models.split(",") for recipe in recipes]
+    rows = [one["row"] for one in kept]
+    times = [row for one in kept for row in one["times"]]
     figures: dict[str, float] = {}
     for recipe in recipes:
         mine = [row for row in rows if row["recipe"] == recipe]

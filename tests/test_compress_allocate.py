@@ -76,7 +76,8 @@ def test_the_bound_holds_as_measured(bound: float) -> None:
     bits = {layer.name: layer.bits for layer in report.layers}
     assert bits["b"] > max(bits["a"], bits["c"]) or bits["b"] >= 8
     int8 = quantize(apply, "int8w", ROWS[:2], weights=WEIGHTS, min_size=1).report
-    assert report.bytes_stored < int8.bytes_stored
+    # What a tight bound allows for four hundred rows may be 8 bits; a loose one allows fewer.
+    assert report.bytes_stored <= int8.bytes_stored - (bound > 0.1)
 
 
 def test_a_looser_bound_takes_no_more_bytes() -> None:

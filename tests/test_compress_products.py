@@ -183,6 +183,32 @@ def test_products_are_taken_in_int8() -> None:
             assert f"{shape}xf32" not in lowered
 
 
+def deep(weights: Mapping[str, Any], x: Any) -> Any:
+    for name in sorted(weights):
+        x = jax.nn.relu(x @ weights[name])
+    return x
+
+
+@pytest.mark.parametrize("recipe", ["int8", "int8w", "int4w", "kmeans4"])
+def test_a_program_holds_one_decoded_weight_at_a_time(recipe: str) -> None:
+    """Temporaries do not grow with the number of layers, and those of int8 hold no weight at all.
+
+    XLA:CPU would decode all weights before the first product, and widen int8 weights to int32 where
+    a transpose lies between.
+    """
+    weights = {f"w{i}": RNG.normal(size=(256, 256)).astype(np.float32) for i in range(8)}
+    rows = RNG.normal(size=(2, 256)).astype(np.float32)
+    model = quantize(deep, recipe, rows, weights=weights)
+    parts = model.as_model()
+    run = parts.bind(None)
+    values = [leaf.value for leaf in parts.leaves]
+    lowered = jax.jit(lambda values, x: run(values, {"input": x}, True)).lower(values, rows)
+    stats: Any = lowered.compile().memory_analysis()
+    assert stats.temp_size_in_bytes < (0.5 if recipe == "int8" else 2.5) * 4 * 256 * 256
+    if recipe == "int8":
+        assert "stablehlo.transpose" not in lowered.as_text()
+
+
 def test_precision_of_floats_does_not_reach_whole_numbers() -> None:
     """A product that asks for float32 in float32 is computed in int8 all the same."""
 

@@ -15,11 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from maas_sdk.compress.layout import Layout
+from maas_sdk.compress.levels import activations as levels_of
 from maas_sdk.compress.uses import Use
 
 __all__ = [
+    "as_stored",
     "for_input",
     "for_result",
+    "in_levels",
     "over_channels",
     "over_inputs",
     "row_axes",
@@ -68,6 +71,30 @@ def for_input(use: Use, other: Any, numbers: Any) -> Any:
     return jnp.transpose(picked, order).reshape(shape)
 
 
+def as_stored(use: Use, order: Sequence[int] | None) -> dict[str, Any]:
+    """What changes of a dense product where the weight's axes lie in another order; {}: cannot.
+
+    A transpose in between means the same, but XLA:CPU knows products of int8 by their form: it
+    would widen the whole weight to int32 first.
+    """
+    dims = use.weight.dims
+    if order is None or use.kind != "dense" or any(len(axes) != 1 for axes in dims):
+        return {}
+    at = [order.index(axes[0]) for axes in dims]
+    contract, batch = use.params["dimension_numbers"]
+    side = 0 if use.first else 1
+    free = [at[dim] for dim in use.kept if dim not in batch[side]]
+    if sorted(at) != [*range(len(order))] or free != sorted(free):
+        return {}
+
+    def moved(pair: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+        sides = [tuple(pair[0]), tuple(pair[1])]
+        sides[side] = tuple(at[dim] for dim in sides[side])
+        return tuple(sides)
+
+    return {"dimension_numbers": (moved(contract), moved(batch))}
+
+
 def row_axes(use: Use, other: Any) -> tuple[int, ...]:
     """Dimensions of the input over which one row's scale is taken."""
     if use.kind == "dense":
@@ -100,6 +127,16 @@ def rows_for_result(use: Use, numbers: Any) -> Any:
     summed = [dim for dim in range(numbers.ndim) if dim not in kept]
     order = [mine for mine, _ in sorted(dims, key=lambda pair: pair[1])]
     return jnp.transpose(numbers, [*order, *summed]).reshape(shape)
+
+
+def in_levels(values: Any, order: int, axes: tuple[int, ...]) -> Any:
+    """Values as sums of signs, with factors of their own for what lies along ``axes``."""
+    rest = [dim for dim in range(values.ndim) if dim not in axes]
+    moved = jnp.transpose(values, [*rest, *axes])
+    flat = moved.reshape(*moved.shape[: len(rest)], -1)
+    betas, signs = levels_of(flat, order, -1, jnp)
+    found = jnp.sum(betas * signs, axis=-1).astype(values.dtype).reshape(moved.shape)
+    return jnp.transpose(found, np.argsort([*rest, *axes]).tolist())
 
 
 def _laid(use: Use, numbers: Any) -> Any:

@@ -211,12 +211,17 @@ class _Bench:
         self._call = jax.jit(
             lambda values, inputs, bare: run(values, inputs, bare), static_argnums=2
         )
+        # Codes of all candidates: those of ``CANDIDATES`` take 28 bits a weight, its float 32.
+        self._fitted: dict[tuple[str, Format], Fitted] = {}
         self._before, self._outputs = self._score({})
 
     def fit(self, site: Site, recipe: Recipe, form: Format) -> Fitted:
-        """A weight in a format, found from the weight alone."""
-        plain = replace(recipe, activations=None, method="round")
-        return fit(site, self._values[site.name], plain, form, None)
+        """A weight in a format, found from the weight alone, and once."""
+        key = site.name, form
+        if key not in self._fitted:
+            plain = replace(recipe, activations=None, method="round")
+            self._fitted[key] = fit(site, self._values[site.name], plain, form, None)
+        return self._fitted[key]
 
     def alone(self, site: Site, fitted: Fitted) -> tuple[float, float, float]:
         """Drop, its standard error, and the outputs' relative squared error."""

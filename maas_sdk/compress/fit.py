@@ -8,7 +8,7 @@ Dimension letters: O output channels, I inputs, S layers of a stack.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -101,6 +101,7 @@ def fit(
                 roles["smooth"] = smooth[0] if one else smooth
     except MaasError as error:
         raise InputError(f"weight {site.name!r}: {error.message}", weight=site.name) from error
+    stored = replace(stored, tensors={part: _aligned(a) for part, a in stored.tensors.items()})
     activations = recipe.activations if products else None
     if activations is not None and form.kind not in _MEETS.get(activations.dtype, FORMATS):
         activations = None
@@ -132,6 +133,7 @@ def fit(
 
 # Formats that inputs of a dtype can be multiplied with, code by code; signs meet any weight.
 _MEETS: Final = {"int8": ("integer", "fixed"), "float8_e4m3fn": ("float8",)}
+_ALIGNMENT: Final = 64
 _SMOOTHING: Final = frozenset({"smoothquant", "awq"})
 _NEED_VECTORS: Final = frozenset({"smoothquant", "gptq", "awq", "adaquant"})
 
@@ -201,6 +203,17 @@ def _input_scales(site: Site, recipe: Recipe, observed: Observed, smooth: Array 
         found.append(limit / activations.top)
     scales = np.array(found, np.float32)
     return scales if site.layout.stack is not None else scales.reshape(())
+
+
+def _aligned(array: Array) -> Array:
+    """The array where XLA:CPU takes it as it lies, without a copy of its own: at 64 bytes."""
+    if array.ctypes.data % _ALIGNMENT == 0 and array.flags.c_contiguous:
+        return array
+    room = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    found = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    found[...] = array
+    return found
 
 
 def _error(target: Array, weight: QuantizedWeight, layout: Layout) -> tuple[float, float]:

@@ -269,7 +269,11 @@ def _sparse(name: str, weight: Array, layout: Layout, form: Format) -> Stored:
 
 
 def _levels(name: str, weight: Array, layout: Layout, form: Format) -> Stored:
-    found = levels.signs(layout.to_matrix(weight), order=form.bits, granularity=form.granularity)
+    # Levels are one channel's or all's: as codebooks are.
+    granularity: Literal["tensor", "channel"] = (
+        "tensor" if form.granularity == "tensor" else "channel"
+    )
+    found = levels.signs(layout.to_matrix(weight), order=form.bits, granularity=granularity)
     laid = layout.from_matrix(found.codes)
     return compose(
         name,

@@ -29,8 +29,10 @@ from jax.lax import GatherScatterMode
 
 from maas_sdk.bundle.encoding import Encoding, decode
 from maas_sdk.compress.alignment import (
+    as_stored,
     for_input,
     for_result,
+    in_levels,
     over_channels,
     over_inputs,
     row_axes,
@@ -39,8 +41,8 @@ from maas_sdk.compress.alignment import (
 )
 from maas_sdk.compress.grids import largest
 from maas_sdk.compress.layout import Layout
-from maas_sdk.compress.levels import activations as levels_of
 from maas_sdk.compress.uses import Products, Use
+from maas_sdk.compress.waiting import waiting
 from maas_sdk.compress.weight import Weight
 from maas_sdk.errors import ConfigError
 
@@ -189,6 +191,10 @@ class Quantized(Products):
         plan = self.plans[use.weight.name]
         if use.kind == "lookup":
             return self._lookup(plan, use, other)
+        kind = plan.activations
+        grid = kind is not None and not kind.dtype.startswith("levels") and not self.as_float
+        if plan.encodings and not (grid and plan.per_channel()):
+            use = replace(use, weight=waiting(use.weight, other))
         if use.out_axes != plan.layout.out_axes:
             return _bind(use, other, self._float(use))
         smooth = self._role(use.weight, "smooth")
@@ -205,24 +211,26 @@ class Quantized(Products):
         kind = plan.activations
         if kind is not None and kind.dtype.startswith("levels"):
             order = int(kind.dtype.removeprefix("levels"))
-            return _bind(use, _in_levels(other, order, row_axes(use, other)), self._decoded(use))
+            return _bind(use, in_levels(other, order, row_axes(use, other)), self._decoded(use))
         if not plan.per_channel():
             return _bind(use, other, self._decoded(use))
         own = plan.encodings[plan.name]
         codes = decode(own.parts["codes"], plan.encodings, use.weight.parts, xp=jnp)
         scale = for_result(use, plan.as_used(use.weight.parts[own.parts["scale"]]))
-        codes = use.weight.laid_out(plan.as_used(codes))
+        changes = as_stored(use, plan.order)
+        if not changes:
+            codes = use.weight.laid_out(plan.as_used(codes))
         if kind is None:
             wide = jnp.promote_types(other.dtype, use.dtype)
-            return _bind(use, other.astype(wide), codes.astype(wide)) * scale
+            return _bind(use, other.astype(wide), codes.astype(wide), **changes) * scale
         given, steps = self._input(plan, use, other)
         if self.as_float:
-            found = _bind(use, given.astype(jnp.float32), codes.astype(jnp.float32))
+            found = _bind(use, given.astype(jnp.float32), codes.astype(jnp.float32), **changes)
         else:
             # Sums of float8 in the program's own dtype where that is narrower: half the memory of
             # the result, and what GPUs have a product for.
             total = jnp.int32 if kind.dtype == "int8" else use.dtype
-            found = _sum(use, given, codes, total).astype(jnp.float32)
+            found = _sum(use, given, codes, total, **changes).astype(jnp.float32)
         return found * steps * scale
 
     def _input(self, plan: WeightPlan, use: Use, other: Any) -> tuple[Any, Any]:
@@ -300,14 +308,14 @@ def _bind(use: Use, other: Any, array: Any, **changes: Any) -> Any:
     return use.bind(array, other, **changes) if use.first else use.bind(other, array, **changes)
 
 
-def _sum(use: Use, given: Any, codes: Any, total: Any) -> Any:
+def _sum(use: Use, given: Any, codes: Any, total: Any, **changes: Any) -> Any:
     """The product of codes, summed in ``total``.
 
     One row alone is multiplied as two, the second of zeros: XLA:CPU has a fast product of int8
     matrices, but computes matrix times vector by widening the whole matrix to int32 first.
     """
     # How floats are multiplied, such as in bfloat16 pieces, is nothing to whole numbers.
-    changes = {"preferred_element_type": total, "precision": None}
+    changes |= {"preferred_element_type": total, "precision": None}
     dims = row_dims(use, given) if use.kind == "dense" else []
     batch = 0 if use.kind != "dense" else len(use.params["dimension_numbers"][1][0])
     if not dims[batch:] or any(given.shape[mine] != 1 for mine, _ in dims):
@@ -326,16 +334,6 @@ def _by_row(encoding: Encoding, count: int) -> bool:
         and encoding.shape[:1] == (count,)
         and not (encoding.scheme == "packed" and encoding.params["axis"] == 0)
     )
-
-
-def _in_levels(values: Any, order: int, axes: tuple[int, ...]) -> Any:
-    """Values as sums of signs, with factors of their own for what lies along ``axes``."""
-    rest = [dim for dim in range(values.ndim) if dim not in axes]
-    moved = jnp.transpose(values, [*rest, *axes])
-    flat = moved.reshape(*moved.shape[: len(rest)], -1)
-    betas, signs = levels_of(flat, order, -1, jnp)
-    found = jnp.sum(betas * signs, axis=-1).astype(values.dtype).reshape(moved.shape)
-    return jnp.transpose(found, np.argsort([*rest, *axes]).tolist())
 
 
 def _stacked(encoding: Encoding, stack: int) -> Encoding:

@@ -1,0 +1,50 @@
+"""Codes that wait for their turn, so that a program holds one decoded weight at a time.
+
+XLA:CPU runs what is ready as early as it likes, and a weight's codes are ready from the start: it
+decodes all weights of a program before the first product, and holds them in float beside each other
+(18 layers of 2048 × 2048: 302 MB of temporaries, and half the speed). Codes that depend on the
+product's input cannot be decoded before it is there (17 MB). ``optimization_barrier`` does not
+help, it is gone before the schedule is made.
+
+The rule it keeps: what waits is the same, bit for bit, whatever the input holds; other processors
+see nothing of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+
+from maas_sdk.compress.weight import Weight
+
+__all__ = ["waiting"]
+
+# Smaller parts, such as scales and codebooks, may lie about.
+_NUMBERS: Final = 4096
+
+
+def waiting(weight: Weight, other: Any) -> Weight:
+    """The weight with its large parts read no earlier than ``other``, its product's input."""
+    parts = {
+        name: _after(part, other) if part.size >= _NUMBERS and other.size else part
+        for name, part in weight.parts.items()
+    }
+    return replace(weight, parts=parts)
+
+
+def _after(part: Any, other: Any) -> Any:
+    return jax.lax.platform_dependent(part, other, cpu=_tied, default=lambda part, other: part)
+
+
+def _tied(part: Any, other: Any) -> Any:
+    """``part``, with a zero added that the compiler does not see to be one."""
+    first = jax.lax.slice(other, (0,) * other.ndim, (1,) * other.ndim).reshape(())
+    first = first.astype(jnp.float32)
+    never = (first != first) & (first == first)
+    bits = jnp.dtype(f"uint{8 * part.dtype.itemsize}")
+    zero = never.astype(bits)
+    tied = jax.lax.bitcast_convert_type(part, bits) | zero
+    return jax.lax.bitcast_convert_type(tied, part.dtype)
