@@ -2,7 +2,8 @@
 
     python bench/quantize.py [--models convnet,decoder] [--recipes int8,gptq] [--resume] [--save]
 
-It takes half an hour on two cores; ``--resume`` takes up what a run that broke off had measured.
+It takes half an hour on two cores; ``--resume`` takes up what a run that broke off had measured,
+``--kept`` reports it and measures memory alone.
 
 The networks and their rows are those of ``quantize_models.py`` (trained once, kept in
 .cache/bench). Recipes are calibrated on training rows. ``max_drop`` chooses formats on rows of its
@@ -174,24 +175,26 @@ def main() -> None:
             parser.add_argument("--models", default=",".join(MODELS), help="some of them"),
             parser.add_argument("--recipes", default=",".join((*RECIPES, "max_drop")), help="some"),
             parser.add_argument("--resume", action="store_true", help="take up a run broken off"),
+            parser.add_argument("--kept", action="store_true", help="report what it had measured"),
         ),
     )
     recipes = options.recipes.split(",")
     done: dict[str, Any] = {}
-    if options.resume and KEPT.exists():
+    if (options.resume or options.kept) and KEPT.exists():
         done = json.loads(KEPT.read_text())
     before: dict[str, Score] = {}
     for name in options.models.split(","):
         trained = quantize_models.load(name)
         for recipe in recipes:
             key = f"{name} {recipe}"
-            if key in done:
+            if key in done or options.kept:
                 continue
             row, found = measured(name, trained, recipe, before)
             timed = speed(name, trained, found) if recipe == "int8" else []
             done[key] = {"row": row, "times": timed}
             KEPT.write_text(json.dumps(done))
-    kept = [done[f"{name} {recipe}"] for name in options.models.split(",") for recipe in recipes]
+    keys = [f"{name} {recipe}" for name in options.models.split(",") for recipe in recipes]
+    kept = [done[key] for key in keys if key in done]
     rows = [one["row"] for one in kept]
     times = [row for one in kept for row in one["times"]]
     figures: dict[str, float] = {}

@@ -206,7 +206,8 @@ def test_a_program_holds_one_decoded_weight_at_a_time(recipe: str) -> None:
     stats: Any = lowered.compile().memory_analysis()
     assert stats.temp_size_in_bytes < (0.5 if recipe == "int8" else 2.5) * 4 * 256 * 256
     if recipe == "int8":
-        assert "stablehlo.transpose" not in lowered.as_text()
+        lines = lowered.as_text().splitlines()
+        assert not [line for line in lines if "stablehlo.transpose" in line and "xi8>" in line]
 
 
 def test_precision_of_floats_does_not_reach_whole_numbers() -> None:
