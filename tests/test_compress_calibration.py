@@ -38,8 +38,8 @@ def test_an_endless_iterator_is_left() -> None:
 
 def test_one_row_may_be_constant() -> None:
     """A single row of one value says nothing wrong; integers are rows too."""
-    batches_of(np.ones((1, 3), np.float32), rows=5)
-    batches_of(np.arange(12).reshape(4, 3), rows=5)
+    assert len(batches_of(np.ones((1, 3), np.float32), rows=5)[0]["input"]) == 1
+    assert len(batches_of(np.arange(12).reshape(4, 3), rows=5)[0]["input"]) == 4
 
 
 @pytest.mark.parametrize(

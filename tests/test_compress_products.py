@@ -220,15 +220,6 @@ def test_precision_of_floats_does_not_reach_whole_numbers() -> None:
     np.testing.assert_array_equal(model(ROWS), made("dense", "int8")[0](ROWS))
 
 
-def test_whole_numbers_in_floats() -> None:
-    """``as_float`` gives the same answers where sums are exact in float32."""
-    from dataclasses import replace
-
-    model, rows = made("dense", "int8")
-    floats = replace(model, as_float=True, _compiled={})
-    np.testing.assert_array_equal(model(rows), floats(rows))
-
-
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_narrow_floats(dtype: str) -> None:
     """A program in a narrow float answers in it."""

@@ -154,9 +154,6 @@ class Quantized(Products):
     """Quantized products, for ``rewrite.evaluate``."""
 
     plans: Mapping[str, WeightPlan]
-    # Products of whole numbers as products of floats that hold them exactly: for processors that
-    # multiply int8 slower than float32. Sums beyond 2^24 round, which 127·127·1040 inputs reach.
-    as_float: bool = False
 
     def weight(self, name: str, arrays: Mapping[str, Any]) -> Weight:
         """The weight for the program; ``arrays`` holds its leaves."""
@@ -192,7 +189,7 @@ class Quantized(Products):
         if use.kind == "lookup":
             return self._lookup(plan, use, other)
         kind = plan.activations
-        grid = kind is not None and not kind.dtype.startswith("levels") and not self.as_float
+        grid = kind is not None and not kind.dtype.startswith("levels")
         if plan.encodings and not (grid and plan.per_channel()):
             use = replace(use, weight=waiting(use.weight, other))
         if use.out_axes != plan.layout.out_axes:
@@ -224,13 +221,10 @@ class Quantized(Products):
             wide = jnp.promote_types(other.dtype, use.dtype)
             return _bind(use, other.astype(wide), codes.astype(wide), **changes) * scale
         given, steps = self._input(plan, use, other)
-        if self.as_float:
-            found = _bind(use, given.astype(jnp.float32), codes.astype(jnp.float32), **changes)
-        else:
-            # Sums of float8 in the program's own dtype where that is narrower: half the memory of
-            # the result, and what GPUs have a product for.
-            total = jnp.int32 if kind.dtype == "int8" else use.dtype
-            found = _sum(use, given, codes, total, **changes).astype(jnp.float32)
+        # Sums of float8 in the program's own dtype where that is narrower: half the memory of the
+        # result, and what GPUs have a product for.
+        total = jnp.int32 if kind.dtype == "int8" else use.dtype
+        found = _sum(use, given, codes, total, **changes).astype(jnp.float32)
         return found * steps * scale
 
     def _input(self, plan: WeightPlan, use: Use, other: Any) -> tuple[Any, Any]:

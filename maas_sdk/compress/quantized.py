@@ -109,8 +109,6 @@ class QuantizedModel:
     bare: bool
     decode: Decode = "program"
     entropy: Entropy | None = None
-    # Products of whole numbers computed in floats; see ``products.Quantized``.
-    as_float: bool = False
     _compiled: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
@@ -170,7 +168,7 @@ class QuantizedModel:
             encodings=encodings,
             compression=self.report.compression(),
             source=program,
-            products=Quantized(plans=plans, as_float=self.as_float),
+            products=Quantized(plans=plans),
         )
 
 
