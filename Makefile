@@ -16,7 +16,7 @@ PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --
 BENCHES := $(filter-out bench/harness.py bench/tables.py,$(shell grep -l '__main__' bench/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-heavy test-reference lint format bench figures lock setup clean
+.PHONY: help demo test test-slow test-heavy test-reference lint format bench figures lock setup clean
 
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -25,11 +25,11 @@ help:  ## show this
 demo: setup  ## run the main job on real data; leaves demo-out/report.html
 	@$(BIN)/maas demo
 
-test: setup $(LIBTPU)  ## run the whole default test suite
-	@$(PYTEST) -m 'not heavy and not reference'
-
-test-fast: setup  ## the same without the tests that take over 20 s each
+test: setup $(LIBTPU)  ## run the default test suite
 	@$(PYTEST) -m 'not slow and not heavy and not reference'
+
+test-slow: setup $(LIBTPU)  ## the tests that take over ten seconds each; continuous integration runs both
+	@$(PYTEST) -m 'slow and not heavy and not reference'
 
 test-heavy: setup $(LIBTPU)  ## what takes minutes: twenty kills, a large model planned for a TPU slice
 	@$(BIN)/python -m pytest -m heavy --durations 10

@@ -40,6 +40,7 @@ def test_no_row_is_in_two_parts(
     assert {row.tobytes() for row in rows.calibration()} <= train
 
 
+@pytest.mark.slow
 def test_what_is_loaded_is_what_was_trained(
     models: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

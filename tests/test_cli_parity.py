@@ -43,6 +43,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_the_example_needs_no_file(tmp_path: Path) -> None:
     """One step on the digits: a table, a page, exit code 0."""
     page = tmp_path / "parity.html"

@@ -43,7 +43,9 @@ def test_codes_name_the_nearest_value(w: Array, bits: int, granularity: Any) -> 
     assert (np.diff(book) >= 0).all()
     books = book.reshape(-1, 1, 2**bits)
     nearest = np.abs(w[..., None] - books).min(-1)
-    assert (np.abs(found.decode() - w) <= nearest + 1e-4 * np.abs(w).max() / 1000).all()
+    # Numbers that XLA takes for zero may be told apart or not.
+    close = nearest + 1e-7 * np.abs(w).max() + np.finfo(np.float32).tiny
+    assert (np.abs(found.decode() - w) <= close).all()
     assert w.min() <= book.min() <= book.max() <= w.max()
 
 

@@ -247,6 +247,7 @@ CASES: dict[str, tuple[Callable[[Array], Any], float]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("turned", [False, True])
 def test_little_memory_is_taken_beside_the_result(name: str, turned: bool) -> None:

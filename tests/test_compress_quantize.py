@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -107,6 +108,7 @@ def test_the_given_model_is_left_as_it_was(model: Any, digits: Any) -> None:
     np.testing.assert_array_equal(np.asarray(model(rows)), answers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["kmeans4", "adaquant"])
 def test_the_same_bytes_twice(recipe: str, model: Any, digits: Any) -> None:
     """Nothing hangs on chance: the same recipe, model and rows give the same bytes."""
@@ -186,6 +188,7 @@ ARCHITECTURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "error"), [("int8", 0.06), ("int4w", 0.25)])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_other_architectures(name: str, recipe: str, error: float) -> None:
@@ -203,7 +206,7 @@ def test_other_architectures(name: str, recipe: str, error: float) -> None:
 
 
 @pytest.mark.parametrize("decode", ["program", "open"])
-@pytest.mark.parametrize("entropy", [None, "zlib"])
+@pytest.mark.parametrize("entropy", [None, "zlib", "zstd"])
 def test_a_bundle_answers_as_the_model(decode: Any, entropy: Any, tmp_path: Path) -> None:
     """The served bundle gives the quantized model's answers, however it is decoded."""
     weights = {
@@ -241,6 +244,59 @@ def test_int8_is_served_in_int8(model: Any, digits: Any, tmp_path: Path) -> None
         one = engine.predict(rows[:1])
     np.testing.assert_allclose(answers, np.asarray(found(rows)), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(one, answers[:1], rtol=1e-5, atol=1e-5)
+
+
+def test_weights_decoded_while_opening_are_multiplied_as_they_lie() -> None:
+    """The program of ``decode="open"`` makes no second copy of a weight, such as a transposed."""
+    weights = {"w": RNG.normal(size=(512, 1024)).astype(np.float32)}
+    rows = RNG.normal(size=(1, 512)).astype(np.float32)
+    found = quantize(lambda w, x: x @ w["w"], "int8", rows, weights=weights, decode="open")
+    model = found.as_model()
+    run = model.bind(None)
+    arrays = [jnp.asarray(leaf.to_numpy()) for leaf in model.leaves]
+    program = jax.jit(lambda arrays, x: run(arrays, {"input": x}, True)).lower(arrays, rows)
+    assert program.compile().memory_analysis().temp_size_in_bytes < weights["w"].nbytes / 8
+
+
+def test_latency_of_both_compiled_programs(tmp_path: Path) -> None:
+    """Both models are timed at each batch size; report, notes and manifest say what was found."""
+    weights = {"w": RNG.normal(size=(64, 64)).astype(np.float32)}
+    rows = RNG.normal(size=(2, 64)).astype(np.float32)
+    told: list[tuple[int, int]] = []
+    found = quantize(
+        lambda w, x: jnp.tanh(x @ w["w"]),
+        "int8",
+        weights=weights,
+        example_inputs=rows,
+        latency_buckets=(8, 1),
+        progress=lambda stage, *done: told.append(done) if stage == "latency" else None,
+    )
+    assert [done for done, _ in told] == [0, 1, 2, 3, 4]
+    assert {total for _, total in told} == {4}
+    report = found.report
+    assert [*report.latency_s] == [1, 8]
+    assert all(min(pair) > 0 for pair in report.latency_s.values())
+    assert report.target is not None
+    slower = [n for n, pair in report.latency_s.items() if pair.after > 1.05 * pair.before]
+    assert any("slower than the float one" in note for note in report.notes) is bool(slower)
+    bundle = export(found, rows, path=tmp_path / "m.maas", buckets=(1,), targets=TARGETS)
+    assert bundle.manifest.compression is not None
+    kept = bundle.manifest.compression.latency_s
+    assert {int(size): pair for size, pair in kept.items()} == report.latency_s
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"), [({}, False), ({"granularity": 16}, True), ({"kind": "kmeans"}, True)]
+)
+def test_float_activations_are_said(changes: Any, says: bool) -> None:
+    """Where a recipe quantizes activations and a weight's format cannot meet them, a note says."""
+    weights = {"w": RNG.normal(size=(64, 64)).astype(np.float32)}
+    rows = RNG.normal(size=(2, 64)).astype(np.float32)
+    found = quantize(
+        lambda w, x: x @ w["w"], "int8", weights=weights, example_inputs=rows, **changes
+    )
+    notes = [note for note in found.report.notes if "activations stay in float at w" in note]
+    assert bool(notes) is says
 
 
 def test_open_and_program_hold_the_same_weights() -> None:

@@ -35,6 +35,11 @@ PAGES = [README, *DOCS]
 BLOCK = re.compile(r"^(?:<!-- not run: (.+?) -->\n+)?```(\w*)\n(.*?)^```$", re.M | re.S)
 SHELL = ("sh", "bash")
 MAAS = [sys.executable, "-c", "from maas_sdk.cli import main; main()"]
+# Pages whose code trains models, or compiles many: over ten seconds each.
+TRAIN = {
+    *("checkpoints", "data", "evaluation", "models", "multi-host", "online", "pipeline"),
+    *("precision", "quantization", "sharding", "training"),
+}
 # A newcomer's machine: none of the tests' own settings for XLA.
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
 DIGITS = """
@@ -134,7 +139,14 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "digits.maas"
 
 
-@pytest.mark.parametrize("page", [page for page in DOCS if blocks(page, "python")], ids=name)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=name(page), marks=[pytest.mark.slow] * (page.stem in TRAIN))
+        for page in DOCS
+        if blocks(page, "python")
+    ],
+)
 def test_python_runs(page: Path, digits: Path, tmp_path: Path) -> None:
     """Every Python block of the page, top to bottom, in one namespace, beside digits.maas."""
     parts = blocks(page, "python")

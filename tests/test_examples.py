@@ -11,6 +11,7 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["own_linen_model.py", "own_nnx_model.py", "quantize_model.py"])
 def test_an_example_runs_as_it_is_written(script: str, tmp_path: Path) -> None:
     """Started as the README says, in a process of its own, it exports and answers correctly."""

@@ -68,7 +68,10 @@ def test_children_end_with_us(tmp_path, number):
     os.mkfifo(pipe)
     script = tmp_path / "parent.py"
     script.write_text(
+        "import signal\n"
         "from pathlib import Path\n"
+        # Whoever runs tests in the background has Ctrl-C ignored, which children inherit.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from maas_sdk.export.children import Child, run_children\n"
         f"item = {{'name': 'p', 'program': {str(pipe)!r}, 'executable': 'never'}}\n"
         "job = {'work': 'compile', 'items': [item], 'custom_calls': []}\n"

@@ -86,6 +86,7 @@ def python_source() -> Split:
     return Split(train=examples(windows[:cut]), test=examples(windows[cut:]))
 
 
+@pytest.mark.slow
 def test_bytes_of_real_text_are_learned() -> None:
     """One epoch on Python source: from 8 bits to under 3.8 per byte (single bytes: 4.2)."""
     model = Decoder(DecoderConfig.preset("decoder-tiny", scan_layers=True), rngs=nnx.Rngs(0))

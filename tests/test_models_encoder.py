@@ -44,6 +44,7 @@ def windows(text: bytes) -> np.ndarray:
     return stream[np.arange(0, len(stream) - 32, 64)[:, None] + np.arange(32)]
 
 
+@pytest.mark.slow
 def test_code_is_told_from_prose() -> None:
     """32 bytes of Python source or of its documentation: over 80 % right after three epochs."""
     code = windows((Path(sysconfig.get_paths()["stdlib"]) / "argparse.py").read_bytes())

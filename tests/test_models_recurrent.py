@@ -18,6 +18,7 @@ def make(**fields: object) -> Recurrent:
     return Recurrent(RecurrentConfig(**{**shape, **fields}), rngs=nnx.Rngs(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lstm-digits", "gru-digits"])
 def test_digits_are_learned_as_sequences_of_rows(name: str) -> None:
     """An image is read row by row: over 93 % of held-out digits after twelve epochs."""

@@ -18,6 +18,7 @@ from maas_sdk.training.trainer import TrainConfig, Trainer
 TINY = ResNetConfig.preset("resnet-digits", depths=(1, 1), widths=(4, 8))
 
 
+@pytest.mark.slow
 def test_digits_are_learned() -> None:
     """Four epochs on handwritten digits: over 95 % on held-out ones, with running statistics."""
     config = TrainConfig(epochs=4, mesh={"data": 1}, optimizer=OptimizerConfig(learning_rate=1e-2))

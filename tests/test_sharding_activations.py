@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from maas_sdk.models.decoder import Decoder
@@ -52,6 +53,7 @@ def step_text(model: nnx.Module, mesh: jax.sharding.Mesh, tokens: jax.ShapeDtype
     return gradient.lower(shapes, placed(tokens, batch_sharding(mesh))).compile().as_text()
 
 
+@pytest.mark.slow
 def test_weights_are_gathered_and_activations_stay():
     """With rows cut, no collective is as large as an activation of the whole batch."""
     mesh = make_mesh({"fsdp": 8})

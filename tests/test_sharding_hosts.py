@@ -162,6 +162,7 @@ def ends_when_killed(program: Path, processes: int, victim: int, sign: signal.Si
         assert process.returncode in expected, output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [1, 0])
 def test_when_one_is_killed_the_other_ends_by_itself(program: Path, victim: int) -> None:
     """Within 60 s of SIGKILL, with no launcher around, and with a sentence that names the dead."""

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import qwix
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from maas_sdk.compress.quantize import parameters, quantize
 from maas_sdk.errors import ConfigError
 from maas_sdk.models.mlp import MLP, MLPConfig
 from maas_sdk.sharding.layout import (
@@ -100,8 +100,13 @@ def test_factored_moments_follow_their_dimension() -> None:
 
 def test_scales_of_a_quantized_model_follow_their_weights() -> None:
     """int8 numbers are cut by the kernel's rule; a scale is whole where its dimension is 1."""
-    quantized = quantize(mlp(), [np.ones((2, 64), np.float32)])
-    weights = parameters(quantized.model)
+    rule = qwix.QuantizationRule(module_path=".*", weight_qtype=jnp.int8, act_qtype=jnp.int8)
+    quantized = qwix.quantize_model(mlp(), qwix.PtqProvider([rule]), jnp.ones((2, 64), jnp.float32))
+    # As a reader of such a model names its arrays: without qwix's wrapper in the path.
+    weights = {
+        "/".join(str(part) for part in path if part != "array"): variable.get_value()
+        for path, variable in nnx.to_flat_state(nnx.state(quantized, nnx.Param))
+    }
     found = {
         row.path: row for row in lay_out(weights, make_mesh(BOTH), strategy="fsdp+tensor").rows
     }
@@ -112,7 +117,7 @@ def test_scales_of_a_quantized_model_follow_their_weights() -> None:
     assert (scale.source, scale.matched) == ("follows", "follows hidden/0/kernel/qvalue")
     assert not scale.notes
     # The module itself, where qwix keeps its numbers in wrappers, is laid out the same.
-    rows = lay_out(quantized.model, make_mesh(BOTH), strategy="fsdp+tensor").rows
+    rows = lay_out(quantized, make_mesh(BOTH), strategy="fsdp+tensor").rows
     assert sorted((row.shape, str(row.spec)) for row in rows) == sorted(
         (row.shape, str(row.spec)) for row in found.values()
     )

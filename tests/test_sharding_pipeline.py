@@ -74,6 +74,7 @@ def expected() -> Any:
     return jax.jit(jax.value_and_grad(plain, argnums=(0, 1, 2)))(weights(), rows(), SCALE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("axes", "microbatches"),
     [
@@ -265,6 +266,7 @@ def losses_of(mesh: Any, *, steps: int, remat: bool = False) -> list[float]:
     return [float(loss) for loss in losses]
 
 
+@pytest.mark.slow
 def test_a_model_of_embedding_blocks_and_head_learns_in_stages() -> None:
     """Transformer blocks on digits as sequences, 2 × 4 devices: the plain run's losses, falling."""
     plain = losses_of(None, steps=20)
@@ -290,6 +292,7 @@ def test_blocks_may_be_stacked_already_and_run_without_a_mesh() -> None:
     np.testing.assert_allclose(staged, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_decoders_layers_may_be_put_in_stages() -> None:
     """A language model of ``models`` computes the same logits and gradients in stages."""
     config = DecoderConfig.preset("decoder-tiny", layers=4, scan_layers=True)

@@ -251,6 +251,7 @@ def test_where_the_compiler_is_missing_the_line_that_installs_it_is_said(tmp_pat
         find_libtpu({VARIABLE: str(tmp_path)})
 
 
+@pytest.mark.slow
 @NEEDS_LIBTPU
 def test_the_command(tmp_path: Path) -> None:
     """`maas plan` prints one JSON document and writes a page."""
@@ -274,6 +275,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert "<svg" in page.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @NEEDS_LIBTPU
 def test_the_pages_python(tmp_path: Path) -> None:
     """The block of docs/plan.md that needs the TPU compiler runs as it stands there."""

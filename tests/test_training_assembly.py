@@ -16,6 +16,7 @@ from maas_sdk.training.assembly import assemble
 from maas_sdk.training.placement import mesh_of
 
 
+@pytest.mark.slow
 def test_fsdp_gathers_weights_and_leaves_activations_where_they_are() -> None:
     """What a step sends grows with the weights, and hardly with the length of the rows."""
     generator = np.random.default_rng(0)

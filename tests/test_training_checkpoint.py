@@ -145,6 +145,7 @@ def take_over(folder: str, step: int) -> None:
     print(len(kernel.sharding.device_set), kernel.addressable_shards[0].data.shape[0])
 
 
+@pytest.mark.slow
 def test_eight_devices_then_one_then_four(tmp_path: Path) -> None:
     """Processes that have another number of devices take a run over, each from the one before."""
     state = make_state(8)

@@ -177,6 +177,7 @@ def survive(kind: str, folder: Path, *, end: int, kills: int, seed: int) -> None
     assert len(told) == kills
 
 
+@pytest.mark.slow
 def test_three_kills_leave_the_same_weights(tmp_path: Path) -> None:
     """The trainer's final weights, statistics and history are those of an undisturbed run."""
     survive("trainer", tmp_path, end=48, kills=3, seed=0)

@@ -44,6 +44,7 @@ def test_the_mode_of_nnx_is_the_argument_of_linen() -> None:
     assert jax.tree.structure(to_linen(model)) == jax.tree.structure(variables)
 
 
+@pytest.mark.slow
 def test_a_linen_module_is_trained_and_exported_as_linen(tmp_path: Path) -> None:
     """In bfloat16 on eight devices; its variables come back and serve as linen variables do."""
     module, variables, rows = made()

@@ -118,6 +118,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     )
 
 
+@pytest.mark.slow
 def test_updates_follow_a_stream_that_has_shifted(story: Story) -> None:
     """Inverted digits: from a tenth right to nine in ten, and yesterday's digits are not lost."""
     assert story.before["old"]["accuracy"] > 0.9

@@ -196,6 +196,7 @@ RATES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_each_learns_wine(name: str) -> None:
     """60 steps of a small network on all 178 wines, through every wrapper, leave a low loss."""

@@ -50,6 +50,7 @@ def digits() -> ParityResult:
     return parity(Network(), load_split(), ("f32", "bf16", "int8", NARROW), config=CONFIG)
 
 
+@pytest.mark.slow
 def test_bf16_and_int8_are_within_their_bars(digits: ParityResult) -> None:
     """On real digits bfloat16 is within 0.01 of float32, int8 within 0.02; the runs did learn."""
     by_name = {verdict.candidate: verdict for verdict in digits.verdicts}
@@ -88,6 +89,7 @@ def test_the_gap_against_numpy(digits: ParityResult) -> None:
     assert verdict.gap >= abs(verdict.difference) - 1e-12
 
 
+@pytest.mark.slow
 def test_only_the_policy_differs() -> None:
     """The same policy under two names gives a gap of exactly nothing: weights, rows and order.
 

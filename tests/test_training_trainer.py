@@ -76,6 +76,7 @@ def told(records: list[Record]) -> list[str]:
     return [type(record).__name__ for record in records]
 
 
+@pytest.mark.slow
 def test_digits_are_learned_in_bfloat16_on_eight_devices() -> None:
     """Four epochs reach 95 % on held-out digits; the history tells of each; compiled once."""
     traces: list[None] = []
@@ -166,6 +167,7 @@ def test_a_run_of_everything_is_compiled_once(tmp_path: Path) -> None:
     assert (told(records)[0], told(records)[-1]) == ("Started", "Finished")
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_in_another_process() -> None:
     """Bit for bit, whatever Python's own hash seed is; dropout's draws are among what is the same.
 
@@ -230,6 +232,7 @@ def test_a_strategy_changes_where_and_not_what(strategy: str) -> None:
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_as_the_one_that_was_not(tmp_path: Path) -> None:
     """Weights bit for bit, and the history number for number; and how to insist on resuming."""
     settings: dict[str, Any] = {
@@ -290,6 +293,7 @@ def test_a_memory_error_of_ones_own_is_not_the_steps() -> None:
         fit(TrainConfig(steps=12), reader())
 
 
+@pytest.mark.slow
 def test_early_stopping_hands_out_the_best() -> None:
     """A learning rate that ruins the model ends the run, and the weights of before come back."""
     config = TrainConfig(

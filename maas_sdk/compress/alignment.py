@@ -20,6 +20,7 @@ from maas_sdk.compress.uses import Use
 
 __all__ = [
     "as_stored",
+    "bound",
     "for_input",
     "for_result",
     "in_levels",
@@ -27,7 +28,10 @@ __all__ = [
     "over_inputs",
     "row_axes",
     "row_dims",
+    "rows_first",
     "rows_for_result",
+    "turns",
+    "weight_first",
 ]
 
 
@@ -93,6 +97,36 @@ def as_stored(use: Use, order: Sequence[int] | None) -> dict[str, Any]:
         return tuple(sides)
 
     return {"dimension_numbers": (moved(contract), moved(batch))}
+
+
+def bound(use: Use, other: Any, array: Any, **changes: Any) -> Any:
+    """The equation with another array in the weight's place."""
+    return use.bind(array, other, **changes) if use.first else use.bind(other, array, **changes)
+
+
+def weight_first(use: Use, other: Any, array: Any, **changes: Any) -> Any:
+    """A dense product without batch dimensions, with channels first: [channels…, rows…].
+
+    XLA:CPU multiplies few rows up to twice as fast this way round.
+    """
+    if use.first:
+        return use.bind(array, other, **changes)
+    (left, right), batch = changes.get("dimension_numbers", use.params["dimension_numbers"])
+    changes["dimension_numbers"] = ((right, left), batch)
+    return use.bind(array, other, **changes)
+
+
+def rows_first(use: Use, found: Any) -> Any:
+    """What ``weight_first`` gives, as the program has it."""
+    if use.first:
+        return found
+    kept = len(use.kept)
+    return jnp.transpose(found, [*range(kept, found.ndim), *range(kept)])
+
+
+def turns(use: Use) -> bool:
+    """Whether ``weight_first`` can be had."""
+    return use.kind == "dense" and not use.params["dimension_numbers"][1][0]
 
 
 def row_axes(use: Use, other: Any) -> tuple[int, ...]:

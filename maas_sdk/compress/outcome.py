@@ -121,6 +121,22 @@ def _difference(before: Any, after: Any) -> float:
     return float(np.linalg.norm(new - old)) / size if size else float(np.linalg.norm(new))
 
 
+def _stays_float(site: Site, found: Fitted | None) -> bool:
+    """Whether a weight is quantized and what it is multiplied with is not."""
+    if found is None or not {"dense", "conv"} & {*site.kinds}:
+        return False
+    plan = found.weight.plan
+    if plan.activations is None:
+        return True
+    return not (plan.activations.dtype.startswith("levels") or plan.per_channel())
+
+
+def _named(names: Sequence[str]) -> str:
+    """Some names, and how many more."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
+
+
 def _notes(
     recipe: Recipe,
     sites: Sequence[Site],
@@ -140,9 +156,14 @@ def _notes(
         ]
         if plain:
             notes.append(
-                f"{recipe.method} does not reach {', '.join(plain[:5])}"
-                + (f" and {len(plain) - 5} more" if len(plain) > 5 else "")
-                + ": rounded to the nearest instead"
+                f"{recipe.method} does not reach {_named(plain)}: rounded to the nearest instead"
+            )
+    if recipe.activations is not None:
+        floats = [site.name for site in sites if _stays_float(site, fitted.get(site.name))]
+        if floats:
+            notes.append(
+                f"activations stay in float at {_named(floats)}: {recipe.activations.dtype} is "
+                "multiplied with codes of its own kind that have one scale per output channel"
             )
     if model is not None and model.decode == "open" and recipe.activations is not None:
         notes.append(

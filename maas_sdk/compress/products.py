@@ -17,6 +17,7 @@ Dimension letters: O output channels, I inputs.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from jax.lax import GatherScatterMode
 from maas_sdk.bundle.encoding import Encoding, decode
 from maas_sdk.compress.alignment import (
     as_stored,
+    bound,
     for_input,
     for_result,
     in_levels,
@@ -37,10 +39,15 @@ from maas_sdk.compress.alignment import (
     over_inputs,
     row_axes,
     row_dims,
+    rows_first,
     rows_for_result,
+    turns,
+    weight_first,
 )
+from maas_sdk.compress.convolution import convolve
 from maas_sdk.compress.grids import largest
 from maas_sdk.compress.layout import Layout
+from maas_sdk.compress.pieces import PIECE_NBYTES, by_piece, rows_of
 from maas_sdk.compress.uses import Products, Use
 from maas_sdk.compress.waiting import waiting
 from maas_sdk.compress.weight import Weight
@@ -188,12 +195,10 @@ class Quantized(Products):
         plan = self.plans[use.weight.name]
         if use.kind == "lookup":
             return self._lookup(plan, use, other)
-        kind = plan.activations
-        grid = kind is not None and not kind.dtype.startswith("levels")
-        if plan.encodings and not (grid and plan.per_channel()):
-            use = replace(use, weight=waiting(use.weight, other))
         if use.out_axes != plan.layout.out_axes:
-            return _bind(use, other, self._float(use))
+            parts = waiting(use.weight.parts, other)
+            use = replace(use, weight=replace(use.weight, parts=parts))
+            return bound(use, other, self._float(use))
         smooth = self._role(use.weight, "smooth")
         if smooth is not None:
             other = other / for_input(use, other, over_inputs(plan.layout, smooth))
@@ -208,18 +213,17 @@ class Quantized(Products):
         kind = plan.activations
         if kind is not None and kind.dtype.startswith("levels"):
             order = int(kind.dtype.removeprefix("levels"))
-            return _bind(use, in_levels(other, order, row_axes(use, other)), self._decoded(use))
+            return self._wide(plan, use, in_levels(other, order, row_axes(use, other)), plan.name)
         if not plan.per_channel():
-            return _bind(use, other, self._decoded(use))
+            return self._wide(plan, use, other, plan.name)
         own = plan.encodings[plan.name]
-        codes = decode(own.parts["codes"], plan.encodings, use.weight.parts, xp=jnp)
         scale = for_result(use, plan.as_used(use.weight.parts[own.parts["scale"]]))
+        if kind is None:
+            return self._wide(plan, use, other, own.parts["codes"]) * scale
+        codes = decode(own.parts["codes"], plan.encodings, use.weight.parts, xp=jnp)
         changes = as_stored(use, plan.order)
         if not changes:
             codes = use.weight.laid_out(plan.as_used(codes))
-        if kind is None:
-            wide = jnp.promote_types(other.dtype, use.dtype)
-            return _bind(use, other.astype(wide), codes.astype(wide), **changes) * scale
         given, steps = self._input(plan, use, other)
         # Sums of float8 in the program's own dtype where that is narrower: half the memory of the
         # result, and what GPUs have a product for.
@@ -227,12 +231,43 @@ class Quantized(Products):
         found = _sum(use, given, codes, total, **changes).astype(jnp.float32)
         return found * steps * scale
 
+    def _wide(self, plan: WeightPlan, use: Use, other: Any, name: str) -> Any:
+        """The product with a weight, or with the codes of it alone, decoded to floats."""
+        dtype = use.weight.dtype
+        if name != plan.name:
+            dtype = jnp.promote_types(other.dtype, use.dtype)
+            other = other.astype(dtype)
+        order = plan.order or tuple(range(len(plan.layout.shape)))
+        changes = as_stored(use, order)
+
+        def decoded(encodings: Mapping[str, Encoding], parts: Mapping[str, Any]) -> Any:
+            found = decode(name, encodings, parts, xp=jnp)
+            found = found if changes else use.weight.laid_out(plan.as_used(found))
+            return found.astype(dtype)
+
+        parts = {leaf: use.weight.parts[leaf] for leaf in plan.tensors}
+        if not plan.encodings:
+            return bound(use, other, decoded({}, parts), **changes)
+        rows = rows_of(plan.encodings, parts, plan.encodings[plan.name].shape[0])
+        apart = rows is not None and changes and turns(use) and order[0] in use.out_axes
+        if rows is None or not apart or rows.nbytes <= PIECE_NBYTES:
+            parts = waiting(parts, other)
+            return bound(use, other, decoded(plan.encodings, parts), **changes)
+
+        def multiply(encodings: Mapping[str, Encoding], parts: Mapping[str, Any]) -> Any:
+            return weight_first(use, other, decoded(encodings, parts), **changes)
+
+        return jax.lax.platform_dependent(
+            cpu=lambda: rows_first(use, by_piece(rows, multiply)),
+            default=lambda: bound(use, other, decoded(plan.encodings, parts), **changes),
+        )
+
     def _input(self, plan: WeightPlan, use: Use, other: Any) -> tuple[Any, Any]:
         """The input on its grid, and its scale for the result."""
         kind = plan.activations
         assert kind is not None
         values = other.astype(jnp.float32)
-        extent = jnp.max(jnp.abs(values), axis=row_axes(use, other), keepdims=True)
+        extent = _largest(values, row_axes(use, other))
         fixed = self._role(use.weight, "input_scale")
         over = jnp.maximum(extent / kind.top, _TINY) if fixed is None else fixed
         # Codes hold neither NaN nor infinity, and a static scale is no row's own.
@@ -244,27 +279,19 @@ class Quantized(Products):
 
     def _lookup(self, plan: WeightPlan, use: Use, rows: Any) -> Any:
         """Rows of a table: what is stored per row is looked up, and decoded then."""
-        tensors: dict[str, Any] = {}
         count = plan.layout.shape[0]
-        apart = all(_by_row(found, count) for found in plan.encodings.values())
-        for name in plan.tensors if apart else ():
-            part = use.weight.parts[name]
-            # A codebook or a scale that all rows share.
-            if part.ndim == 1 or part.shape[0] == 1 != count:
-                tensors[name] = part
-            elif part.shape[0] == count:
-                flat = part.reshape(count, -1)
-                given = {"slice_sizes": (1, flat.shape[1]), "fill_value": None}
-                found = use.bind(flat, rows, **given, mode=GatherScatterMode.CLIP)
-                tensors[name] = found.reshape(-1, *part.shape[1:])
-        if tensors.keys() != {*plan.tensors}:
+        parts = {name: use.weight.parts[name] for name in plan.tensors}
+        table = rows_of(plan.encodings, parts, count)
+        if table is None:
             return use.bind(self._float(use), rows)
-        asked = math.prod(use.shape[:-1])
-        cut = {
-            name: replace(found, shape=(asked, *found.shape[1:]))
-            for name, found in plan.encodings.items()
-        }
-        found = decode(plan.name, cut, tensors, xp=jnp)
+        looked_up = {}
+        for name, part in table.own.items():
+            flat = part.reshape(count, -1)
+            given = {"slice_sizes": (1, flat.shape[1]), "fill_value": None}
+            found = use.bind(flat, rows, **given, mode=GatherScatterMode.CLIP)
+            looked_up[name] = found.reshape(-1, *part.shape[1:])
+        encodings = table.some(math.prod(use.shape[:-1]))
+        found = decode(plan.name, encodings, {**table.shared, **looked_up}, xp=jnp)
         smooth = self._role(use.weight, "smooth")
         if smooth is not None:
             found = found / smooth
@@ -274,12 +301,6 @@ class Quantized(Products):
         # A row that the table does not have is answered as the float table does: with NaN.
         there = (rows >= 0) & (rows < count)
         return jnp.where(there, found, use.params["fill_value"])
-
-    def _decoded(self, use: Use) -> Any:
-        """The weight as the product takes it, smoothing left in."""
-        plan = self.plans[use.weight.name]
-        found = plan.as_used(decode(plan.name, plan.encodings, use.weight.parts, xp=jnp))
-        return use.weight.laid_out(found).astype(use.weight.dtype)
 
     def _float(self, use: Use) -> Any:
         return use.weight.laid_out(self.array(use.weight)).astype(use.weight.dtype)
@@ -298,8 +319,14 @@ def whole_encodings(plan: WeightPlan) -> dict[str, Encoding]:
     return {name: _stacked(found, stack) for name, found in plan.encodings.items()}
 
 
-def _bind(use: Use, other: Any, array: Any, **changes: Any) -> Any:
-    return use.bind(array, other, **changes) if use.first else use.bind(other, array, **changes)
+def _largest(values: Any, axes: tuple[int, ...]) -> Any:
+    """max|x| of float32 over some axes, which are kept; NaN where there is one.
+
+    Numbers without their sign are ordered as their bits are, NaN above infinity. The maximum of
+    floats will not do: XLA:CPU drops NaN from it where it computes several numbers at once.
+    """
+    bits = jax.lax.bitcast_convert_type(values, jnp.int32) & 0x7FFFFFFF
+    return jax.lax.bitcast_convert_type(jnp.max(bits, axis=axes, keepdims=True), jnp.float32)
 
 
 def _sum(use: Use, given: Any, codes: Any, total: Any, **changes: Any) -> Any:
@@ -311,23 +338,23 @@ def _sum(use: Use, given: Any, codes: Any, total: Any, **changes: Any) -> Any:
     # How floats are multiplied, such as in bfloat16 pieces, is nothing to whole numbers.
     changes |= {"preferred_element_type": total, "precision": None}
     dims = row_dims(use, given) if use.kind == "dense" else []
-    batch = 0 if use.kind != "dense" else len(use.params["dimension_numbers"][1][0])
-    if not dims[batch:] or any(given.shape[mine] != 1 for mine, _ in dims):
-        return _bind(use, given, codes, **changes)
     # Of a free dimension: along one of a batch the weight would have to grow too.
-    mine, theirs = dims[-1]
-    two = jnp.concatenate([given, jnp.zeros_like(given)], axis=mine)
-    found = _bind(use, two, codes, **changes)
-    return jax.lax.slice_in_dim(found, 0, 1, axis=theirs)
-
-
-def _by_row(encoding: Encoding, count: int) -> bool:
-    """Whether rows of what is encoded can be decoded by themselves."""
-    return (
-        encoding.scheme not in ("bitmap", "hashed")
-        and encoding.shape[:1] == (count,)
-        and not (encoding.scheme == "packed" and encoding.params["axis"] == 0)
-    )
+    free = dims[len(use.params["dimension_numbers"][1][0]) :] if dims else []
+    alone = bool(free) and all(given.shape[mine] == 1 for mine, _ in dims)
+    if alone:
+        given = jnp.concatenate([given, jnp.zeros_like(given)], axis=free[-1][0])
+    plain = functools.partial(bound, use, given, codes, **changes)
+    if turns(use):
+        found = jax.lax.platform_dependent(
+            cpu=lambda: rows_first(use, weight_first(use, given, codes, **changes)), default=plain
+        )
+    elif use.kind == "conv" and total == jnp.int32:
+        found = jax.lax.platform_dependent(
+            cpu=lambda: convolve(use, given, codes, **changes), default=plain
+        )
+    else:
+        found = plain()
+    return jax.lax.slice_in_dim(found, 0, 1, axis=free[-1][1]) if alone else found
 
 
 def _stacked(encoding: Encoding, stack: int) -> Encoding:

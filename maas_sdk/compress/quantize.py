@@ -152,6 +152,7 @@ def quantize(
         decode=decode,
         entropy=entropy,
         buckets=buckets,
+        tell=tell,
     )
 
 
@@ -270,6 +271,7 @@ def _finished(
     decode: Decode,
     entropy: Entropy | None,
     buckets: Sequence[int],
+    tell: Progress,
 ) -> QuantizedModel:
     """The model, measured."""
     program = parts.program
@@ -289,7 +291,14 @@ def _finished(
     quantized = replace(quantized, kept=kept)
     quantized = quantized.serving(decode=decode, entropy=entropy or "none")
     timed = (
-        latency(program.model, quantized, parts.example, buckets, bare=program.bare)
+        latency(
+            program.model,
+            quantized,
+            parts.example,
+            buckets,
+            bare=program.bare,
+            progress=lambda done, total: tell("latency", done, total),
+        )
         if buckets
         else None
     )

@@ -12,13 +12,11 @@ see nothing of it.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
-
-from maas_sdk.compress.weight import Weight
 
 __all__ = ["waiting"]
 
@@ -26,13 +24,12 @@ __all__ = ["waiting"]
 _NUMBERS: Final = 4096
 
 
-def waiting(weight: Weight, other: Any) -> Weight:
-    """The weight with its large parts read no earlier than ``other``, its product's input."""
-    parts = {
+def waiting(parts: Mapping[str, Any], other: Any) -> dict[str, Any]:
+    """What a weight is made of, its large parts read no earlier than ``other``, the input."""
+    return {
         name: _after(part, other) if part.size >= _NUMBERS and other.size else part
-        for name, part in weight.parts.items()
+        for name, part in parts.items()
     }
-    return replace(weight, parts=parts)
 
 
 def _after(part: Any, other: Any) -> Any:
