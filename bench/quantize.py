@@ -10,7 +10,7 @@ The networks and their rows are those of ``quantize_models.py`` (trained once, k
 own and is judged on the held-out ones. ``ratio`` is bytes stored, all weights, scales and codebooks
 counted, divided by the float32 bytes; ``lost`` is in points of accuracy (of the next byte, for the
 decoder), ± its standard error over rows. Speed is that of the compiled program on this machine's
-best target, the fastest of a few runs; memory is the peak of a process that quantizes a 300 MB
+best target, both taking turns; memory is the peak of a process that quantizes a 300 MB
 network: the network and what came on top of it, in multiples of its float32 bytes.
 """
 
@@ -40,6 +40,8 @@ RECIPES = (
 MAX_DROP = 0.005
 KEPT = quantize_models.CACHE / "quantize_rows.json"
 BUCKETS = (1, 8, 64)
+# Recipes whose compiled programs are timed, and in which ways of serving.
+TIMED = {"int8": ("program", "open"), "int8w": ("program",), "int4w": ("program",)}
 
 # The figures that there are bounds for, and the bounds.
 TARGETS = {
@@ -134,11 +136,11 @@ def measured(
     return row, found
 
 
-def speed(name: str, trained: Any, found: QuantizedModel) -> list[dict[str, object]]:
-    """Rows of latency: float32, the program that takes codes, and the one that gets floats."""
+def speed(name: str, trained: Any, recipe: str, found: QuantizedModel) -> list[dict[str, object]]:
+    """Rows of latency: the program that takes codes, and the one that gets floats."""
     example = {"input": np.asarray(trained.example)}
     rows = []
-    for decode in ("program", "open"):
+    for decode in TIMED.get(recipe, ()):
         timed = latency(
             adapt(trained.model, None), found.serving(decode=decode), example, BUCKETS, bare=True
         )
@@ -146,10 +148,10 @@ def speed(name: str, trained: Any, found: QuantizedModel) -> list[dict[str, obje
             rows.append(
                 {
                     "model": name,
-                    "recipe": f"int8, decode={decode}",
+                    "recipe": f"{recipe}, decode={decode}",
                     "batch": size,
                     "float32 ms": round(1e3 * pair.before, 3),
-                    "int8 ms": round(1e3 * pair.after, 3),
+                    "quantized ms": round(1e3 * pair.after, 3),
                     "times as fast": round(pair.before / pair.after, 3),
                 }
             )
@@ -190,7 +192,7 @@ def main() -> None:
             if key in done or options.kept:
                 continue
             row, found = measured(name, trained, recipe, before)
-            timed = speed(name, trained, found) if recipe == "int8" else []
+            timed = speed(name, trained, recipe, found)
             done[key] = {"row": row, "times": timed}
             KEPT.write_text(json.dumps(done))
     keys = [f"{name} {recipe}" for name in options.models.split(",") for recipe in recipes]
@@ -203,15 +205,17 @@ def main() -> None:
         word = "max_drop_points_lost_heldout" if recipe == "max_drop" else f"{recipe}_points_lost"
         figures[f"{recipe}_ratio_max"] = max(float(str(row["ratio"])) for row in mine)
         figures[f"{word}_max"] = max(float(str(row["lost"])) for row in mine)
-    for decode in ("program", "open"):
-        for size in BUCKETS:
-            ratios = [
-                float(str(row["times as fast"]))
-                for row in times
-                if row["batch"] == size and str(row["recipe"]).endswith(decode)
-            ]
-            if ratios:
-                figures[f"int8_{decode}_speedup_median_b{size}"] = float(np.median(ratios))
+    for recipe, decodes in TIMED.items():
+        for decode in decodes:
+            for size in BUCKETS:
+                ratios = [
+                    float(str(row["times as fast"]))
+                    for row in times
+                    if row["batch"] == size and row["recipe"] == f"{recipe}, decode={decode}"
+                ]
+                if ratios:
+                    word = f"{recipe}_{decode}_speedup_median_b{size}"
+                    figures[word] = float(np.median(ratios))
     figures["peak_memory_max"] = max(peak_memory(recipe) for recipe in ("int8", "int4w", "kmeans4"))
     print(harness.table(times), end="\n\n")
     harness.finish(

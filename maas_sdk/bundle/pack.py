@@ -138,16 +138,30 @@ def pack_codes(
     )
 
 
+# Bytes that are packed at a time: what is on the way takes no more than that.
+_BLOCK_NBYTES: Final = 2**20
+
+
 def _packed(codes: Array, bits: int, axis: int) -> Array:
     """[…, size, …] codes of one byte → […, ceil(size · bits / 8), …] bytes."""
     planes = 8 // bits
-    nbytes = -(-codes.shape[axis] // planes)
-    shape = (*codes.shape[:axis], nbytes, *codes.shape[axis + 1 :])
-    packed = np.zeros(shape, np.uint8)
-    for plane in range(planes):
-        some = codes[(slice(None),) * axis + (slice(plane * nbytes, (plane + 1) * nbytes),)]
-        place = (slice(None),) * axis + (slice(some.shape[axis]),)
-        packed[place] |= (some.view(np.uint8) & (2**bits - 1)) << (bits * plane)
+    size = codes.shape[axis]
+    nbytes = -(-size // planes)
+    packed = np.zeros((*codes.shape[:axis], nbytes, *codes.shape[axis + 1 :]), np.uint8)
+    codes = codes.view(np.uint8)
+    rows = len(packed)
+    step = max(1, _BLOCK_NBYTES * rows // max(packed.nbytes, 1))
+    for begin in range(0, rows, step):
+        block = packed[begin : begin + step]
+        for plane in range(planes):
+            first = plane * nbytes
+            if axis == 0:
+                some = codes[first + begin : min(first + begin + len(block), size, first + nbytes)]
+            else:
+                cut = (slice(None),) * axis + (slice(first, min(first + nbytes, size)),)
+                some = codes[begin : begin + step][cut]
+            place = block[(slice(None),) * axis + (slice(some.shape[axis]),)]
+            place |= (some & (2**bits - 1)) << (bits * plane)
     return packed
 
 

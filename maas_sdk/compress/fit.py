@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from maas_sdk.bundle.encoding import Stored, decode_blocks
+from maas_sdk.bundle.weights import aligned_empty
 from maas_sdk.compress import grids, ranges
 from maas_sdk.compress.adaquant import adaquant
 from maas_sdk.compress.formats import FORMATS, Format, encode, stack, store_codes
@@ -209,9 +210,7 @@ def _aligned(array: Array) -> Array:
     """The array where XLA:CPU takes it as it lies, without a copy of its own: at 64 bytes."""
     if array.ctypes.data % _ALIGNMENT == 0 and array.flags.c_contiguous:
         return array
-    room = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
-    start = -room.ctypes.data % _ALIGNMENT
-    found = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    found = aligned_empty(array.dtype, array.shape)
     found[...] = array
     return found
 

@@ -23,6 +23,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from maas_sdk.bundle.weights import aligned_empty
 from maas_sdk.compress.tiles import Cell, Granularity, cells, check_matrix, read, shared_shape
 from maas_sdk.errors import ConfigError
 from maas_sdk.tensors import Array, dtype_from_name
@@ -103,7 +104,7 @@ def symmetric(
     """
     w = check_matrix(w)
     scale = scales(w, bits=bits, granularity=granularity, clip=clip)
-    codes = np.empty(w.shape, np.int8)
+    codes = aligned_empty(np.dtype(np.int8), w.shape)
     for cell in cells(w.shape, granularity):
         _encode(w, cell, scale, check_bits(bits), codes)
     return Codes(codes=codes, scale=scale)
@@ -143,7 +144,7 @@ def float8(w: Any, granularity: Granularity = "channel", dtype: str = "float8_e4
     w = check_matrix(w)
     top = largest(dtype)
     scale = np.empty(shared_shape(w.shape, granularity), np.float32)
-    codes = np.empty(w.shape, dtype_from_name(dtype))
+    codes = aligned_empty(dtype_from_name(dtype), w.shape)
     for cell in cells(w.shape, granularity):
         scale[cell.at] = _positive(_absmax(w, cell) / np.float32(top))
         for tile in cell.tiles:
@@ -195,7 +196,7 @@ def fixed_point(
             integer_bits=integer_bits,
         )
     scale = np.empty(shared_shape(w.shape, granularity), np.float32)
-    codes = np.empty(w.shape, np.int8)
+    codes = aligned_empty(np.dtype(np.int8), w.shape)
     for cell in cells(w.shape, granularity):
         if integer_bits is not None:
             scale[cell.at] = np.float32(2.0) ** (integer_bits - (bits - 1))

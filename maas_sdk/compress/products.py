@@ -326,7 +326,32 @@ def _largest(values: Any, axes: tuple[int, ...]) -> Any:
     floats will not do: XLA:CPU drops NaN from it where it computes several numbers at once.
     """
     bits = jax.lax.bitcast_convert_type(values, jnp.int32) & 0x7FFFFFFF
-    return jax.lax.bitcast_convert_type(jnp.max(bits, axis=axes, keepdims=True), jnp.float32)
+    found = jax.lax.platform_dependent(
+        bits, cpu=lambda bits: _halving(bits, axes), default=lambda bits: bits.max(axes)
+    )
+    shape = [1 if dim in axes else size for dim, size in enumerate(values.shape)]
+    return jax.lax.bitcast_convert_type(found.reshape(shape), jnp.float32)
+
+
+# Numbers of the last dimension that one after another are compared.
+_FEW: Final = 32
+
+
+def _halving(bits: Any, axes: tuple[int, ...]) -> Any:
+    """The maximum over axes, the last one halved until it is short.
+
+    XLA:CPU compares whole vectors between two halves, and single numbers along the last dimension:
+    1024 numbers of 4096 rows take 2.2 ms in place of 4.5.
+    """
+    last = bits.ndim - 1
+    if last not in axes:
+        return bits.max(axes)
+    rest = tuple(axis for axis in axes if axis != last)
+    bits = bits.max(rest) if rest else bits
+    while bits.shape[-1] > _FEW and bits.shape[-1] % 2 == 0:
+        half = bits.shape[-1] // 2
+        bits = jnp.maximum(bits[..., :half], bits[..., half:])
+    return bits.max(-1)
 
 
 def _sum(use: Use, given: Any, codes: Any, total: Any, **changes: Any) -> Any:
