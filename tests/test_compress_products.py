@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from maas_sdk.compress.products import Activations
+from maas_sdk.compress.plans import Activations
 from maas_sdk.compress.quantize import quantize
 from maas_sdk.compress.quantized import QuantizedModel
 from maas_sdk.errors import ConfigError

@@ -11,7 +11,8 @@ from flax import nnx
 
 from maas_sdk.compress.fit import folded
 from maas_sdk.compress.layout import Layout
-from maas_sdk.compress.products import Quantized, WeightPlan
+from maas_sdk.compress.plans import WeightPlan
+from maas_sdk.compress.products import Quantized
 from maas_sdk.compress.quantize import quantize
 from maas_sdk.compress.source import Program, Site, find_sites
 from maas_sdk.compress.weight import Known

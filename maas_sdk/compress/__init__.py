@@ -13,7 +13,7 @@ program then computes, and ``quantized`` how it is served.
 
 from maas_sdk.compress.allocate import CANDIDATES, Sensitivity, sensitivity
 from maas_sdk.compress.formats import Format
-from maas_sdk.compress.products import Activations
+from maas_sdk.compress.plans import Activations
 from maas_sdk.compress.quantize import quantize
 from maas_sdk.compress.quantized import QuantizedModel
 from maas_sdk.compress.recipes import RECIPES, SUMMARIES, Recipe, find_recipe

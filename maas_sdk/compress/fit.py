@@ -21,7 +21,7 @@ from maas_sdk.compress.formats import FORMATS, Format, encode, stack, store_code
 from maas_sdk.compress.gptq import gptq
 from maas_sdk.compress.layout import Layout
 from maas_sdk.compress.observe import Observed
-from maas_sdk.compress.products import WeightPlan
+from maas_sdk.compress.plans import WeightPlan
 from maas_sdk.compress.quantized import QuantizedWeight
 from maas_sdk.compress.recipes import Recipe
 from maas_sdk.compress.smoothing import awq, smoothquant

@@ -7,30 +7,20 @@ while is busy for both.
 
 from __future__ import annotations
 
-import contextlib
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
+from typing import Any
 
 from maas_sdk.bundle.compression import Latency
 from maas_sdk.errors import ConfigError
 from maas_sdk.export.package import export
 from maas_sdk.export.targets import default_targets
-from maas_sdk.runtime.engine import Engine
-from maas_sdk.runtime.load import load
+from maas_sdk.export.timing import run_seconds
 from maas_sdk.tensors import Array
 
 __all__ = ["Timed", "latency"]
-
-# Turns of each model, and the least that one lasts: calls of microseconds come many at a time.
-_TURNS: Final = 9
-_TURN_S: Final = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,44 +64,23 @@ def latency(
     rows: Any = example["input"] if bare else dict(example)
     sizes = sorted(set(buckets))
     total = 2 + len(sizes)
-    found: dict[int, Latency] = {}
-    with contextlib.ExitStack() as stack:
-        engines: list[Engine] = []
+    with tempfile.TemporaryDirectory(prefix="maas-latency-") as folder:
+        paths: list[Path] = []
         for model in (before, after):
-            progress(len(engines), total)
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="maas-latency-"))
-            bundle = export(
+            progress(len(paths), total)
+            path = Path(folder) / f"{len(paths)}.maas"
+            export(
                 _Apart(model) if not hasattr(model, "as_model") else model,
                 rows,
-                path=Path(folder) / "model.maas",
+                path=path,
                 buckets=sizes,
                 targets=targets,
             )
-            engines.append(stack.enter_context(load(bundle.path, tier="executable")))
-        for size in sizes:
-            progress(2 + len(found), total)
-            batch = {
-                name: np.resize(array, (size, *array.shape[1:])) for name, array in example.items()
-            }
-            turns = [_turn(engine, batch) for engine in engines]
-            taken = [[turn() for turn in turns] for _ in range(_TURNS)]
-            found[size] = Latency(*(statistics.median(side) for side in zip(*taken, strict=True)))
-    progress(total, total)
-    return Timed(target=targets[0], latency_s=found)
-
-
-def _turn(engine: Engine, batch: Mapping[str, Array]) -> Callable[[], float]:
-    """What measures the seconds of one call."""
-
-    def calls(count: int) -> float:
-        began = time.perf_counter()
-        for _ in range(count):
-            engine.run(batch)
-        return (time.perf_counter() - began) / count
-
-    calls(1)
-    count = max(1, round(_TURN_S / calls(1)))
-    return lambda: calls(count)
+            paths.append(path)
+        found = run_seconds(paths, example, sizes, progress=lambda done: progress(2 + done, total))
+    return Timed(
+        target=targets[0], latency_s={size: Latency(*pair) for size, pair in found.items()}
+    )
 
 
 class _Apart:

@@ -24,7 +24,8 @@ from jax.interpreters import partial_eval
 
 from maas_sdk.bundle.encoding import Encoding, Stored
 from maas_sdk.bundle.pack import compress_tensor
-from maas_sdk.compress.products import Quantized, WeightPlan, whole_encodings
+from maas_sdk.compress.plans import WeightPlan, whole_encodings
+from maas_sdk.compress.products import Quantized
 from maas_sdk.compress.recipes import Recipe
 from maas_sdk.compress.report import QuantizationReport
 from maas_sdk.compress.source import Program

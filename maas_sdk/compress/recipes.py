@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal
 
 from maas_sdk.compress.formats import FORMATS, Format
-from maas_sdk.compress.products import Activations
+from maas_sdk.compress.plans import Activations
 from maas_sdk.errors import ConfigError
 
 __all__ = ["RECIPES", "SUMMARIES", "Method", "Recipe", "find_recipe"]
