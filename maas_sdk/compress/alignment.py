@@ -8,8 +8,9 @@ Dimension letters: O output channels, I inputs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +34,10 @@ __all__ = [
     "turns",
     "weight_first",
 ]
+
+# Rows that XLA:CPU multiplies faster with the weight first (2048 × 2048 in int8, milliseconds this
+# way and the other: 1.5 and 1.9 for 8 rows, 9.0 and 9.3 for 64, 34 and 35 for 256).
+_FEW_ROWS: Final = 128
 
 
 def over_inputs(layout: Layout, vector: Any) -> Any:
@@ -124,9 +129,16 @@ def rows_first(use: Use, found: Any) -> Any:
     return jnp.transpose(found, [*range(kept, found.ndim), *range(kept)])
 
 
-def turns(use: Use) -> bool:
-    """Whether ``weight_first`` can be had."""
-    return use.kind == "dense" and not use.params["dimension_numbers"][1][0]
+def turns(use: Use, other: Any) -> bool:
+    """Whether ``weight_first`` can be had and pays: for few rows, and no batch dimensions.
+
+    Of many rows the result would be turned back through memory, and a weight that is decoded for
+    all of them costs little beside their product.
+    """
+    if use.kind != "dense" or use.params["dimension_numbers"][1][0]:
+        return False
+    rows = math.prod(int(other.shape[mine]) for mine, _ in row_dims(use, other))
+    return rows <= _FEW_ROWS
 
 
 def row_axes(use: Use, other: Any) -> tuple[int, ...]:

@@ -150,7 +150,7 @@ class Quantized(Products):
         if not plan.encodings:
             return bound(use, other, decoded({}, parts), **changes)
         rows = rows_of(plan.encodings, parts, plan.encodings[plan.name].shape[0])
-        apart = rows is not None and changes and turns(use) and order[0] in use.out_axes
+        apart = rows is not None and changes and turns(use, other) and order[0] in use.out_axes
         if rows is None or not apart or rows.nbytes <= PIECE_NBYTES:
             parts = waiting(parts, other)
             return bound(use, other, decoded(plan.encodings, parts), **changes)
@@ -262,7 +262,7 @@ def _sum(use: Use, given: Any, codes: Any, total: Any, **changes: Any) -> Any:
     if alone:
         given = jnp.concatenate([given, jnp.zeros_like(given)], axis=free[-1][0])
     plain = functools.partial(bound, use, given, codes, **changes)
-    if turns(use):
+    if turns(use, given):
         found = jax.lax.platform_dependent(
             cpu=lambda: rows_first(use, weight_first(use, given, codes, **changes)), default=plain
         )

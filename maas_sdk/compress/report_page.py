@@ -32,7 +32,7 @@ def report_page(report: QuantizationReport) -> str:
         for name, shown in _headlines(report)
     )
     body = (
-        '<p class="mark-name">maas compress</p>'
+        '<p class="mark-name">maas quantize</p>'
         f"<h1>{escape(report.recipe)}: {escape(data_size(report.bytes_before))} → "
         f"{escape(data_size(report.bytes_stored))}</h1>"
         + "".join(f'<p class="lead">{escape(line)}</p>' for line in report.summary())
