@@ -178,5 +178,10 @@ def _notes(
                 f"{', '.join(map(str, slower))}. There it is good for its size: less to download, "
                 "to map and to keep in memory. decode='open' serves the same bundle at the float "
                 "model's speed"
+                + (
+                    ", int8w keeps the size at about that speed"
+                    if recipe.activations is not None
+                    else ""
+                )
             )
     return notes
