@@ -54,7 +54,8 @@ LAW = {
     ),
     # The workshop's one door to the service: what is exported is compiled and verified by the code
     # that will serve it. "" is the package itself, for its version.
-    "export": Floor({*GROUND, "", "bundle", "runtime"}, {"numpy", "jax", "flax"}),
+    # For executables of TPUs it uses the compiler that plans use.
+    "export": Floor({*GROUND, "", "bundle", "runtime", "sharding"}, {"numpy", "jax", "flax"}),
     # roof
     "deploy": Floor({*FORMATS}, {"numpy"}),
     "demo": Floor(

@@ -35,6 +35,7 @@ from maas_sdk.export.plan import Plan, make_plan
 from maas_sdk.export.programs import lower
 from maas_sdk.export.stored import stored_form
 from maas_sdk.export.targets import TargetSpec, find_targets
+from maas_sdk.export.tpu import compile_for_tpus, libtpu_version
 from maas_sdk.export.verify import run_cases
 from maas_sdk.tensors import Signature
 
@@ -86,7 +87,8 @@ def export(
             example inputs or buckets. None: ``{"predict": None}``. Functions of a linen model
             take the module bound to its variables; those of an ``apply`` take the weights.
         buckets: batch sizes to compile.
-        targets: names of ``TARGETS``; None: the levels of this machine; (): StableHLO only.
+        targets: names of ``TARGETS``, CPUs and TPUs; None: the levels of this machine's
+            processor; (): StableHLO only.
         atol: absolute tolerance of the verification, 0 if None.
         rtol: tolerance relative to each output's largest magnitude; None: by the arithmetic of
             the program, 5e-5 for float32, 2e-2 for bfloat16 and int8.
@@ -128,7 +130,7 @@ def export(
                 manifest,
                 name=name,
                 metadata=dict(metadata or {}),
-                producer=_producer(),
+                producer=_producer(specs),
                 created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             )
         )
@@ -177,14 +179,18 @@ def _fill(
             custom_calls=tuple(sorted(calls)),
         )
     encodings = _write_tensors(writer.path, model, plans, report)
+    on_tpus = [spec for spec in specs if spec.platform == "tpu"]
     targets = compile_targets(
-        specs,
+        [spec for spec in specs if spec not in on_tpus],
         {name: program.buckets for name, program in programs.items()},
         folder=writer.path,
         scratch=scratch,
         custom_calls=sorted({call for p in programs.values() for call in p.custom_calls}),
         timeout_s=timeout_s,
         report=report,
+    )
+    targets |= compile_for_tpus(
+        on_tpus, plans, folder=writer.path, scratch=scratch, timeout_s=timeout_s, report=report
     )
     return Manifest(
         name="model",
@@ -249,9 +255,12 @@ def _verified(
     return replace(manifest, programs=programs)
 
 
-def _producer() -> dict[str, str]:
-    return {
+def _producer(specs: Sequence[TargetSpec]) -> dict[str, str]:
+    found = {
         distribution: version(distribution)
         for module, distribution in _PRODUCERS.items()
         if module in sys.modules
     }
+    if any(spec.platform == "tpu" for spec in specs):
+        found["libtpu"] = libtpu_version()
+    return found

@@ -25,7 +25,7 @@ from maas_sdk.export.model import Leaf, Model, path_name
 from maas_sdk.export.stablehlo import Portable, portable
 from maas_sdk.tensors import Array, Signature, TensorSpec, dtype_name
 
-__all__ = ["Reference", "Traced", "lower", "signature", "trace"]
+__all__ = ["Reference", "Traced", "lower", "pruned", "signature", "trace"]
 
 
 # jax publishes no types for it.
@@ -169,7 +169,7 @@ def lower(traced: Traced, keep: Sequence[bool], *, name: str) -> Portable:
         keep: per leaf, whether it is an argument.
         name: the program's name.
     """
-    function, avals = _pruned(traced, keep, name)
+    function, avals = pruned(traced, keep, name)
     lowered = jax.jit(function, keep_unused=True).trace(*avals).lower(lowering_platforms=("cpu",))
     return portable(
         lowered.compiler_ir("stablehlo"),
@@ -177,8 +177,12 @@ def lower(traced: Traced, keep: Sequence[bool], *, name: str) -> Portable:
     )
 
 
-def _pruned(traced: Traced, keep: Sequence[bool], name: str) -> tuple[Any, list[Any]]:
-    """The traced function with only the kept leaves, and all of the inputs, as arguments."""
+def pruned(traced: Traced, keep: Sequence[bool], name: str) -> tuple[Any, list[Any]]:
+    """The traced function with only the kept leaves, and all of the inputs, as arguments.
+
+    Returns:
+        The function, and the shapes and dtypes of its arguments.
+    """
     closed = traced.jaxpr
     inputs = len(closed.in_avals) - len(keep)
     jaxpr, _ = partial_eval.dce_jaxpr(
@@ -221,7 +225,7 @@ class Reference:
         traced = self.trace(rows)
         cpu = jax.local_devices(backend="cpu")[0]
         if rows not in self._compiled:
-            function, _ = _pruned(traced, traced.used, self.request.name)
+            function, _ = pruned(traced, traced.used, self.request.name)
             self._compiled[rows] = jax.jit(function)
         weights = [self._put(leaf, cpu) for leaf in _kept(self.model.leaves, traced.used)]
         given = [jax.device_put(inputs[name], cpu) for name in self.request.examples.arrays]

@@ -11,8 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from maas_sdk.errors import ExportError
+from maas_sdk.errors import ConfigError, ExportError
 from maas_sdk.runtime import host
+from maas_sdk.sharding.plan.libtpu import find_libtpu
+from maas_sdk.sharding.plan.slices import CHIPS
 
 __all__ = ["TARGETS", "TargetSpec", "default_targets", "find_targets"]
 
@@ -22,8 +24,10 @@ class TargetSpec:
     """One thing to compile for."""
 
     name: str
-    # Machine architecture as ``platform.machine()`` says it.
+    # Machine architecture as ``platform.machine()`` says it; of a TPU its generation.
     arch: str
+    # PJRT platform: "cpu" or "tpu".
+    platform: str = "cpu"
     # Flags for XLA_FLAGS of the compiling process.
     xla_flags: str = ""
     # LLVM names of features without which the level is not there.
@@ -47,11 +51,15 @@ TARGETS: Final[dict[str, TargetSpec]] = {
         ),
         TargetSpec(name="cpu-x86_64-sse4", arch="x86_64", xla_flags="--xla_cpu_max_isa=SSE4_2"),
         TargetSpec(name="cpu-aarch64", arch="aarch64"),
+        # One chip each; the TPU compiler needs none.
+        *(TargetSpec(name=f"tpu-{chip}-1", arch=chip, platform="tpu") for chip in CHIPS),
     )
 }
 
-# What a fleet is made of: AVX-512 and AVX2 machines. SSE4 is for who asks.
-_ON_REQUEST: Final = frozenset({"cpu-x86_64-sse4"})
+# What a fleet is made of: AVX-512 and AVX2 machines. SSE4 and TPUs are for who asks.
+_ON_REQUEST: Final = frozenset(
+    {"cpu-x86_64-sse4", *(name for name, spec in TARGETS.items() if spec.platform == "tpu")}
+)
 
 
 def default_targets() -> tuple[str, ...]:
@@ -79,6 +87,8 @@ def find_targets(names: Iterable[str] | None) -> tuple[TargetSpec, ...]:
                 f"unknown target {name!r}; known are {', '.join(TARGETS)}", target=name
             )
         obstacle = _obstacle(spec)
+        if obstacle and spec.platform == "tpu":
+            raise ExportError(f"target {name}: {obstacle}", target=name)
         if obstacle:
             raise ExportError(
                 f"target {name}: {obstacle}. Targets of this machine: "
@@ -91,6 +101,12 @@ def find_targets(names: Iterable[str] | None) -> tuple[TargetSpec, ...]:
 
 
 def _obstacle(spec: TargetSpec) -> str | None:
+    if spec.platform == "tpu":
+        try:
+            find_libtpu()
+        except ConfigError as error:
+            return error.message
+        return None
     if spec.arch != host.machine():
         return f"it is for {spec.arch}, this machine is {host.machine()}"
     missing = spec.needs - host.cpu_features()

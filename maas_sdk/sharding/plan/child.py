@@ -127,6 +127,8 @@ def compile_job(job: Mapping[str, Any]) -> dict[str, Any]:
         text = compiled.as_text() or ""
         if job.get("hlo_file"):
             Path(job["hlo_file"]).write_text(text)
+        if job.get("executable_file"):
+            Path(job["executable_file"]).write_bytes(compiled.runtime_executable().serialize())
         result |= {"fits": True, "memory": _memory(compiled), **_inside(text, mesh, target)}
     compiled_s = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB

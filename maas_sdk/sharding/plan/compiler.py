@@ -59,6 +59,8 @@ class Job:
     axes: Mapping[str, int]
     # Where to write the compiled program's text; None does not.
     hlo_file: str | None = None
+    # Where to write the executable, as a TPU's runtime loads it; None does not.
+    executable_file: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,6 +179,7 @@ def _to_dict(job: Job) -> dict[str, Any]:
         # As pairs: an object's order would be the reader's affair.
         "axes": list(job.axes.items()),
         "hlo_file": job.hlo_file,
+        "executable_file": job.executable_file,
     }
 
 
