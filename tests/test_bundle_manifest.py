@@ -395,7 +395,7 @@ def test_a_plain_bundle_is_of_schema_2() -> None:
     plain = replace(FULL, encryption=None)
     document = json.loads(plain.to_json())
     assert document["schema"] == 2
-    assert DOCUMENT == {**document, "schema": 3, "encryption": DOCUMENT["encryption"]}
+    assert {**document, "schema": 3, "encryption": DOCUMENT["encryption"]} == DOCUMENT
     assert Manifest.from_json(plain.to_json()) == plain
     with pytest.raises(ManifestError, match="manifest: unknown field encryption"):
         Manifest.from_json(json.dumps({**DOCUMENT, "schema": 2}).encode())

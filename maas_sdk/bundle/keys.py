@@ -17,19 +17,22 @@ import hashlib
 import os
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Final
+from pathlib import Path
+from typing import Final, NamedTuple
 
-from maas_sdk.bundle.crypto import KEY_BYTES
+from maas_sdk.bundle.crypto import KEY_BYTES, public_key_of
 from maas_sdk.errors import ConfigError
 
 __all__ = [
     "KeyKind",
+    "Made",
     "key_id",
     "key_text",
     "new_key",
     "parse_key",
     "read_key",
     "trusted",
+    "write_keys",
 ]
 
 _MAX_FILE_BYTES: Final = 64 * 1024
@@ -167,3 +170,50 @@ def trusted(keys: Sequence[str]) -> tuple[bytes, ...]:
 def key_id(key: bytes) -> str:
     """A name by which an encryption key is known without being told: 32 hex digits."""
     return hashlib.sha256(b"maas-sdk key id\0" + key).hexdigest()[:32]
+
+
+class Made(NamedTuple):
+    """Keys that were made."""
+
+    files: tuple[Path, ...]
+    # As a line; None where no signing pair was asked for.
+    public_key: str | None
+
+
+def write_keys(folder: Path, *, signing: bool = True, encryption: bool = True) -> Made:
+    """Make keys and write each into a file of its own.
+
+    Private ones, ``signing.key`` and ``encryption.key``, are readable by their owner alone;
+    ``signing.pub`` is for everybody.
+
+    Raises:
+        ConfigError: one of the files is there already; then none is written. Or the folder cannot
+            be written to, or the package ``cryptography`` is not there.
+    """
+    lines: dict[str, tuple[str, int]] = {}
+    public_key = None
+    if signing:
+        seed = new_key()
+        public_key = key_text(KeyKind.PUBLIC, public_key_of(seed))
+        lines["signing.key"] = (key_text(KeyKind.PRIVATE, seed), 0o600)
+        lines["signing.pub"] = (public_key, 0o644)
+    if encryption:
+        lines["encryption.key"] = (key_text(KeyKind.ENCRYPTION, new_key()), 0o600)
+    written: list[Path] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if there := [name for name in lines if os.path.lexists(folder / name)]:
+            raise FileExistsError(f"{', '.join(there)} is there already")
+        for name, (line, mode) in lines.items():
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            descriptor = os.open(folder / name, flags, mode)
+            written.append(folder / name)
+            with open(descriptor, "w", encoding="ascii") as file:
+                file.write(line + "\n")
+    except OSError as error:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise ConfigError(
+            f"{folder}: {error.strerror or error}; keys are never replaced: choose another folder"
+        ) from error
+    return Made(tuple(written), public_key)
