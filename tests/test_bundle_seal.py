@@ -304,11 +304,9 @@ def test_a_key_of_another_kind(folder: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_sealed(copied: Callable[[str], Path], tmp_path: Path) -> None:
     """Nothing asked for, encrypted twice, a signature lost, a target that is there, a bad file."""
     out = tmp_path / "out"
-    plain, encrypted, both = copied("plain"), copied("encrypted"), copied("both")
+    plain, both = copied("plain"), copied("both")
     with pytest.raises(ConfigError, match="nothing to do: name a key"):
         seal_bundle(plain, out)
-    with pytest.raises(ConfigError, match="is encrypted already: seal the bundle that it was"):
-        seal_bundle(encrypted, out, encrypt="env:MODEL_KEY")
     with pytest.raises(ConfigError, match="exists already"):
         seal_bundle(plain, both, **HOW["both"])
     with pytest.raises(ConfigError, match="is signed, and the signature is not one of the encry"):
@@ -334,6 +332,31 @@ def test_an_encrypted_bundle_is_signed_later_and_by_another(
         assert open_bundle(tmp_path / name, trusted_keys=[STRANGER]).signed_by == STRANGER
     seal_bundle(folder / "plain.maas", tmp_path / "both", sign="env:SIGNING_KEY", overwrite=True)
     assert open_bundle(tmp_path / "both").manifest.encryption is None
+
+
+def test_an_encrypted_bundle_gets_another_key(folder: Path, tmp_path: Path) -> None:
+    """Its files stay byte for byte; the old key opens it no more. The old key is needed for it."""
+    old, new = folder / "both.maas", tmp_path / "new.maas"
+    seal_bundle(old, new, sign="env:SIGNING_KEY", encrypt="env:OTHER_MODEL_KEY")
+    for path in open_bundle(old).manifest.files:
+        assert (new / path).read_bytes() == (old / path).read_bytes()
+    open_all(new, trusted_keys=[PUBLIC])
+    with pytest.raises(SealError, match="the key at env:MODEL_KEY is"):
+        open_all(new, decryption_key="env:MODEL_KEY")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OTHER_MODEL_KEY")
+        with pytest.raises(ConfigError, match="the environment has no OTHER_MODEL_KEY"):
+            seal_bundle(new, tmp_path / "newer.maas", **HOW["both"])
+    assert not (tmp_path / "newer.maas").exists()
+
+
+def test_what_was_altered_is_not_signed_anew(copied: Callable[[str], Path], tmp_path: Path) -> None:
+    """A signature that does not hold is not papered over."""
+    path = copied("signed")
+    document = json.loads((path / MANIFEST).read_bytes())
+    (path / MANIFEST).write_text(json.dumps({**document, "metadata": {"a": "b"}}))
+    with pytest.raises(SealError, match="it was changed afterwards"):
+        seal_bundle(path, tmp_path / "out", sign="env:OTHER_SIGNING_KEY")
 
 
 @pytest.mark.parametrize("name", HOW)

@@ -24,7 +24,16 @@ from maas_sdk.bundle.keys import KeyKind, key_id, read_key
 from maas_sdk.bundle.stream import clear_size, decrypt_into
 from maas_sdk.errors import ManifestError, SealError
 
-__all__ = ["DECRYPTION_KEY", "Encryption", "Vault", "associated", "read_encryption", "wrap"]
+__all__ = [
+    "DECRYPTION_KEY",
+    "UNWRAPPED",
+    "Encryption",
+    "Vault",
+    "associated",
+    "read_encryption",
+    "unwrap",
+    "wrap",
+]
 
 # The environment's reference to the key, where it is not the one that the manifest names.
 DECRYPTION_KEY: Final = "MAAS_DECRYPTION_KEY"
@@ -32,6 +41,9 @@ DECRYPTION_KEY: Final = "MAAS_DECRYPTION_KEY"
 _ALGORITHM: Final = "AES-256-GCM"
 _MIN_CHUNK_BYTES, _MAX_CHUNK_BYTES = 64, 2**26
 _WRAPPED_BYTES: Final = NONCE_BYTES + KEY_BYTES + TAG_BYTES
+# Stands for the wrapped key while it is being wrapped.
+UNWRAPPED: Final = "0" * 2 * _WRAPPED_BYTES
+_WRAPPING: Final = b"maas-sdk key 1\0"
 _HEX: Final = re.compile(r"(?:[0-9a-f]{2})*")
 
 
@@ -49,8 +61,8 @@ class Encryption:
     key: str
     # Tells whether a key is that one, 32 hex digits (``keys.key_id``).
     key_id: str
-    # Nonce, data key and tag in hex; all zeros while the key is being wrapped.
-    wrapped_key: str = "0" * 2 * _WRAPPED_BYTES
+    # Nonce, data key and tag in hex.
+    wrapped_key: str = UNWRAPPED
 
     def __post_init__(self) -> None:
         if self.algorithm != _ALGORITHM:
@@ -106,48 +118,50 @@ def wrap(data_key: bytes, key: bytes, manifest: bytes) -> str:
     return (nonce + Cipher(key).encrypt(nonce, data_key, _WRAPPING + manifest)).hex()
 
 
-_WRAPPING: Final = b"maas-sdk key 1\0"
+def unwrap(encryption: Encryption, manifest: bytes, reference: str | None = None) -> bytes:
+    """The data key of a bundle.
+
+    Args:
+        encryption: the manifest's.
+        manifest: the bytes of ``manifest.json``.
+        reference: to the user's key; None: ``MAAS_DECRYPTION_KEY``, or else what the manifest says.
+
+    Raises:
+        ConfigError: there is no key in that place, or the package is not there.
+        TransportError: Secret Manager gave no answer.
+        SealError: another key, or another manifest than that of then.
+    """
+    place = reference or os.environ.get(DECRYPTION_KEY) or encryption.key
+    key = read_key(place, KeyKind.ENCRYPTION)
+    if key_id(key) != encryption.key_id:
+        raise SealError(
+            f"the key at {place} is {key_id(key)}, and the bundle was encrypted with "
+            f"{encryption.key_id}: name its place in {DECRYPTION_KEY}",
+            expected=encryption.key_id,
+            found=key_id(key),
+        )
+    spelled = encryption.wrapped_key.encode()
+    wrapped = bytes.fromhex(encryption.wrapped_key)
+    data_key = Cipher(key).decrypt(
+        wrapped[:NONCE_BYTES],
+        wrapped[NONCE_BYTES:],
+        _WRAPPING + manifest.replace(spelled, UNWRAPPED.encode()),
+    )
+    if data_key is None or manifest.count(spelled) != 1:
+        raise SealError(
+            "the manifest is not the one that was encrypted with this key: it was changed "
+            "afterwards; copy the sealed bundle again"
+        )
+    return data_key
 
 
 class Vault:
     """The files of one encrypted bundle, as they were before. Thread-safe."""
 
     def __init__(self, encryption: Encryption, manifest: bytes, reference: str | None) -> None:
-        """Fetch the key and unwrap the bundle's own.
-
-        Args:
-            encryption: the manifest's.
-            manifest: the bytes of ``manifest.json``.
-            reference: to the key; None: ``MAAS_DECRYPTION_KEY``, or else what the manifest says.
-
-        Raises:
-            ConfigError: there is no key in that place, or the package is not there.
-            TransportError: Secret Manager gave no answer.
-            SealError: another key, or another manifest than that of then.
-        """
+        """Fetch and unwrap the key. Arguments and errors are those of ``unwrap``."""
         self._encryption = encryption
-        place = reference or os.environ.get(DECRYPTION_KEY) or encryption.key
-        key = read_key(place, KeyKind.ENCRYPTION)
-        if key_id(key) != encryption.key_id:
-            raise SealError(
-                f"the key at {place} is {key_id(key)}, and the bundle was encrypted with "
-                f"{encryption.key_id}: name its place in {DECRYPTION_KEY}",
-                expected=encryption.key_id,
-                found=key_id(key),
-            )
-        spelled = encryption.wrapped_key.encode()
-        wrapped = bytes.fromhex(encryption.wrapped_key)
-        data_key = Cipher(key).decrypt(
-            wrapped[:NONCE_BYTES],
-            wrapped[NONCE_BYTES:],
-            _WRAPPING + manifest.replace(spelled, b"0" * len(spelled)),
-        )
-        if data_key is None or manifest.count(spelled) != 1:
-            raise SealError(
-                "the manifest is not the one that was encrypted with this key: it was changed "
-                "afterwards; copy the sealed bundle again"
-            )
-        self._cipher = Cipher(data_key)
+        self._cipher = Cipher(unwrap(encryption, manifest, reference))
 
     def read(self, relative_path: str, sealed: bytes) -> bytes:
         """What a file held before, from the bytes that lie in the bundle.

@@ -16,11 +16,11 @@ from pathlib import Path
 from maas_sdk.bundle import stream
 from maas_sdk.bundle.contents import check_digest, open_file, wrong_size
 from maas_sdk.bundle.crypto import Cipher
-from maas_sdk.bundle.encryption import Encryption, associated, wrap
+from maas_sdk.bundle.encryption import UNWRAPPED, Encryption, associated, unwrap, wrap
 from maas_sdk.bundle.folder import Bundle, copy_checked, open_bundle
 from maas_sdk.bundle.keys import KeyKind, key_id, new_key, read_key
 from maas_sdk.bundle.manifest import MANIFEST, SIGNATURE, FileEntry, Manifest
-from maas_sdk.bundle.signature import sign_manifest
+from maas_sdk.bundle.signature import sign_manifest, signer_of
 from maas_sdk.bundle.staging import Staging
 from maas_sdk.errors import ConfigError
 
@@ -37,6 +37,8 @@ def seal_bundle(
 ) -> Bundle:
     """Write a signed, an encrypted, or a signed and encrypted copy of a bundle.
 
+    One that is encrypted already keeps its data key, which is wrapped by the new key.
+
     Args:
         bundle: its folder. Whoever signed it, if anyone, it is trusted: you are about to vouch.
         out: the folder to write.
@@ -48,30 +50,25 @@ def seal_bundle(
 
     Raises:
         ConfigError: neither is asked for, a key is not where its reference says or is of another
-            kind, the bundle is encrypted already, a signature would be lost, or ``out`` exists.
+            kind, a signature would be lost, or ``out`` exists.
         TransportError: a key is in Secret Manager, which gave no answer.
-        BundleError: the bundle cannot be used, or the disk is full.
+        BundleError: the bundle cannot be used, its own seal does not hold, or the disk is full.
     """
     if sign is None and encrypt is None:
         raise ConfigError("nothing to do: name a key to sign with, or one to encrypt with")
     # Before any work: what is missing is most often a key.
-    private_key = sign and read_key(sign, KeyKind.PRIVATE)
-    key = encrypt and read_key(encrypt, KeyKind.ENCRYPTION)
+    private_key = None if sign is None else read_key(sign, KeyKind.PRIVATE)
+    key = None if encrypt is None else read_key(encrypt, KeyKind.ENCRYPTION)
     opened = open_bundle(bundle, trusted_keys="any")
-    if encrypt is not None and opened.manifest.encryption is not None:
-        raise ConfigError(f"{bundle} is encrypted already: seal the bundle that it was made of")
     if sign is None and opened.signature is not None:
         raise ConfigError(
             f"{bundle} is signed, and the signature is not one of the encrypted bundle: sign, too"
         )
+    if opened.signature is not None:
+        # Whoever seals anew vouches for it, and should not vouch for what was altered.
+        signer_of(opened.manifest_bytes, opened.signature, str(bundle))
     with Staging(out, overwrite=overwrite) as staging:
-        if encrypt and key:
-            manifest, data = _encrypted(opened, staging.path, encrypt, key)
-        else:
-            manifest, data = opened.manifest, opened.manifest_bytes
-            for name, entry in manifest.files.items():
-                with open_file(opened.path, name) as file:
-                    copy_checked(file, staging.path / name, name, entry)
+        manifest, data = _content(opened, staging.path, encrypt, key)
         (staging.path / MANIFEST).write_bytes(data)
         signature = sign_manifest(data, private_key) if private_key else None
         if signature is not None:
@@ -86,8 +83,24 @@ def seal_bundle(
     )
 
 
+def _content(
+    bundle: Bundle, folder: Path, reference: str | None, key: bytes | None
+) -> tuple[Manifest, bytes]:
+    """Every file into ``folder``, encrypted if there is a key; the manifest and its bytes."""
+    manifest = bundle.manifest
+    if reference and key and manifest.encryption is None:
+        return _encrypted(bundle, folder, reference, key)
+    for name, entry in manifest.files.items():
+        with open_file(bundle.path, name) as file:
+            copy_checked(file, folder / name, name, entry)
+    if not (reference and key and manifest.encryption):
+        return manifest, bundle.manifest_bytes
+    # Files stay as they are: it is their key that is encrypted anew.
+    data_key = unwrap(manifest.encryption, bundle.manifest_bytes)
+    return _wrapped(manifest, manifest.encryption, data_key, reference, key)
+
+
 def _encrypted(bundle: Bundle, folder: Path, reference: str, key: bytes) -> tuple[Manifest, bytes]:
-    """Every file into ``folder``; the manifest and its bytes."""
     data_key = new_key()
     cipher = Cipher(data_key)
     encryption = Encryption(id=os.urandom(16).hex(), key=reference, key_id=key_id(key))
@@ -99,10 +112,17 @@ def _encrypted(bundle: Bundle, folder: Path, reference: str, key: bytes) -> tupl
             pass
         prefixes.add(prefix)
         files[name] = _encrypt_file(bundle, folder / name, name, cipher, encryption, prefix)
-    manifest = replace(bundle.manifest, files=files, encryption=encryption)
-    wrapped = wrap(data_key, key, manifest.to_json())
-    manifest = replace(manifest, encryption=replace(encryption, wrapped_key=wrapped))
-    return manifest, manifest.to_json()
+    return _wrapped(replace(bundle.manifest, files=files), encryption, data_key, reference, key)
+
+
+def _wrapped(
+    manifest: Manifest, encryption: Encryption, data_key: bytes, reference: str, key: bytes
+) -> tuple[Manifest, bytes]:
+    """The manifest with its data key wrapped, and its bytes."""
+    encryption = replace(encryption, key=reference, key_id=key_id(key), wrapped_key=UNWRAPPED)
+    wrapped = wrap(data_key, key, replace(manifest, encryption=encryption).to_json())
+    made = replace(manifest, encryption=replace(encryption, wrapped_key=wrapped))
+    return made, made.to_json()
 
 
 def _encrypt_file(
