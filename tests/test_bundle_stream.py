@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import threading
 from typing import Any
 
 import pytest
@@ -89,6 +91,30 @@ def test_many_chunks_are_decrypted_on_several_threads() -> None:
         bad[HEADER_BYTES + index * (CHUNK + 16)] ^= 1
         with pytest.raises(SealError, match=rf"w: chunk {index} of 256 does not decrypt"):
             opened(bytes(bad))
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one processor, one thread")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_fails_proves_nothing() -> None:
+    """Whatever ends one of the threads, what it did not decrypt is not handed out."""
+
+    class Broken(Cipher):
+        def decrypt_into(self, nonce: bytes, *rest: Any) -> bool:
+            if threading.current_thread() is not threading.main_thread():
+                raise MemoryError
+            return super().decrypt_into(nonce, *rest)
+
+    sealed = seal(bytes(64 * CHUNK))
+    out = memoryview(bytearray(64 * CHUNK))
+    with pytest.raises(SealError, match="w: chunk 1 of 64 does not decrypt"):
+        decrypt_into(
+            memoryview(sealed),
+            out,
+            Broken(KEY),
+            associated=b"a",
+            chunk_bytes=CHUNK,
+            where="w",
+        )
 
 
 def test_the_format_is_pinned() -> None:

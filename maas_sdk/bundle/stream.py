@@ -158,28 +158,35 @@ def decrypt_into(
             file=where,
         )
     prefix = bytes(sealed[len(_MAGIC) : HEADER_BYTES])
-    bad: list[int] = []
+    # One by one, so that a thread that ends for whatever reason leaves its chunks unproven.
+    proven = bytearray(layout.chunks)
+    failed: list[int] = []
 
     def work(first: int, step: int) -> None:
         for index in range(first, layout.chunks, step):
-            if bad:
+            if failed:
                 return
             nonce = _nonce(prefix, index, index == layout.chunks - 1)
             chunk, to = sealed[layout.sealed(index)], out[layout.clear(index)]
-            if not cipher.decrypt_into(nonce, chunk, associated, to):
-                bad.append(index)
+            if cipher.decrypt_into(nonce, chunk, associated, to):
+                proven[index] = 1
+            else:
+                failed.append(index)
 
     step = max(1, min(_MAX_THREADS, os.cpu_count() or 1, layout.chunks // _CHUNKS_PER_THREAD))
     threads = [threading.Thread(target=work, args=(first, step)) for first in range(1, step)]
     for thread in threads:
         thread.start()
-    work(0, step)
-    for thread in threads:
-        thread.join()
-    if bad:
+    try:
+        work(0, step)
+    finally:
+        for thread in threads:
+            thread.join()
+    bad = min(failed, default=proven.find(0))
+    if bad >= 0:
         raise SealError(
-            f"{where}: chunk {min(bad)} of {layout.chunks} does not decrypt: it was altered, moved "
+            f"{where}: chunk {bad} of {layout.chunks} does not decrypt: it was altered, moved "
             f"or cut, or is of another file or bundle; {_REMEDY}",
             file=where,
-            chunk=min(bad),
+            chunk=bad,
         )
