@@ -15,6 +15,7 @@
     ├── BundleError              a bundle cannot be used
     │   ├── ManifestError        manifest.json breaks the schema, or is of another one
     │   ├── CorruptError         a file's bytes are not the bytes that were sealed
+    │   ├── SealError            no trusted signature, or what was encrypted does not decrypt
     │   └── IncompatibleError    no tier of this bundle can run on this host
     ├── ExportError              a model cannot be made into a bundle
     ├── ConfigError              options that contradict each other or the machine
@@ -47,6 +48,7 @@ __all__ = [
     "NotFoundError",
     "NotReadyError",
     "OverloadedError",
+    "SealError",
     "TooLargeError",
     "Traits",
     "TransportError",
@@ -137,6 +139,10 @@ class CorruptError(BundleError):
     """A file of the bundle is missing, added, cut or changed since it was sealed."""
 
 
+class SealError(BundleError):
+    """A bundle's seal does not hold: no trusted signature, or it does not decrypt with its key."""
+
+
 class IncompatibleError(BundleError):
     """No tier of the bundle can run here: another jaxlib, platform or processor."""
 
@@ -189,6 +195,7 @@ TRAITS: Final[dict[type[MaasError], Traits]] = {
     BundleError: _row("bundle_unusable", 500, 9),
     ManifestError: _row("manifest_invalid", 500, 9),
     CorruptError: _row("bundle_corrupt", 500, 15),
+    SealError: _row("bundle_untrusted", 500, 9),
     IncompatibleError: _row("bundle_incompatible", 500, 9),
     ExportError: _row("export_failed", 500, 9),
     ConfigError: _row("config_invalid", 500, 9),

@@ -105,6 +105,8 @@ PRIVILEGED = {
     "PIL": {"cli/arrays.py", "training/data/images.py"},
     # A codec of the extra [zstd]; a bundle without such tensors is served without it.
     "zstandard": {"bundle/entropy.py"},
+    # Signatures and encryption, in the extra [seal]; a plain bundle is opened without.
+    "cryptography": {"bundle/crypto.py"},
     # One door to tables, in the extra [data].
     "pyarrow": {"training/data/columns.py"},
     # The quantiles of mixup's Beta distribution; jax depends on scipy anyway.

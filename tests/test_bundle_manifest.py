@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from maas_sdk.bundle.compression import CompressedLayer, Compression, Latency
 from maas_sdk.bundle.encoding import Encoding
+from maas_sdk.bundle.encryption import Encryption
 from maas_sdk.bundle.manifest import (
     SCHEMA,
     FileEntry,
@@ -82,6 +83,7 @@ FULL = Manifest(
         ),
         latency_s={"1": Latency(before=2e-3, after=1e-3)},
     ),
+    encryption=Encryption(id="0" * 32, key="env:KEY", key_id="1" * 32, wrapped_key="2" * 120),
 )
 DOCUMENT: dict[str, Any] = json.loads(FULL.to_json())
 
@@ -163,8 +165,8 @@ def test_missing_and_unknown_fields_are_refused_by_name(path: tuple[Any, ...]) -
         (b"[]", "expected an object, got a list"),
         (b"{}", "manifest.schema: expected a whole number, got None"),
         (b'{"schema": true}', "manifest.schema: expected a whole number, got True"),
-        (b'{"schema": 3}', "of schema 3, .* reads schemas 1 to 2: pip install --upgrade maas-sdk"),
-        (b'{"schema": 3, "anything": []}', "pip install --upgrade maas-sdk"),
+        (b'{"schema": 4}', "of schema 4, .* reads schemas 1 to 3: pip install --upgrade maas-sdk"),
+        (b'{"schema": 4, "anything": []}', "pip install --upgrade maas-sdk"),
         (b'{"schema": 0}', "export the model again with this version"),
         (b'{"schema": 1, "schema": 1}', "the same key twice: schema"),
         (b'{"schema": 1, "a": {"b": 1, "b": 2}}', "the same key twice: b"),
@@ -383,16 +385,27 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     assert Manifest.from_json(manifest.to_json()) == manifest
 
 
-def test_the_schema_is_two() -> None:
+def test_the_schema_is_three() -> None:
     """A change of the schema is a change of this number, and of docs/bundle.md."""
-    assert SCHEMA == 2
+    assert SCHEMA == 3
+
+
+def test_a_plain_bundle_is_of_schema_2() -> None:
+    """Readers of before encryption still open what is not encrypted."""
+    plain = replace(FULL, encryption=None)
+    document = json.loads(plain.to_json())
+    assert document["schema"] == 2
+    assert {**document, "schema": 3, "encryption": DOCUMENT["encryption"]} == DOCUMENT
+    assert Manifest.from_json(plain.to_json()) == plain
+    with pytest.raises(ManifestError, match="manifest: unknown field encryption"):
+        Manifest.from_json(json.dumps({**DOCUMENT, "schema": 2}).encode())
 
 
 def test_a_manifest_of_schema_1_is_still_read() -> None:
     """Bundles of before encodings: none of them, no compression; its fields are as strict."""
-    new = {"encodings", "compression"}
+    new = {"encodings", "compression", "encryption"}
     old = {key: value for key, value in DOCUMENT.items() if key not in new} | {"schema": 1}
-    plain = replace(FULL, encodings={}, compression=None)
+    plain = replace(FULL, encodings={}, compression=None, encryption=None)
     assert Manifest.from_json(json.dumps(old).encode()) == plain
     for name in new:
         with pytest.raises(ManifestError, match=f"manifest: unknown field {name}"):
@@ -408,6 +421,12 @@ def test_a_manifest_of_schema_1_is_still_read() -> None:
         (("compression", "layers", 0, "bytes_before"), -1, "layer 'a': expected bytes ≥ 0"),
         (("compression", "layers", 0, "bits"), -1, "layer 'a': expected bits ≥ 0"),
         (("compression", "latency_s"), {"one": {"before": 1, "after": 1}}, "in digits, got 'one'"),
+        (("encryption", "algorithm"), "ROT13", "algorithm: expected AES-256-GCM, got 'ROT13'"),
+        (("encryption", "chunk_bytes"), 63, "chunk_bytes: expected 64 to 67108864, got 63"),
+        (("encryption", "chunk_bytes"), 2**26 + 1, "chunk_bytes: expected 64 to"),
+        (("encryption", "id"), "0" * 31, "encryption.id: expected 32 lower-case hex digits"),
+        (("encryption", "key_id"), "A" * 32, "key_id: expected 32 lower-case hex digits"),
+        (("encryption", "wrapped_key"), "g" * 120, "wrapped_key: expected 120 lower-case hex"),
         (("compression", "latency_s"), {"1": {"before": -1, "after": 1}}, "expected seconds ≥ 0"),
     ],
 )

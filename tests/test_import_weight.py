@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from maas_sdk.bundle.seal import seal_bundle
+
 WORKSHOP = {"jax", "flax", "optax", "orbax", "qwix", "grain", "httpx", "sklearn"}
 SERVER = {
     *("jaxlib", "scipy", "flask", "werkzeug", "functions_framework", "gunicorn", "uvicorn"),
@@ -90,6 +92,35 @@ def test_a_first_prediction_without_jax(tier, tiny_bundle, tmp_path):
     assert not found & WORKSHOP
     # The compiler's bindings are for the program tier alone.
     assert ("jaxlib.mlir" in found) == (tier == "program")
+
+
+# What a bundle that is neither signed nor encrypted never needs.
+SEAL = {
+    "cryptography",
+    *(f"maas_sdk.bundle.{name}" for name in ("crypto", "encryption", "keys", "seal", "signature")),
+}
+
+
+def test_a_seal_that_nobody_asks_for_costs_nothing(tiny_bundle, tmp_path, monkeypatch):
+    """Plain or signed, without trusted keys: neither cryptography nor what uses it is loaded."""
+    monkeypatch.setenv("SIGNING_KEY", f"ed25519-private:{'A' * 43}=")
+    signed = seal_bundle(tiny_bundle, tmp_path / "signed.maas", sign="env:SIGNING_KEY").path
+    for bundle in (tiny_bundle, signed):
+        assert not loaded_by(LOAD, bundle, "executable", tmp_path) & SEAL
+
+
+def test_a_sealed_bundle_brings_cryptography_alone(tiny_bundle, tmp_path, monkeypatch):
+    """With keys of the environment: no HTTP client, nothing that writes bundles."""
+    monkeypatch.setenv("MODEL_KEY", f"aes256:{'A' * 43}=")
+    monkeypatch.setenv("SIGNING_KEY", f"ed25519-private:{'A' * 43}=")
+    sealed = seal_bundle(
+        tiny_bundle, tmp_path / "sealed.maas", sign="env:SIGNING_KEY", encrypt="env:MODEL_KEY"
+    )
+    monkeypatch.setenv("MAAS_TRUSTED_KEYS", "ed25519:O2onvM62pC1io6jQKm8Nc2UyFXcd4kOmOsBIoYtZ2ik=")
+    found = loaded_by(LOAD, sealed.path, "executable", tmp_path)
+    assert {"cryptography", "maas_sdk.bundle.signature"} <= found
+    unwanted = {"urllib.request", "ssl", "http.client", "maas_sdk.bundle.seal", "shutil"}
+    assert (found - loaded_by("import scipy.linalg")) & unwanted == set()
 
 
 def test_a_first_served_answer_without_jax(tiny_bundle):

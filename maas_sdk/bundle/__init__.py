@@ -2,7 +2,7 @@
 
 What a reader needs is here; the rest by module: ``manifest`` (the fields), ``weights`` (tensors),
 ``encoding`` and ``pack`` (tensors made from others), ``archive`` (zip), ``store`` (models and their
-versions).
+versions), ``seal`` (signatures and encryption).
 """
 
 from __future__ import annotations

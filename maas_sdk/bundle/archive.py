@@ -16,8 +16,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from maas_sdk.bundle.folder import MAX_MANIFEST_BYTES, Bundle, copy_checked, open_bundle
-from maas_sdk.bundle.manifest import MANIFEST, Manifest
+from maas_sdk.bundle.folder import (
+    MAX_MANIFEST_BYTES,
+    MAX_SIGNATURE_BYTES,
+    Bundle,
+    TrustedKeys,
+    copy_checked,
+    open_bundle,
+    signed_by,
+)
+from maas_sdk.bundle.manifest import MANIFEST, SIGNATURE, Manifest
 from maas_sdk.bundle.staging import Staging, disk_errors
 from maas_sdk.errors import BundleError, CorruptError, NotFoundError
 
@@ -45,7 +53,8 @@ def zip_bundle(folder: str | os.PathLike[str], zip_path: str | os.PathLike[str])
     """
     bundle, target = open_bundle(folder), Path(zip_path)
     bundle.check()
-    names = [MANIFEST, *sorted(bundle.manifest.files)]
+    signature = [] if bundle.signature is None else [SIGNATURE]
+    names = [MANIFEST, *signature, *sorted(bundle.manifest.files)]
     return write_zip({name: bundle.path / name for name in names}, target)
 
 
@@ -88,13 +97,21 @@ def unzip_bundle(
     folder: str | os.PathLike[str],
     *,
     overwrite: bool = False,
+    trusted_keys: TrustedKeys = None,
 ) -> Bundle:
     """Unpack a zipped bundle, every byte checked, into a folder that appears whole or not at all.
+
+    Args:
+        zip_path: the zip file.
+        folder: the folder to make.
+        overwrite: replace the folder if it is there.
+        trusted_keys: whose signature it must have, as for ``open_bundle``.
 
     Raises:
         NotFoundError: no file at ``zip_path``.
         CorruptError: not a whole zip file, or not exactly what its manifest lists.
         ManifestError: its manifest breaks the schema.
+        SealError: a signature was asked for, and none of a trusted key is there.
         ConfigError: the folder exists and ``overwrite`` is off.
         BundleError: the disk is full.
     """
@@ -104,7 +121,7 @@ def unzip_bundle(
     where = os.path.basename(zip_path)
     try:
         with ZipFile(zip_path) as archive:
-            return _unpack(archive, where, folder, overwrite)
+            return _unpack(archive, where, folder, overwrite, trusted_keys)
     except FileNotFoundError as error:
         raise NotFoundError(f"no zip file at {os.fspath(zip_path)}: check the path") from error
     except (BadZipFile, EOFError, OSError, RuntimeError, ValueError, zlib.error) as error:
@@ -116,14 +133,24 @@ def unzip_bundle(
 
 
 def _unpack(
-    archive: ZipFile, where: str, folder: str | os.PathLike[str], overwrite: bool
+    archive: ZipFile,
+    where: str,
+    folder: str | os.PathLike[str],
+    overwrite: bool,
+    trusted_keys: TrustedKeys,
 ) -> Bundle:
     entries = _entries(archive, where)
     if MANIFEST not in entries:
         raise BundleError(f"{where} is no zipped bundle: it has no {MANIFEST} at its top")
-    data = _read_manifest(archive, entries[MANIFEST], where)
+    data = _read_small(archive, entries[MANIFEST], MAX_MANIFEST_BYTES, where)
+    signature = (
+        _read_small(archive, entries[SIGNATURE], MAX_SIGNATURE_BYTES, where)
+        if SIGNATURE in entries
+        else None
+    )
+    signer = signed_by(data, signature, trusted_keys, where)
     manifest = Manifest.from_json(data)
-    expected = manifest.files.keys() | {MANIFEST}
+    expected = manifest.files.keys() | {MANIFEST} | ({SIGNATURE} & entries.keys())
     if entries.keys() != expected:
         raise CorruptError(
             f"{where}: missing {sorted(expected - entries.keys())}, unlisted "
@@ -142,8 +169,12 @@ def _unpack(
             with archive.open(entries[name]) as source:
                 copy_checked(source, staging.path / name, name, entry)
         (staging.path / MANIFEST).write_bytes(data)
+        if signature is not None:
+            (staging.path / SIGNATURE).write_bytes(signature)
         staging.commit()
-    return Bundle(staging.target, manifest)
+    return Bundle(
+        staging.target, manifest, manifest_bytes=data, signature=signature, signed_by=signer
+    )
 
 
 def _entries(archive: ZipFile, where: str) -> dict[str, ZipInfo]:
@@ -166,9 +197,9 @@ def _entries(archive: ZipFile, where: str) -> dict[str, ZipInfo]:
     return entries
 
 
-def _read_manifest(archive: ZipFile, info: ZipInfo, where: str) -> bytes:
+def _read_small(archive: ZipFile, info: ZipInfo, limit: int, where: str) -> bytes:
     with archive.open(info) as file:
-        data = file.read(MAX_MANIFEST_BYTES + 1)
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise CorruptError(f"{where}: {MANIFEST} is over {MAX_MANIFEST_BYTES} bytes; {_REMEDY}")
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise CorruptError(f"{where}: {info.filename} is over {limit} bytes; {_REMEDY}")
     return data

@@ -1,118 +1,84 @@
 """A bundle as a folder: opened and held to its manifest, or written and sealed.
 
 The rule: nothing of a folder is believed until the manifest's list says the same. Opening compares
-names and sizes, which costs a ``stat`` per file; ``read`` and ``check`` compare sha256. A bundle
+names and sizes, which costs a ``stat`` per file; hashes are compared in ``contents.py``. Where keys
+are trusted, the list itself is believed only with their signature (``signature.py``). A bundle
 appears under its name whole or not at all (``staging.py``), and is never changed afterwards.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Literal, Protocol, Self
 
-from maas_sdk.bundle.manifest import MANIFEST, FileEntry, Manifest, check_path
-from maas_sdk.errors import BundleError, CorruptError, NotFoundError
+from maas_sdk.bundle.contents import (
+    REMEDY,
+    Bundle,
+    check_digest,
+    open_file,
+    read_small,
+    wrong_size,
+)
+from maas_sdk.bundle.manifest import MANIFEST, SIGNATURE, FileEntry, Manifest, check_path
+from maas_sdk.errors import BundleError, ConfigError, CorruptError, NotFoundError
 
 __all__ = [
     "MAX_MANIFEST_BYTES",
+    "MAX_SIGNATURE_BYTES",
     "Bundle",
     "BundleWriter",
+    "TrustedKeys",
     "copy_bundle",
     "copy_checked",
     "open_bundle",
+    "signed_by",
 ]
 
 MAX_MANIFEST_BYTES: Final = 64 * 2**20
+MAX_SIGNATURE_BYTES: Final = 4096
 _CHUNK_BYTES: Final = 2**20
-_REMEDY: Final = "export or copy the bundle again"
+_TRUSTED_KEYS: Final = "MAAS_TRUSTED_KEYS"
+
+# Public keys, or files of them, one of which must have signed; None: those that MAAS_TRUSTED_KEYS
+# lists, if any; "any": whoever, also where the environment lists some.
+TrustedKeys = Sequence[str] | Literal["any"] | None
 
 
-class Bundle:
-    """A bundle whose files have the names and sizes that its manifest lists.
-
-    Attributes:
-        path: the folder.
-        manifest: what it says of itself.
-    """
-
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path = path
-        self.manifest = manifest
-
-    def __repr__(self) -> str:
-        return f"Bundle({str(self.path)!r}, name={self.manifest.name!r})"
-
-    def read(self, relative_path: str) -> bytes:
-        """The bytes of one file, the hash checked on the very bytes returned.
-
-        Raises:
-            NotFoundError: the manifest lists no such file.
-            CorruptError: the bytes are not those that were sealed.
-        """
-        entry = self._entry(relative_path)
-        with _open(self.path, relative_path) as file:
-            # One byte more than expected tells a file that has grown.
-            data = file.read(entry.size_bytes + 1)
-        if len(data) != entry.size_bytes:
-            raise _wrong_size(relative_path, entry.size_bytes, len(data))
-        _check_digest(relative_path, entry, hashlib.sha256(data).hexdigest())
-        return data
-
-    def check(self, only: Iterable[str] | None = None) -> None:
-        """Compare the sha256 of files with the manifest, on the caller's thread.
-
-        Hashing lets other threads run.
-
-        Args:
-            only: paths in the bundle; None means every file.
-
-        Raises:
-            NotFoundError: the manifest lists no such file.
-            CorruptError: names the file, what was expected and what was found.
-        """
-        for relative_path in sorted(self.manifest.files) if only is None else only:
-            entry = self._entry(relative_path)
-            with _open(self.path, relative_path) as file:
-                size = os.fstat(file.fileno()).st_size
-                if size != entry.size_bytes:
-                    raise _wrong_size(relative_path, entry.size_bytes, size)
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            _check_digest(relative_path, entry, digest)
-
-    def _entry(self, relative_path: str) -> FileEntry:
-        entry = self.manifest.files.get(relative_path)
-        if entry is None:
-            raise NotFoundError(
-                f"bundle {self.manifest.name!r} has no file {relative_path!r}; it has "
-                f"{', '.join(sorted(self.manifest.files)) or 'none'}",
-                file=relative_path,
-            )
-        return entry
-
-
-def open_bundle(path: str | os.PathLike[str]) -> Bundle:
+def open_bundle(
+    path: str | os.PathLike[str],
+    *,
+    trusted_keys: TrustedKeys = None,
+    decryption_key: str | None = None,
+) -> Bundle:
     """Open a bundle's folder: read its manifest, compare names and sizes of all files.
 
-    No file but the manifest is read. A folder that a writer swaps for another at this moment is
-    opened anew, so that old and new are never mixed.
+    No file but the manifest and its signature is read. A folder that a writer swaps for another at
+    this moment is opened anew, so that old and new are never mixed.
+
+    Args:
+        path: the folder.
+        trusted_keys: whose signature it must have, see ``TrustedKeys``.
+        decryption_key: reference to the key of an encrypted one; None: ``MAAS_DECRYPTION_KEY``, or
+            the place that the manifest names. It is fetched when a file is read.
 
     Raises:
         NotFoundError: nothing lies at ``path``.
         BundleError: it is a zip file, or a folder without a manifest.
         ManifestError: the manifest breaks the schema.
         CorruptError: a file is missing, extra, a link, or of another size.
+        SealError: a signature was asked for, and none of a trusted key is there.
+        ConfigError: the trusted keys are none, or the package ``cryptography`` is missing.
     """
     folder = Path(path)
     while True:
         before = _identity(folder)
         try:
-            return _open_once(folder)
+            return _open_once(folder, trusted_keys, decryption_key)
         except (BundleError, FileNotFoundError):
             if _identity(folder) == before:
                 raise
@@ -129,7 +95,28 @@ def _identity(folder: Path) -> tuple[int, int, int]:
     return status.st_dev, status.st_ino, status.st_ctime_ns
 
 
-def _open_once(folder: Path) -> Bundle:
+def signed_by(
+    manifest: bytes, signature: bytes | None, trusted_keys: TrustedKeys, where: str
+) -> str | None:
+    """The trusted key that signed a manifest's bytes; None where no signature is asked for.
+
+    Raises:
+        SealError: a signature was asked for, and none of a trusted key is there.
+        ConfigError: the trusted keys are none, or the package ``cryptography`` is missing.
+    """
+    if trusted_keys is None:
+        listed = os.environ.get(_TRUSTED_KEYS, "")
+        trusted_keys = listed.split(",") if listed else "any"
+    if isinstance(trusted_keys, str):
+        if trusted_keys != "any":
+            raise ConfigError("trusted_keys: expected a list of keys, got one text")
+        return None
+    from maas_sdk.bundle.signature import check_signature
+
+    return check_signature(manifest, signature, trusted_keys, where)
+
+
+def _open_once(folder: Path, trusted_keys: TrustedKeys, decryption_key: str | None) -> Bundle:
     if not folder.is_dir():
         with open(folder, "rb") as file:
             zipped = file.read(4) == b"PK\x03\x04"
@@ -145,9 +132,12 @@ def _open_once(folder: Path) -> Bundle:
         raise BundleError(
             f"{folder} is no bundle: it has no {MANIFEST}; give the folder that holds one"
         )
-    if found.pop(MANIFEST) > MAX_MANIFEST_BYTES:
-        raise CorruptError(f"{MANIFEST} is over {MAX_MANIFEST_BYTES} bytes; {_REMEDY}")
-    manifest = Manifest.from_json((folder / MANIFEST).read_bytes())
+    manifest_bytes = read_small(folder, MANIFEST, MAX_MANIFEST_BYTES)
+    signature = read_small(folder, SIGNATURE, MAX_SIGNATURE_BYTES) if SIGNATURE in found else None
+    # First of all: nothing is parsed that a stranger may have written.
+    signer = signed_by(manifest_bytes, signature, trusted_keys, str(folder))
+    manifest = Manifest.from_json(manifest_bytes)
+    found = {name: size for name, size in found.items() if name not in (MANIFEST, SIGNATURE)}
     expected = manifest.files
     if missing := sorted(expected.keys() - found.keys()):
         extra = sorted(found.keys() - expected.keys())
@@ -155,20 +145,27 @@ def _open_once(folder: Path) -> Bundle:
             f"{folder}: missing {', '.join(missing)}; expected the {len(expected)} files of the "
             f"manifest, found {len(found)}"
             + (f", among them unlisted: {', '.join(extra)}" if extra else "")
-            + f"; {_REMEDY}",
+            + f"; {REMEDY}",
             missing=missing,
             extra=extra,
         )
     if extra := sorted(found.keys() - expected.keys()):
         raise CorruptError(
             f"{folder}: found {', '.join(extra)}, expected only the {len(expected)} files of the "
-            f"manifest: remove what was added, or {_REMEDY}",
+            f"manifest: remove what was added, or {REMEDY}",
             extra=extra,
         )
     for name, entry in expected.items():
         if found[name] != entry.size_bytes:
-            raise _wrong_size(name, entry.size_bytes, found[name])
-    return Bundle(folder, manifest)
+            raise wrong_size(name, entry.size_bytes, found[name])
+    return Bundle(
+        folder,
+        manifest,
+        manifest_bytes=manifest_bytes,
+        signature=signature,
+        signed_by=signer,
+        decryption_key=decryption_key,
+    )
 
 
 def _walk(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
@@ -182,7 +179,7 @@ def _walk(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
             else:
                 kind = "a symbolic link" if entry.is_symlink() else "a special file"
                 raise CorruptError(
-                    f"{prefix}{entry.name}: expected a plain file, found {kind}; {_REMEDY}",
+                    f"{prefix}{entry.name}: expected a plain file, found {kind}; {REMEDY}",
                     file=prefix + entry.name,
                 )
 
@@ -195,9 +192,11 @@ def copy_bundle(bundle: Bundle, target: Path) -> None:
     """
     target.mkdir(exist_ok=True)
     for name, entry in bundle.manifest.files.items():
-        with _open(bundle.path, name) as file:
+        with open_file(bundle.path, name) as file:
             copy_checked(file, target / name, name, entry)
-    (target / MANIFEST).write_bytes(bundle.manifest.to_json())
+    (target / MANIFEST).write_bytes(bundle.manifest_bytes)
+    if bundle.signature is not None:
+        (target / SIGNATURE).write_bytes(bundle.signature)
 
 
 class _Binary(Protocol):
@@ -222,38 +221,8 @@ def copy_checked(source: _Binary, target: Path, relative_path: str, entry: FileE
             digest.update(chunk)
             file.write(chunk)
     if left:
-        raise _wrong_size(relative_path, entry.size_bytes, entry.size_bytes - left)
-    _check_digest(relative_path, entry, digest.hexdigest())
-
-
-def _open(folder: Path, relative_path: str) -> io.FileIO:
-    try:
-        descriptor = os.open(folder / relative_path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        raise CorruptError(
-            f"{relative_path}: expected a plain file, found {error.strerror}; {_REMEDY}",
-            file=relative_path,
-        ) from error
-    return open(descriptor, "rb", buffering=0)
-
-
-def _wrong_size(relative_path: str, expected: int, found: int) -> CorruptError:
-    return CorruptError(
-        f"{relative_path}: expected {expected} bytes, found {found}; {_REMEDY}",
-        file=relative_path,
-        expected=expected,
-        found=found,
-    )
-
-
-def _check_digest(relative_path: str, entry: FileEntry, found: str) -> None:
-    if found != entry.sha256:
-        raise CorruptError(
-            f"{relative_path}: expected sha256 {entry.sha256}, found {found}; {_REMEDY}",
-            file=relative_path,
-            expected=entry.sha256,
-            found=found,
-        )
+        raise wrong_size(relative_path, entry.size_bytes, entry.size_bytes - left)
+    check_digest(relative_path, entry, digest.hexdigest())
 
 
 class BundleWriter:

@@ -2,8 +2,9 @@
 
 The manifest is strict both ways: what is written is validated, and a manifest that is read is
 refused, with the path of the field, when a field is missing, unknown or of the wrong type. A
-manifest of a newer schema is refused as such, before its fields are looked at. One of schema 1,
-which had no encodings and no compression, is still read.
+manifest of a newer schema is refused as such, before its fields are looked at. It is written in the
+oldest schema that can say it: 3 has the encryption, 2 has none; 1, which had no encodings and no
+compression either, is still read.
 
 The rule for the order of a compiled program's arguments: its weights, in the order that
 ``Program.weights`` lists them, then its inputs sorted by name. Results are its outputs sorted by
@@ -25,10 +26,12 @@ from maas_sdk.errors import ManifestError
 if TYPE_CHECKING:
     from maas_sdk.bundle.compression import Compression
     from maas_sdk.bundle.encoding import Encoding
+    from maas_sdk.bundle.encryption import Encryption
 
 __all__ = [
     "MANIFEST",
     "SCHEMA",
+    "SIGNATURE",
     "WEIGHTS",
     "FileEntry",
     "Manifest",
@@ -42,8 +45,10 @@ __all__ = [
     "stablehlo_path",
 ]
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 MANIFEST: Final = "manifest.json"
+# Beside the manifest, and not listed in it: what it signs are the manifest's bytes.
+SIGNATURE: Final = "signature.json"
 WEIGHTS: Final = "weights.safetensors"
 
 # Model, program and target names become path components and URL segments.
@@ -96,7 +101,8 @@ class Manifest:
     name: str
     programs: Mapping[str, Program]
     targets: Mapping[str, Target]
-    # Every file but the manifest, by its path in the bundle with forward slashes.
+    # Every file but the manifest and its signature, as it lies there, by its path in the bundle
+    # with forward slashes.
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     # Version of each package that took part in the export, by distribution name.
     producer: Mapping[str, str] = field(default_factory=dict)
@@ -109,6 +115,8 @@ class Manifest:
     encodings: Mapping[str, Encoding] = field(default_factory=dict)
     # None: nothing was compressed, or nobody said how.
     compression: Compression | None = None
+    # None: every file lies in the bundle as it is.
+    encryption: Encryption | None = None
 
     def __post_init__(self) -> None:
         _check_names("name", [self.name])
@@ -143,8 +151,8 @@ class Manifest:
         Raises:
             ManifestError: a number that is not finite, or text that UTF-8 cannot hold.
         """
-        document = {
-            "schema": SCHEMA,
+        document: dict[str, object] = {
+            "schema": SCHEMA if self.encryption else SCHEMA - 1,
             "name": self.name,
             "created": self.created,
             "producer": dict(self.producer),
@@ -166,6 +174,8 @@ class Manifest:
             "encodings": {name: value.document() for name, value in self.encodings.items()},
             "compression": self.compression and self.compression.document(),
         }
+        if self.encryption:
+            document["encryption"] = self.encryption.document()
         try:
             text = json.dumps(
                 document, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False
@@ -232,6 +242,12 @@ def _read_compression(value: Any, path: str) -> Any:
     return read_compression(value, path)
 
 
+def _read_encryption(value: Any, path: str) -> Any:
+    from maas_sdk.bundle.encryption import read_encryption
+
+    return read_encryption(value, path)
+
+
 _FIELDS_1 = {
     "name": read.string,
     "created": read.string,
@@ -249,7 +265,8 @@ _FIELDS_2 = {
 # By schema.
 _MANIFEST_IN: Final = {
     1: read.record(Manifest, _FIELDS_1),
-    SCHEMA: read.record(Manifest, _FIELDS_2),
+    2: read.record(Manifest, _FIELDS_2),
+    SCHEMA: read.record(Manifest, {**_FIELDS_2, "encryption": _read_encryption}),
 }
 
 
@@ -281,6 +298,6 @@ def check_path(path: str) -> None:
         or "\\" in path
         or ":" in path
         or "\0" in path
-        or path == MANIFEST
+        or path in (MANIFEST, SIGNATURE)
     ):
         raise ManifestError(f"manifest.files: {path!r} is not a path inside the bundle")

@@ -28,7 +28,7 @@ from maas_sdk.bundle.safetensors import (
 from maas_sdk.errors import InputError
 from maas_sdk.tensors import BITS, Array, array_from_bytes, array_to_bytes
 
-__all__ = ["Weights", "aligned_empty", "open_weights", "write_weights"]
+__all__ = ["Weights", "aligned_empty", "open_weights", "weights_in", "write_weights"]
 
 
 def write_weights(
@@ -168,19 +168,35 @@ def open_weights(path: str | os.PathLike[str]) -> Weights:
     where = os.path.basename(path)
     with open(path, "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
-        if size < 8:
-            raise corrupt(where, f"expected at least 8 bytes, found {size}")
-        length = int.from_bytes(file.read(8), "little")
-        if length > min(MAX_HEADER_BYTES, size - 8):
-            raise corrupt(
-                where,
-                f"its header claims {length} bytes, expected at most {MAX_HEADER_BYTES} and no "
-                f"more than the {size - 8} that follow",
-            )
+        if not size:  # which cannot be mapped
+            raise corrupt(where, "expected at least 8 bytes, found 0")
         mapping = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
-    view = memoryview(mapping)
-    places, metadata = parse_header(bytes(view[8 : 8 + length]), size - 8 - length, where)
-    return Weights(view[8 + length :], places, metadata)
+    return weights_in(memoryview(mapping), where)
+
+
+def weights_in(memory: memoryview, where: str) -> Weights:
+    """The tensors of a safetensors file that is in memory, which they keep alive.
+
+    Args:
+        memory: the whole file. Where it starts at a multiple of 64 bytes, tensors are used in place
+            as those of a mapped file are.
+        where: what messages call it.
+
+    Raises:
+        CorruptError: as ``open_weights``.
+    """
+    size = memory.nbytes
+    if size < 8:
+        raise corrupt(where, f"expected at least 8 bytes, found {size}")
+    length = int.from_bytes(memory[:8], "little")
+    if length > min(MAX_HEADER_BYTES, size - 8):
+        raise corrupt(
+            where,
+            f"its header claims {length} bytes, expected at most {MAX_HEADER_BYTES} and no "
+            f"more than the {size - 8} that follow",
+        )
+    places, metadata = parse_header(bytes(memory[8 : 8 + length]), size - 8 - length, where)
+    return Weights(memory[8 + length :], places, metadata)
 
 
 def aligned_empty(dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:

@@ -18,6 +18,7 @@ from maas_sdk.cli import (
     predict,
     quantize,
     reweight,
+    seal,
     serve,
 )
 
@@ -51,4 +52,5 @@ def _options(
 
 for family in (demo, export, quantize, bundles, reweight, serve, predict, evaluate, parity, plan):
     family.register(app)
+seal.register(app)
 app.add_typer(bench.app, name="bench")

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from maas_sdk.cli.output import Debug, Json, Output, add_command, extra, reporting
+from maas_sdk.cli.output import (
+    Debug,
+    Json,
+    Output,
+    TrustedKey,
+    add_command,
+    extra,
+    reporting,
+)
+from maas_sdk.cli.seal import seal_of, show_seal
 
 if TYPE_CHECKING:
     from maas_sdk.bundle.manifest import Manifest, Program
@@ -148,13 +157,15 @@ def verify(
     tier: Annotated[
         str | None, typer.Option(help="Run this tier, executable or program; else the usual one.")
     ] = None,
+    trusted_key: TrustedKey = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check every file's hash, open the bundle here and run its golden inputs.
+    """Check signature and hashes, open the bundle here and run its golden inputs.
 
-    Exits with 1 if a byte differs from what was sealed, no tier can open it, or an answer differs
-    from the stored one by more than the tolerance of the export.
+    Says who signed it. Exits with 1 if a byte differs from what was sealed, no trusted key has
+    signed where some are given, no tier can open it, or an answer differs from the stored one by
+    more than the tolerance of the export.
     """
     with reporting(as_json, debug) as output:
         from maas_sdk.bundle.folder import open_bundle
@@ -162,21 +173,28 @@ def verify(
 
         if tier not in (None, "executable", "program"):
             raise ConfigError(f"--tier: expected executable or program, got {tier!r}")
-        opened = open_bundle(bundle)
+        opened = open_bundle(bundle, trusted_keys=trusted_key or None)
         opened.check()
+        seal = seal_of(opened)
         with extra("serve"):
             from maas_sdk.runtime import load
-        engine = load(bundle, tier=tier)  # type: ignore[arg-type]
+        engine = load(bundle, tier=tier, trusted_keys=trusted_key or None)  # type: ignore[arg-type]
         try:
             engine.prime()
             report = engine.report
         finally:
             engine.close()
-        _show_verified(output, opened.manifest, report.tier, report.target, report.reason)
+        show_seal(output, opened)
+        _show_verified(output, opened.manifest, seal, report.tier, report.target, report.reason)
 
 
 def _show_verified(
-    output: Output, manifest: Manifest, tier: str, target: str | None, reason: str
+    output: Output,
+    manifest: Manifest,
+    seal: dict[str, object],
+    tier: str,
+    target: str | None,
+    reason: str,
 ) -> None:
     from maas_sdk.charts.quantities import data_size
 
@@ -189,6 +207,7 @@ def _show_verified(
             "name": manifest.name,
             "files": len(manifest.files),
             "nbytes": total,
+            **seal,
             "tier": tier,
             "target": target,
             "reason": reason,

@@ -23,12 +23,30 @@ from maas_sdk.errors import ConfigError, MaasError, traits
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["Debug", "Json", "Output", "add_command", "examples", "extra", "reporting"]
+__all__ = [
+    "Debug",
+    "Json",
+    "Output",
+    "TrustedKey",
+    "add_command",
+    "examples",
+    "extra",
+    "reporting",
+]
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, for machines.")
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+TrustedKey = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY",
+        help="A public key, or a file of them, one of which must have signed the bundle; repeat "
+        "for several (MAAS_TRUSTED_KEYS).",
+    ),
+]
 
 
 def add_command(app: typer.Typer, function: Callable[..., None], *lines: str) -> None:

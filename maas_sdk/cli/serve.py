@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from maas_sdk.cli.output import Debug, Json, add_command, extra, reporting
+from maas_sdk.cli.output import Debug, Json, TrustedKey, add_command, extra, reporting
 from maas_sdk.errors import ConfigError
 
 __all__ = ["register", "serve"]
@@ -28,6 +28,7 @@ def serve(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
     ] = 8080,
+    trusted_key: TrustedKey = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -47,12 +48,14 @@ def serve(
             from maas_sdk.serve.host import ModelHost
 
         limits = EndpointLimits.from_environ(os.environ)
-        name = open_bundle(bundle).manifest.name
+        name = open_bundle(bundle, trusted_keys=trusted_key or None).manifest.name
         listener = _listen(host, port)
         address = _address(host, listener.getsockname()[1])
         output.note(f"[bold]{name}[/bold] at {address}/v1/models/{name}:predict  (Ctrl-C stops)")
         output.document({"url": address, "model": name})
-        endpoint = Endpoint(ModelHost(lambda: load(bundle), name=name), limits)
+        endpoint = Endpoint(
+            ModelHost(lambda: load(bundle, trusted_keys=trusted_key or None), name=name), limits
+        )
         config = uvicorn.Config(
             asgi_app(endpoint), log_level="warning", access_log=False, lifespan="on"
         )

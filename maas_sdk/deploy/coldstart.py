@@ -125,14 +125,15 @@ def golden_call(bundle: Path) -> FirstCall:
     Raises:
         MaasError: the bundle cannot be opened.
     """
-    from maas_sdk.bundle import open_bundle, open_weights
+    from maas_sdk.bundle import open_bundle
     from maas_sdk.bundle.manifest import golden_path
     from maas_sdk.wire.frames import CONTENT_TYPE, Call, Failure, decode_results, encode_calls
 
-    manifest = open_bundle(bundle).manifest
+    opened = open_bundle(bundle)
+    manifest = opened.manifest
     name = "predict" if "predict" in manifest.programs else next(iter(manifest.programs))
     program = manifest.programs[name]
-    golden = open_weights(bundle / golden_path(name))
+    golden = opened.weights(golden_path(name))
     # A single row, as the first caller of a function that was scaled to zero would send.
     rows = slice(0, 1) if program.row_independent else slice(None)
 

@@ -71,6 +71,7 @@ def reweight(
         BundleError: the bundle is damaged, cannot run here, or the disk is full.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    opened.require_clear("reweight")
     model = _model(model_or_weights)
     new = _New(model, *_fitting(opened, model))
     target = Path(path) if path is not None else _next_version(opened.path)

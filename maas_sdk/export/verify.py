@@ -76,6 +76,7 @@ def verify(
         ExportError: a packaged program could not be run.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle))
+    opened.require_clear("verify")
     opened.check()
     programs = opened.manifest.programs
     cases: list[Case] = []

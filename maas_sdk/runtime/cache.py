@@ -30,10 +30,16 @@ def default_cache_dir() -> Path:
 
 
 class CompileCache:
-    """Executables by key, a file each."""
+    """Executables by key, a file each.
 
-    def __init__(self, folder: Path) -> None:
+    Attributes:
+        folder: where they lie.
+        disabled: keeps nothing and has nothing, for programs that must not lie on a disk in clear.
+    """
+
+    def __init__(self, folder: Path, *, disabled: bool = False) -> None:
         self.folder = folder
+        self.disabled = disabled
 
     @staticmethod
     def key(program_sha256: str, *, jaxlib: str, arch: str, cpu_features: Iterable[str]) -> str:
@@ -44,6 +50,8 @@ class CompileCache:
 
     def get(self, key: str) -> bytes | None:
         """The executable, or None if there is none that can be trusted."""
+        if self.disabled:
+            return None
         try:
             if not self._is_private():
                 return None
@@ -55,6 +63,8 @@ class CompileCache:
 
     def put(self, key: str, executable: bytes) -> None:
         """Keep an executable, whole or not at all."""
+        if self.disabled:
+            return
         # A read-only or full disk must not keep a model from being served.
         with contextlib.suppress(OSError):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -6,7 +6,11 @@ run side by side. The rule of the order: hashes are checked before what they cov
 With ``check="deferred"`` that holds for everything that is code (programs and executables), while
 the weights, which cannot do more than give a wrong number, are hashed in a thread half a second
 later, so as not to take the processor from the first answers; if they are not the sealed ones, the
-engine refuses every call from then on.
+engine refuses every call from then on. Where keys are trusted, nothing is deferred: a bundle that
+was altered does not open.
+
+What was encrypted is decrypted into memory of this process, and what is compiled of it is not kept:
+nothing of it comes to lie on a disk.
 """
 
 from __future__ import annotations
@@ -19,9 +23,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
-from maas_sdk.bundle.folder import Bundle, open_bundle
+from maas_sdk.bundle.folder import Bundle, TrustedKeys, open_bundle
 from maas_sdk.bundle.manifest import WEIGHTS, executable_path, golden_path, stablehlo_path
-from maas_sdk.bundle.weights import Weights, open_weights
+from maas_sdk.bundle.weights import Weights
 from maas_sdk.errors import CorruptError, IncompatibleError, MaasError
 from maas_sdk.runtime import host as this_host
 from maas_sdk.runtime import xla
@@ -51,6 +55,8 @@ def load(
     tier: Tier | None = None,
     check: Literal["before", "deferred"] = "before",
     cache_dir: str | os.PathLike[str] | None = None,
+    trusted_keys: TrustedKeys = None,
+    decryption_key: str | None = None,
 ) -> Engine:
     """Load a bundle; the first bucket of every program is ready to run when this returns.
 
@@ -60,17 +66,31 @@ def load(
         check: "before" hashes all files first. "deferred" hashes code first, and the weights in a
             thread after this has returned; for a fast start of what was checked when deployed.
         cache_dir: where programs compiled here are kept; None: ``MAAS_CACHE_DIR`` or the user's
-            cache folder.
+            cache folder. Of an encrypted bundle nothing is kept.
+        trusted_keys: public keys or files of them, one of which must have signed the bundle; None:
+            those that ``MAAS_TRUSTED_KEYS`` lists, if any. With keys, ``check`` is "before".
+        decryption_key: reference to the key of an encrypted bundle (``env:NAME``, ``file:PATH``,
+            ``gcp-secret:…``); None: ``MAAS_DECRYPTION_KEY``, or the one that its manifest names.
 
     Raises:
         NotFoundError: no bundle there.
         ManifestError: the manifest breaks the schema or is of a newer one.
         CorruptError: a file is missing, added, cut or changed; an encoded weight does not fit what
             is stored of it.
-        ConfigError: a weight is compressed with zstd, and its package is not there.
+        SealError: the signature or the encryption does not hold.
+        ConfigError: the package for a weight's compression, or for a seal, is not there, or a key
+            is not where it should be.
+        TransportError: a key is in Secret Manager, which gave no answer.
         IncompatibleError: no tier runs here; the message says what fixes it.
     """
-    return Prepared(path, tier=tier, check=check, cache_dir=cache_dir).load()
+    return Prepared(
+        path,
+        tier=tier,
+        check=check,
+        cache_dir=cache_dir,
+        trusted_keys=trusted_keys,
+        decryption_key=decryption_key,
+    ).load()
 
 
 class Prepared:
@@ -87,21 +107,28 @@ class Prepared:
         tier: Tier | None = None,
         check: Literal["before", "deferred"] = "before",
         cache_dir: str | os.PathLike[str] | None = None,
+        trusted_keys: TrustedKeys = None,
+        decryption_key: str | None = None,
     ) -> None:
         """Arguments and errors are those of ``load``."""
         self._clock = clock = _Stages()
-        self._deferred = check == "deferred"
-        self._cache = CompileCache(
-            Path(cache_dir) if cache_dir is not None else default_cache_dir()
-        )
         with clock("bundle"):
-            self._bundle = bundle = open_bundle(path)
+            self._bundle = bundle = open_bundle(
+                path, trusted_keys=trusted_keys, decryption_key=decryption_key
+            )
+            self._deferred = check == "deferred" and bundle.signed_by is None
             if not self._deferred:
-                bundle.check()
+                # The weights are next: hashed while they are opened, so that what is decrypted is
+                # what was hashed.
+                bundle.check(name for name in sorted(bundle.manifest.files) if name != WEIGHTS)
+        self._cache = CompileCache(
+            Path(cache_dir) if cache_dir is not None else default_cache_dir(),
+            disabled=bundle.manifest.encryption is not None,
+        )
         with clock("host"):
             self._choice = choose(bundle.manifest, local_host(), wanted=tier)
         with clock("weights"):
-            self._weights = open_weights(bundle.path / WEIGHTS)
+            self._weights = bundle.weights(WEIGHTS, checked=not self._deferred)
             self._arrays = _arrays(bundle, self._weights)
         with clock("executable"):
             self._read: dict[str, bytes] = {}
@@ -230,9 +257,7 @@ def _loader(
 
 
 def _golden(bundle: Bundle, program: str) -> Mapping[str, Array]:
-    path = golden_path(program)
-    bundle.check([path])
-    return open_weights(bundle.path / path)
+    return bundle.weights(golden_path(program))
 
 
 def _check_behind(bundle: Bundle, engine: Engine) -> None:

@@ -8,7 +8,8 @@ imported and the bundle is opened (their pages are shared), and no thread and no
 the child, loading goes on at once, in a thread, while the framework is still setting itself up.
 Where nothing forks, in the debug server and in tests, the first request starts it.
 
-Environment: ``MAAS_MAX_REQUEST_BYTES`` and ``MAAS_READY_WAIT_S`` set ``EndpointLimits``. The
+Environment: ``MAAS_MAX_REQUEST_BYTES`` and ``MAAS_READY_WAIT_S`` set ``EndpointLimits``;
+``MAAS_TRUSTED_KEYS`` and ``MAAS_DECRYPTION_KEY`` are for sealed bundles (``runtime.load``). The
 framework's own ``THREADS`` (default 4 per CPU) and ``WORKERS`` (default 1) say how many requests
 run at once, and in how many processes, each with the model loaded.
 """
