@@ -85,6 +85,8 @@ def test_references(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("env:", "a key is named by env:NAME, file:PATH or gcp-secret:projects/"),
         ("gcp-secret:projects/p/secrets/s", "expected projects/PROJECT/secrets/NAME/versions/"),
         ("gcp-secret:projects/p/secrets/s/versions/1/../2", "expected projects/PROJECT/"),
+        ("gcp-secret:projects/../secrets/s/versions/1", "expected projects/PROJECT/"),
+        ("gcp-secret:projects/p/secrets/s/versions/1?x", "expected projects/PROJECT/"),
         (TEXT, "not by a text like this one"),
     ],
 )

@@ -105,6 +105,8 @@ def test_what_was_sealed_is_read_as_it_was(folder: Path, name: str) -> None:
     weights.prefault()
     with pytest.raises(NotFoundError, match="has no file 'nothing'"):
         sealed.weights("nothing")
+    with pytest.raises(CorruptError, match="empty: expected at least 8 bytes, found 0"):
+        sealed.weights("assets/empty")
 
 
 @pytest.mark.parametrize("name", ["encrypted", "both"])

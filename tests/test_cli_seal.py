@@ -76,6 +76,15 @@ def test_seal_says_what_it_did(tiny_bundle: Path, keys: Path, tmp_path: Path) ->
     assert maas("seal", tiny_bundle, "--out", tmp_path / "x").exit_code == 1
 
 
+def test_inspect_needs_no_key(sealed: Path, tiny_bundle: Path) -> None:
+    """It shows that a bundle is sealed, and opens nothing."""
+    shown = maas("inspect", sealed).output
+    assert "signed; maas verify says by whom" in shown
+    assert "encrypted, the key is at" in shown
+    assert document("inspect", sealed)["manifest"]["encryption"]["algorithm"] == "AES-256-GCM"
+    assert "signed" not in maas("inspect", tiny_bundle).output
+
+
 def test_verify_says_who_signed(
     sealed: Path, tiny_bundle: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -194,12 +194,14 @@ def test_a_plain_bundle_is_still_cached(tiny_bundle: Path, tmp_path: Path) -> No
     assert list((tmp_path / "cache").glob("*.xla"))
 
 
-MAIN = "from maas_sdk.serve.function import serve\npredict = serve({path!r})\n"
+MAIN = "from maas_sdk.serve.function import serve\npredict = serve({path!r}{how})\n"
 
 
-def ask_function(folder: Path, bundle: Path, **environment: str) -> tuple[int, bytes]:
+def ask_function(
+    folder: Path, bundle: Path, how: str = "", **environment: str
+) -> tuple[int, bytes]:
     """The answer of a real functions-framework process that serves a bundle."""
-    (folder / "main.py").write_text(MAIN.format(path=str(bundle)))
+    (folder / "main.py").write_text(MAIN.format(path=str(bundle), how=how))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -241,9 +243,15 @@ def test_the_function_serves_what_is_trusted(sealed: Callable[..., Path], tmp_pa
     assert np.allclose(result.outputs["y"], Y)
 
 
-def test_the_function_serves_nothing_else(tiny_bundle: Path, tmp_path: Path) -> None:
-    """Who calls is told why, with the code of the class."""
-    status, body = ask_function(tmp_path, tiny_bundle, MAAS_TRUSTED_KEYS=PUBLIC)
+@pytest.mark.parametrize(
+    ("how", "environment"),
+    [("", {"MAAS_TRUSTED_KEYS": PUBLIC}), (f", trusted_keys=[{PUBLIC!r}]", {})],
+)
+def test_the_function_serves_nothing_else(
+    tiny_bundle: Path, tmp_path: Path, how: str, environment: dict[str, str]
+) -> None:
+    """Who calls is told why, with the code of the class; by argument and by environment."""
+    status, body = ask_function(tmp_path, tiny_bundle, how, **environment)
     assert status == 500
     assert b"bundle_untrusted" in body
     assert b"is not signed" in body

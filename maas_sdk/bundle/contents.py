@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from maas_sdk.bundle.manifest import FileEntry, Manifest
-from maas_sdk.bundle.weights import Weights, open_weights, weights_in
+from maas_sdk.bundle.weights import Weights, map_file, weights_in
 from maas_sdk.errors import ConfigError, CorruptError, NotFoundError
 
 if TYPE_CHECKING:
@@ -97,17 +97,16 @@ class Bundle:
             SealError: it does not decrypt.
             ConfigError: the key is not where it should be.
         """
-        entry, vault = self._entry(relative_path), self._vault
-        if vault is None:
-            if checked:
-                self.check([relative_path])
-            return open_weights(self.path / relative_path)
-
-        def check(data: memoryview) -> None:
-            check_digest(relative_path, entry, hashlib.sha256(data).hexdigest())
-
+        entry = self._entry(relative_path)
         with open_file(self.path, relative_path) as file:
-            clear = vault.map(relative_path, file.fileno(), check if checked else None)
+            stored = map_file(file.fileno())
+        if stored.nbytes != entry.size_bytes:
+            raise wrong_size(relative_path, entry.size_bytes, stored.nbytes)
+        if checked:
+            # Of the very pages that are used: another file under this name changes nothing.
+            check_digest(relative_path, entry, hashlib.sha256(stored).hexdigest())
+        vault = self._vault
+        clear = stored if vault is None else vault.open(relative_path, stored)
         return weights_in(clear, relative_path)
 
     def require_clear(self, wanted: str) -> None:

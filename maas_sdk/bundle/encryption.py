@@ -14,7 +14,6 @@ import contextlib
 import mmap
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -173,28 +172,9 @@ class Vault:
         self._decrypt(relative_path, memoryview(sealed), memoryview(clear))
         return bytes(clear)
 
-    def map(
-        self,
-        relative_path: str,
-        descriptor: int,
-        check: Callable[[memoryview], None] | None = None,
-    ) -> memoryview:
-        """What a file held before, in anonymous memory that starts on a page.
-
-        Args:
-            relative_path: its path in the bundle.
-            descriptor: of the opened file.
-            check: called with the bytes that lie in the bundle, before anything is handed out.
-
-        Raises:
-            SealError: they are altered, cut, or another file's.
-        """
-        size = os.fstat(descriptor).st_size
-        nbytes = self._size(relative_path, size)
-        sealed = memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ))
-        if check is not None:
-            check(sealed)
-        clear = _anonymous(nbytes)
+    def open(self, relative_path: str, sealed: memoryview) -> memoryview:
+        """What a file held before, in anonymous memory that starts on a page; else as ``read``."""
+        clear = _anonymous(self._size(relative_path, sealed.nbytes))
         self._decrypt(relative_path, sealed, clear)
         return clear.toreadonly()
 

@@ -24,7 +24,7 @@ from maas_sdk.errors import ConfigError, TransportError
 
 __all__ = ["read_secret"]
 
-_NAME: Final = re.compile(r"projects/[\w.:-]+/secrets/[\w-]+/versions/(?:\d+|[\w-]+)", re.ASCII)
+_NAME: Final = re.compile(r"projects/\w[\w.:-]*/secrets/[\w-]+/versions/[\w-]+", re.ASCII)
 _TIMEOUT_S: Final = 5.0
 # Waits between tries; what may pass: too many requests, and faults of the server.
 _WAITS_S: Final = (0.2, 0.8)

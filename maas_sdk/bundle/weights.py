@@ -28,7 +28,7 @@ from maas_sdk.bundle.safetensors import (
 from maas_sdk.errors import InputError
 from maas_sdk.tensors import BITS, Array, array_from_bytes, array_to_bytes
 
-__all__ = ["Weights", "aligned_empty", "open_weights", "weights_in", "write_weights"]
+__all__ = ["Weights", "aligned_empty", "map_file", "open_weights", "weights_in", "write_weights"]
 
 
 def write_weights(
@@ -167,11 +167,14 @@ def open_weights(path: str | os.PathLike[str]) -> Weights:
     """
     where = os.path.basename(path)
     with open(path, "rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        if not size:  # which cannot be mapped
-            raise corrupt(where, "expected at least 8 bytes, found 0")
-        mapping = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
-    return weights_in(memoryview(mapping), where)
+        return weights_in(map_file(file.fileno()), where)
+
+
+def map_file(descriptor: int) -> memoryview:
+    """The whole of an open file, mapped and read-only; the descriptor may then be closed."""
+    size = os.fstat(descriptor).st_size
+    # Nothing cannot be mapped.
+    return memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ) if size else b"")
 
 
 def weights_in(memory: memoryview, where: str) -> Weights:

@@ -50,7 +50,8 @@ def inspect(bundle: _BundleArgument, as_json: Json = False, debug: Debug = False
 
         from maas_sdk.bundle.folder import open_bundle
 
-        manifest = open_bundle(bundle).manifest
+        opened = open_bundle(bundle)
+        manifest = opened.manifest
         tier, target, reason = _tier(manifest)
         output.document(
             {
@@ -59,7 +60,12 @@ def inspect(bundle: _BundleArgument, as_json: Json = False, debug: Debug = False
             }
         )
         if not as_json:
-            output.show(_tree(manifest, tier, target, reason))
+            tree = _tree(manifest, tier, target, reason)
+            if opened.signature is not None:
+                tree.add("signed; maas verify says by whom")
+            if manifest.encryption is not None:
+                tree.add(f"encrypted, the key is at {escape(manifest.encryption.key)}")
+            output.show(tree)
 
 
 def _tier(manifest: Manifest) -> tuple[str, str | None, str]:

@@ -32,6 +32,7 @@ from maas_sdk.serve.endpoint import Endpoint, EndpointLimits, Request, Response
 from maas_sdk.serve.host import Engine, ModelHost
 
 if TYPE_CHECKING:
+    from maas_sdk.bundle.folder import TrustedKeys
     from maas_sdk.runtime.load import Prepared
 
 __all__ = ["serve"]
@@ -51,6 +52,8 @@ def serve(
     *,
     limits: EndpointLimits | None = None,
     load: Callable[[], Engine] | None = None,
+    trusted_keys: TrustedKeys = None,
+    decryption_key: str | None = None,
 ) -> Callable[[flask.Request], flask.Response]:
     """A function for functions-framework that serves a bundle.
 
@@ -58,6 +61,8 @@ def serve(
         bundle: path of the bundle's folder.
         limits: what a request may ask; None: as the environment has it.
         load: what loads the model; None: ``maas_sdk.runtime.load``.
+        trusted_keys: as for ``maas_sdk.runtime.load``; None: ``MAAS_TRUSTED_KEYS``.
+        decryption_key: as for ``maas_sdk.runtime.load``; None: ``MAAS_DECRYPTION_KEY``.
 
     Returns:
         A plain function, as the framework asks for: a callable object would not do.
@@ -68,7 +73,7 @@ def serve(
     """
     start.pause_collector()
     limits = limits or EndpointLimits.from_environ(os.environ)
-    loader = _Loader(Path(bundle))
+    loader = _Loader(Path(bundle), trusted_keys, decryption_key)
     host = ModelHost(load or loader.load, is_stopping=_worker_is_stopping)
     endpoint = Endpoint(host, limits)
     begun = False
@@ -111,25 +116,31 @@ def serve(
 class _Loader:
     """Loads a bundle, as much of it as can be before the fork."""
 
-    def __init__(self, bundle: Path) -> None:
+    def __init__(self, bundle: Path, trusted_keys: TrustedKeys, decryption_key: str | None) -> None:
         self._bundle = bundle
+        self._trusted_keys = trusted_keys
+        self._decryption_key = decryption_key
         self._prepared: Prepared | None = None
 
     def prepare(self) -> None:
         """For the master: all that starts no thread. What fails is told by ``load``."""
         if self._prepared is None:
             with contextlib.suppress(Exception):
-                from maas_sdk.runtime.load import Prepared
-
-                self._prepared = Prepared(self._bundle, check="deferred")
+                self._prepared = self._prepare()
 
     def load(self) -> Engine:
         """For the worker: the rest. Raises as ``maas_sdk.runtime.load``."""
-        if self._prepared is not None:
-            return self._prepared.load()
-        from maas_sdk.runtime import load
+        return (self._prepared or self._prepare()).load()
 
-        return load(self._bundle, check="deferred")
+    def _prepare(self) -> Prepared:
+        from maas_sdk.runtime.load import Prepared
+
+        return Prepared(
+            self._bundle,
+            check="deferred",
+            trusted_keys=self._trusted_keys,
+            decryption_key=self._decryption_key,
+        )
 
 
 def _let_sigterm_end_us() -> None:
