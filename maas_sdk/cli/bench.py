@@ -41,7 +41,8 @@ def cold(
         with extra("serve"):
             import functions_framework  # noqa: F401
 
-            from maas_sdk.deploy.coldstart import golden_call, measure
+            from maas_sdk.deploy.coldstart import measure
+            from maas_sdk.deploy.golden import golden_call
             from maas_sdk.deploy.package import package
 
         with tempfile.TemporaryDirectory(prefix="maas-bench-") as name, output.progress() as bar:

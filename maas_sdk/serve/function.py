@@ -54,7 +54,8 @@ def serve(
     """A function for functions-framework that serves a bundle.
 
     Args:
-        bundle: path of the bundle's folder.
+        bundle: path of the bundle's folder, or where it is in a store:
+            ``gs://<bucket>/<path>/<model>/<version>``. It is fetched before the fork.
         limits: what a request may ask; None: as the environment has it.
         load: what loads the model; None: ``maas_sdk.runtime.load``.
 
@@ -67,7 +68,7 @@ def serve(
     """
     start.pause_collector()
     limits = limits or EndpointLimits.from_environ(os.environ)
-    loader = _Loader(Path(bundle))
+    loader = _Loader(os.fspath(bundle))
     host = ModelHost(load or loader.load, is_stopping=_worker_is_stopping)
     endpoint = Endpoint(host, limits)
     begun = False
@@ -110,8 +111,9 @@ def serve(
 class _Loader:
     """Loads a bundle, as much of it as can be before the fork."""
 
-    def __init__(self, bundle: Path) -> None:
+    def __init__(self, bundle: str) -> None:
         self._bundle = bundle
+        self._found: Path | None = None
         self._prepared: Prepared | None = None
 
     def prepare(self) -> None:
@@ -120,7 +122,7 @@ class _Loader:
             with contextlib.suppress(Exception):
                 from maas_sdk.runtime.load import Prepared
 
-                self._prepared = Prepared(self._bundle, check="deferred")
+                self._prepared = Prepared(self._folder(), check="deferred")
 
     def load(self) -> Engine:
         """For the worker: the rest. Raises as ``maas_sdk.runtime.load``."""
@@ -128,7 +130,19 @@ class _Loader:
             return self._prepared.load()
         from maas_sdk.runtime import load
 
-        return load(self._bundle, check="deferred")
+        return load(self._folder(), check="deferred")
+
+    def _folder(self) -> Path:
+        """The bundle's folder on this machine; one that is in a store is fetched, once."""
+        if self._found is None:
+            if "://" in self._bundle:
+                from maas_sdk.bundle.store import open_store
+
+                store, model, version = self._bundle.rstrip("/").rsplit("/", 2)
+                self._found = open_store(store).resolve(model, version)
+            else:
+                self._found = Path(self._bundle)
+        return self._found
 
 
 def _let_sigterm_end_us() -> None:
