@@ -142,15 +142,15 @@ def test_the_same_input_gives_the_same_bytes(bundle: Path, tmp_path: Path) -> No
 
 def test_a_function_may_fetch_its_bundle(bundle: Path, tmp_path: Path) -> None:
     """Then main.py names the version in the store, and what reads gs:// is installed."""
-    url = "gs://models/store/toy/3"
+    url = "gs://models/store/toy@3"
     out = package(bundle, tmp_path / "out", bundle_from=url)
     assert not (out / "model.maas").exists()
     assert f'or "{url}")' in (out / "main.py").read_text()
     assert "google-cloud-storage==" in (out / "requirements.txt").read_text()
-    here = package(bundle, tmp_path / "here", bundle_from="file:///models/toy/3")
+    here = package(bundle, tmp_path / "here", bundle_from="file:///models/toy@3")
     assert "google-cloud-storage" not in (here / "requirements.txt").read_text()
-    for wrong in ("gs://models/toy", "toy/3", 'gs://a"/toy/3', ""):
-        with pytest.raises(ConfigError, match=r"expected <store>/<model>/<version>"):
+    for wrong in ("gs://models/toy", "toy@3", 'gs://a"/toy@3', "gs://toy@3", ""):
+        with pytest.raises(ConfigError, match=r"expected <store>/<model>@<version>"):
             package(bundle, tmp_path / "wrong", bundle_from=wrong)
 
 

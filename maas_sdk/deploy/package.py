@@ -26,6 +26,7 @@ Dockerfile should say ``python -m compileall`` after ``pip install``.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -47,6 +48,8 @@ BUNDLE: Final = "model.maas"
 SERVING: Final = ("__init__.py", "errors.py", "tensors.py", "bundle", "wire", "runtime", "serve")
 
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
+# A store's URL, a model, and its version or label; nothing that would end a Python string.
+_REFERENCE: Final = re.compile(r"\w+://[^\s\"\\@]*/[\w.-]+@[\w.-]+")
 _INSIDE: Final = f'_HERE / "{BUNDLE}"'
 
 # PEP 552. main.py may be edited by its user, so its source is hashed again at each start; nobody
@@ -80,7 +83,7 @@ def package(
         bundle_path: the bundle's folder.
         out_dir: the folder to write; its parent exists.
         overwrite: replace ``out_dir`` if it is there.
-        bundle_from: where the function fetches the bundle at start, ``<store>/<model>/<version>``;
+        bundle_from: where the function fetches the bundle at start, ``<store>/<model>@<version>``;
             None: the bundle lies in the folder.
         extras: names of further locks, of ``requirements.LOCKS``.
 
@@ -114,7 +117,7 @@ def main_source(bundle_from: str | None = None) -> str:
     """The source of a function's ``main.py``.
 
     Args:
-        bundle_from: ``<store>/<model>/<version>`` to serve; None: the bundle beside the file.
+        bundle_from: ``<store>/<model>@<version>`` to serve; None: the bundle beside the file.
 
     Raises:
         ConfigError: it names no model and version: what a deployment serves has to be said, or two
@@ -123,13 +126,12 @@ def main_source(bundle_from: str | None = None) -> str:
     source = (Path(__file__).parent / "templates" / "main.py.txt").read_text(encoding="utf-8")
     if bundle_from is None:
         return source
-    store, _, version = bundle_from.rstrip("/").rpartition("/")
-    if "/" not in store or not version.isdecimal() or '"' in bundle_from or "\\" in bundle_from:
+    if not _REFERENCE.fullmatch(bundle_from):
         raise ConfigError(
-            f"{bundle_from!r}: expected <store>/<model>/<version>, such as "
-            "gs://my-models/store/digits/3"
+            f"{bundle_from!r}: expected <store>/<model>@<version>, such as "
+            "gs://my-models/store/digits@3"
         )
-    return source.replace(_INSIDE, f'"{bundle_from.rstrip("/")}"')
+    return source.replace(_INSIDE, f'"{bundle_from}"')
 
 
 def copy_sources(target: Path, parts: Iterable[str]) -> None:

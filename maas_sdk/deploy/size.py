@@ -121,7 +121,7 @@ def check_limits(size: Size) -> None:
         f"{largest.name} ({largest.nbytes / 1e6:,.0f} MB); expected at most "
         f"{MAX_ZIPPED_BYTES / 1e6:.0f} MB zipped and {MAX_UNPACKED_BYTES / 1e6:.0f} MB unpacked: "
         "publish the bundle in a store and let the function fetch it (--bundle-from "
-        "gs://BUCKET/STORE/MODEL/VERSION), or make a container (--container)",
+        "gs://BUCKET/STORE/MODEL@VERSION), or make a container (--container)",
         nbytes=size.nbytes,
         zipped_nbytes=size.zipped_nbytes,
     )

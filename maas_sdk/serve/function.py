@@ -55,7 +55,7 @@ def serve(
 
     Args:
         bundle: path of the bundle's folder, or where it is in a store:
-            ``gs://<bucket>/<path>/<model>/<version>``. It is fetched before the fork.
+            ``gs://<bucket>/<path>/<model>@<version>``. It is fetched before the fork.
         limits: what a request may ask; None: as the environment has it.
         load: what loads the model; None: ``maas_sdk.runtime.load``.
 
@@ -138,8 +138,9 @@ class _Loader:
             if "://" in self._bundle:
                 from maas_sdk.bundle.store import open_store
 
-                store, model, version = self._bundle.rstrip("/").rsplit("/", 2)
-                self._found = open_store(store).resolve(model, version)
+                store, _, name = self._bundle.rpartition("/")
+                model, _, version = name.partition("@")
+                self._found = open_store(store).resolve(model, version or None)
             else:
                 self._found = Path(self._bundle)
         return self._found
