@@ -37,6 +37,9 @@ def _row(code: str, pattern: str, meaning: str, remedy: str) -> Advice:
     return Advice(code=code, pattern=pattern, meaning=meaning, remedy=remedy)
 
 
+# storage.buckets.create
+_PERMISSION: Final = r"[a-z]\w*\.[\w.]+"
+
 ADVICE: Final = (
     _row(
         "credentials_missing",
@@ -96,8 +99,8 @@ ADVICE: Final = (
     ),
     _row(
         "policy",
-        r"(?P<constraint>constraints/[\w.]+)|do not belong to a permitted customer"
-        r"|orgpolicy|violates constraint",
+        r"(?:violates constraint )?'?(?P<constraint>constraints/[\w.]+)"
+        r"|do not belong to a permitted customer|orgpolicy|violates constraint",
         "the organisation forbids it by a policy ({constraint})",
         "leave out --public if callers are to be known accounts; otherwise an administrator of the "
         "organisation has to allow it for this project",
@@ -176,9 +179,11 @@ ADVICE: Final = (
     ),
     _row(
         "permission",
-        r"[Pp]ermission '?(?P<permission>[a-z][\w]*\.[\w.]+)'? (?:is )?(?:denied|missing)"
-        r"|does not have (?P<permission2>[a-z]\w*\.[\w.]+) access"
-        r"|Error 403: .*|PERMISSION_DENIED|The caller does not have permission",
+        # What is missing is named somewhere after the 403, or alone, or not at all.
+        r"(?:Error 403: .*?|PERMISSION_DENIED.*?)?"
+        rf"(?:[Pp]ermission '?(?P<permission>{_PERMISSION})'? (?:is )?(?:denied|missing)"
+        rf"|does not have (?P<permission2>{_PERMISSION}) access)"
+        r"|Error 403: |PERMISSION_DENIED|The caller does not have permission",
         "this account lacks a permission in the project ({permission})",
         "have an owner of the project grant it; terraform/README.md lists the roles that a deploy "
         "needs. `gcloud auth list` shows which account it is",

@@ -64,14 +64,13 @@ class TerraformBinary:
 
     def init(self) -> None:
         """Fetch the provider. Raises ``ConfigError``."""
-        self._run("init", quiet=True)
+        self._run("init")
 
     def plan(self, variables: Path, *, destroy: bool = False) -> bool:
         """Show what would change and keep it for ``apply``; False: nothing would."""
         options = [f"-var-file={variables.resolve()}", f"-out={_PLAN}", "-detailed-exitcode"]
         # 2: there are changes.
-        code, _ = self._run("plan", *options, *(["-destroy"] if destroy else []), fine=(0, 2))
-        return code == 2
+        return self._run("plan", *options, *(["-destroy"] if destroy else []), fine=(0, 2)) == 2
 
     def apply(self) -> None:
         """Do what was planned. Raises ``ConfigError``."""
@@ -79,33 +78,42 @@ class TerraformBinary:
 
     def outputs(self) -> dict[str, Any]:
         """The stack's outputs by name; empty before the first apply."""
-        _, text = self._run("output", "-json", quiet=True)
-        return {name: entry.get("value") for name, entry in json.loads(text).items()}
+        # Warnings about Terraform's own settings go to the other stream: here they would not parse.
+        done = subprocess.run(
+            [self._binary, f"-chdir={self._folder}", "output", "-json", "-no-color"],
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise failure("terraform output", done.stdout + done.stderr)
+        return {name: entry.get("value") for name, entry in json.loads(done.stdout).items()}
 
-    def _run(
-        self, command: str, *options: str, fine: tuple[int, ...] = (0,), quiet: bool = False
-    ) -> tuple[int, str]:
-        shared = ["-no-color"] if command == "output" else ["-no-color", "-input=false"]
-        words = [f"-chdir={self._folder}", command, *shared, *options]
-        process = subprocess.Popen(
+    def _run(self, command: str, *options: str, fine: tuple[int, ...] = (0,)) -> int:
+        """Run a command, its lines shown unless it is ``init``; gives its exit code."""
+        words = [f"-chdir={self._folder}", command, "-no-color", "-input=false", *options]
+        lines = []
+        with subprocess.Popen(
             [self._binary, *words],
-            env={**os.environ, "TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1"},
+            env=self._environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-        )
-        lines = []
-        with process:
+        ) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 lines.append(line)
-                if not quiet:
+                if command != "init":
                     self._show(line.rstrip("\n"))
-        text = "".join(lines)
         if process.returncode not in fine:
-            raise failure(f"terraform {command}", text)
-        return process.returncode, text
+            raise failure(f"terraform {command}", "".join(lines))
+        return process.returncode
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1"}
 
 
 def find_stack(stack: Path | None = None) -> Path:
