@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,22 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     stack.mkdir(parents=True)
     (stack / "main.tf").write_text(STACK)
     return tmp_path
+
+
+@pytest.mark.slow
+def test_the_page_leads_to_the_account(bundle: Path, here: Path) -> None:
+    """docs/deploy.md: every `maas` line before an account is needed, as it stands there."""
+    page = (Path(__file__).parent.parent / "docs" / "deploy.md").read_text(encoding="utf-8")
+    before, found, _ = page.partition("## 3. Log in, once")
+    assert found
+    lines = re.findall(r"^maas (.*)$", before, re.MULTILINE)
+    assert [line.split()[0] for line in lines] == ["package", "deploy"]
+    (here / "demo-out").mkdir()
+    shutil.copytree(bundle, here / "demo-out" / "digits.maas")
+    for line in lines:
+        result = maas(*shlex.split(line))
+        assert result.exit_code == 0, result.output
+    assert list((here / "deployments").rglob("deployment.tfvars.json"))
 
 
 def test_package_tells_sizes_and_checks(bundle: Path, tmp_path: Path) -> None:
