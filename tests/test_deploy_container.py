@@ -169,7 +169,7 @@ def test_the_steps_make_what_serves(bundle: Path, tmp_path: Path) -> None:
     serves(build, bundle)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_steps_need_nothing_of_this_environment(bundle: Path, tmp_path: Path) -> None:
     """All steps, pip's as well, with an interpreter that has nothing installed."""
     empty = tmp_path / "empty.txt"

@@ -104,6 +104,13 @@ def test_locks_agree_with_what_is_tested(name: str) -> None:
         assert entry.version in tested.get(entry.name, {entry.version}), "run make lock"
 
 
+def test_plugins_are_those_of_the_runtime() -> None:
+    """A plugin and the jaxlib that opens it are of one release."""
+    [jaxlib] = [entry.version for entry in read_lock("serve") if entry.name == "jaxlib"]
+    plugins = {e.name: e.version for e in read_lock("cuda") if e.name.startswith("jax-")}
+    assert plugins == {"jax-cuda12-pjrt": jaxlib, "jax-cuda12-plugin": jaxlib}
+
+
 def test_a_lock_that_does_not_exist_is_refused() -> None:
     """The message names those that do."""
     with pytest.raises(ConfigError, match=r"no lock 'redis': expected one of serve, cli"):

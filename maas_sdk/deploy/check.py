@@ -159,7 +159,7 @@ def make_environment(requirements: Path, folder: Path, *, hashed: bool = True) -
     install = [
         *(str(python), "-I", "-m", "pip", "install", "--quiet", "--no-deps"),
         *(("--require-hashes",) if hashed else ()),
-        *("--disable-pip-version-check", "--requirement", str(requirements)),
+        *("--disable-pip-version-check", "--retries", "1", "--requirement", str(requirements)),
     ]
     for command in ([sys.executable, "-I", "-m", "venv", str(folder)], install):
         try:
