@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,29 @@ def test_deploy_asks_shows_and_goes_back(bundle: Path, here: Path) -> None:
     assert document(maas("status", *HERE, "--json"))["current"] == 1
     assert "destroyed" in maas("destroy", *HERE, "--yes").stdout
     assert document(maas("status", *HERE, "--json"))["current"] is None
+
+
+def test_a_large_bundle_goes_through_a_store(
+    bundle: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its size decides: small goes inside, large is published; a dry run publishes nothing."""
+    store = f"file://{here}/store"
+    words = ("deploy", bundle, "--project", "my-project", "--store", store)
+
+    def main() -> str:
+        source = document(maas(*words, "--dry-run", "--json"))["source"]
+        with zipfile.ZipFile(source) as archive:
+            return archive.read("main.py").decode()
+
+    assert "model.maas" in main()
+    monkeypatch.setattr(size, "MAX_UNPACKED_BYTES", 3_000_000)
+    monkeypatch.setattr(size, "MAX_ZIPPED_BYTES", 10)
+    monkeypatch.setattr(size, "fits", lambda found: True)
+    assert f'"{store}/toy@next"' in main()
+    assert not (here / "store").exists()
+    if shutil.which("terraform"):
+        assert document(maas(*words, "--yes", "--json"))["changed"]
+        assert (here / "store" / "toy" / "1" / "manifest.json").is_file()
 
 
 def test_machines_are_not_asked(bundle: Path, here: Path) -> None:

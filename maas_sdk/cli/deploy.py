@@ -68,6 +68,10 @@ def deploy(
         str | None,
         typer.Option(metavar="URL", help="Let the function fetch <store>/<model>@<version>."),
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Publish a bundle there that is too large to go inside."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Package and write the variables; no account needed.")
     ] = False,
@@ -106,6 +110,7 @@ def deploy(
             public=public,
         )
         made = _deployment(output, workspace, stack, project, region, settings.name)
+        bundle_from = bundle_from or _placed(output, bundle, store, dry_run)
         with tempfile.TemporaryDirectory(prefix="maas-deploy-") as scratch:
             folder = package(bundle, Path(scratch) / "function", bundle_from=bundle_from)
             archive = zip_folder(folder, Path(scratch) / "function.zip")
@@ -222,6 +227,24 @@ def _deployment(
         find_stack(stack),
         lambda folder: TerraformBinary(folder, show),
     )
+
+
+def _placed(output: Output, bundle: Path, store: str | None, dry_run: bool) -> str | None:
+    """Where a bundle is published that is too large for the source; None: it goes inside."""
+    from maas_sdk.bundle.folder import open_bundle
+    from maas_sdk.bundle.store import open_store
+    from maas_sdk.deploy.size import bundle_fits
+
+    manifest = open_bundle(bundle).manifest
+    if store is None or bundle_fits(manifest):
+        return None
+    place = f"{store.rstrip('/')}/{manifest.name}"
+    if dry_run:
+        output.note(f"the bundle is too large to go inside: it would be published as {place}@…")
+        return f"{place}@next"
+    version = open_store(store).publish(bundle, manifest.name)
+    output.note(f"the bundle is too large to go inside: published as {place}@{version}")
+    return f"{place}@{version}"
 
 
 def _ask_first(as_json: bool, settled: bool) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from maas_sdk.bundle.manifest import WEIGHTS, Manifest
 from maas_sdk.errors import ConfigError
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "MAX_ZIPPED_BYTES",
     "Part",
     "Size",
+    "bundle_fits",
     "check_limits",
     "fits",
     "folder_size",
@@ -104,6 +106,18 @@ def zip_size(path: Path) -> Size:
 def fits(size: Size) -> bool:
     """Whether ``check_limits`` lets it pass."""
     return size.nbytes <= MAX_UNPACKED_BYTES and (size.zipped_nbytes or 0) <= MAX_ZIPPED_BYTES
+
+
+def bundle_fits(manifest: Manifest) -> bool:
+    """Whether a bundle may go into a function's source, told before anything is copied.
+
+    Weights hardly shrink and are stored in the zip as they are; all else is small beside them.
+    """
+    weights = manifest.files.get(WEIGHTS)
+    total = sum(entry.size_bytes for entry in manifest.files.values())
+    return total <= MAX_UNPACKED_BYTES and (
+        weights is None or weights.size_bytes <= MAX_ZIPPED_BYTES
+    )
 
 
 def check_limits(size: Size) -> None:
