@@ -91,6 +91,7 @@ def test_package_tells_sizes_and_checks(bundle: Path, tmp_path: Path) -> None:
     assert (tmp_path / "folder" / "main.py").is_file()
 
 
+@pytest.mark.slow
 def test_package_checks_what_it_made(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

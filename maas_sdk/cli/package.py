@@ -92,22 +92,24 @@ def _function(
     bundle_from: str | None,
     extras: tuple[str, ...],
 ) -> Size:
-    """Write the folder or the zip; of a folder the zip is made too, for its size and the check."""
+    """Write the folder or the zip; of a folder a zip is made too, for its size and the check."""
     from maas_sdk.deploy.archive import zip_folder
     from maas_sdk.deploy.package import package as make
     from maas_sdk.deploy.size import check_limits, zip_size
 
     with tempfile.TemporaryDirectory(prefix="maas-package-") as scratch:
-        folder = make(bundle, Path(scratch) / "function", bundle_from=bundle_from, extras=extras)
-        made = zip_folder(folder, Path(scratch) / "function.zip")
-        size = zip_size(made)
-        check_limits(size)
-        if archive == out:
-            zip_folder(folder, archive, overwrite=overwrite)
-        else:
-            make(bundle, out, overwrite=overwrite, bundle_from=bundle_from, extras=extras)
-            made.replace(archive)
-    return size
+        seen = Path(scratch) / "seen.zip"
+        zipped = archive == out
+        folder = make(
+            bundle,
+            Path(scratch) / "function" if zipped else out,
+            overwrite=overwrite,
+            bundle_from=bundle_from,
+            extras=extras,
+            accept=lambda folder: check_limits(zip_size(zip_folder(folder, seen))),
+        )
+        zip_folder(folder, archive, overwrite=overwrite)
+        return zip_size(archive)
 
 
 def _check(output: Output, archive: Path, bundle: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -76,6 +76,7 @@ def package(
     overwrite: bool = False,
     bundle_from: str | None = None,
     extras: Iterable[str] = (),
+    accept: Callable[[Path], None] = lambda folder: None,
 ) -> Path:
     """Write the function's folder for a bundle; it appears whole or not at all.
 
@@ -86,6 +87,8 @@ def package(
         bundle_from: where the function fetches the bundle at start, ``<store>/<model>@<version>``;
             None: the bundle lies in the folder.
         extras: names of further locks, of ``requirements.LOCKS``.
+        accept: is given the folder when all is in it, before it appears at ``out_dir``; what it
+            raises leaves nothing behind.
 
     Returns:
         The folder.
@@ -109,6 +112,7 @@ def package(
         (root / "main.py").write_text(source, encoding="utf-8")
         (root / "requirements.txt").write_text(listed.text, encoding="utf-8")
         compile_bytecode(root, "main.py", "maas_sdk")
+        accept(root)
         staging.commit()
     return staging.target
 
