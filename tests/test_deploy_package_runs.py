@@ -82,7 +82,7 @@ def test_folder_runs_as_it_is(real_folder: Path) -> None:
 
 
 def test_a_function_fetches_its_bundle_from_a_store(real_folder: Path, tmp_path: Path) -> None:
-    """The version that main.py names, before the fork; callers hear of one that is not there."""
+    """The version that its main.py names; callers hear of one that is not there."""
     bundle, store = real_folder / "model.maas", tmp_path / "store"
     assert LocalStore(store).publish(bundle, "toy") == "1"
     body = encode_calls([Call("a", {"x": X})])

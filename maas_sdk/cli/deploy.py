@@ -176,7 +176,9 @@ def status(
                 f"[yellow]the apply of release {releases.begun} did not end: "
                 "deploy or roll back again[/yellow]"
             )
-        output.show(str(outputs.get("url") or "nothing is deployed"))
+        output.lines(str(outputs.get("url") or "nothing is deployed"))
+        if store := outputs.get("store"):
+            output.lines(f"{store}  for models: the function may read it")
         output.document(
             {
                 "current": releases.current,

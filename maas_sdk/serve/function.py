@@ -55,7 +55,8 @@ def serve(
 
     Args:
         bundle: path of the bundle's folder, or where it is in a store:
-            ``gs://<bucket>/<path>/<model>@<version>``. It is fetched before the fork.
+            ``gs://<bucket>/<path>/<model>@<version>``. Each worker fetches that, after
+            the fork; calls wait for it as for any loading.
         limits: what a request may ask; None: as the environment has it.
         load: what loads the model; None: ``maas_sdk.runtime.load``.
 
@@ -113,16 +114,16 @@ class _Loader:
 
     def __init__(self, bundle: str) -> None:
         self._bundle = bundle
-        self._found: Path | None = None
         self._prepared: Prepared | None = None
 
     def prepare(self) -> None:
         """For the master: all that starts no thread. What fails is told by ``load``."""
-        if self._prepared is None:
+        # A store is called with threads and sockets, which no fork survives.
+        if self._prepared is None and "://" not in self._bundle:
             with contextlib.suppress(Exception):
                 from maas_sdk.runtime.load import Prepared
 
-                self._prepared = Prepared(self._folder(), check="deferred")
+                self._prepared = Prepared(self._bundle, check="deferred")
 
     def load(self) -> Engine:
         """For the worker: the rest. Raises as ``maas_sdk.runtime.load``."""
@@ -130,20 +131,14 @@ class _Loader:
             return self._prepared.load()
         from maas_sdk.runtime import load
 
-        return load(self._folder(), check="deferred")
+        bundle = Path(self._bundle)
+        if "://" in self._bundle:
+            from maas_sdk.bundle.store import open_store
 
-    def _folder(self) -> Path:
-        """The bundle's folder on this machine; one that is in a store is fetched, once."""
-        if self._found is None:
-            if "://" in self._bundle:
-                from maas_sdk.bundle.store import open_store
-
-                store, _, name = self._bundle.rpartition("/")
-                model, _, version = name.partition("@")
-                self._found = open_store(store).resolve(model, version or None)
-            else:
-                self._found = Path(self._bundle)
-        return self._found
+            store, _, name = self._bundle.rpartition("/")
+            model, _, version = name.partition("@")
+            bundle = open_store(store).resolve(model, version or None)
+        return load(bundle, check="deferred")
 
 
 def _let_sigterm_end_us() -> None:
