@@ -80,6 +80,13 @@ lock: setup  ## write requirements.lock anew from pyproject.toml
 	@printf 'torch\ntransformers\njax==0.10.2\njaxlib==0.10.2\nflax==0.12.8\npytest\npytest-timeout\n' | \
 		$(BIN)/uv pip compile - --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-annotate --no-header --quiet --output-file requirements-reference.lock
+	@# What is installed where a model is served, at the versions of requirements.lock, shipped in the package.
+	@lock() { name=$$1; shift; printf '%s\n' "$$@" | $(BIN)/uv pip compile - --universal --python-version 3.11 \
+		--generate-hashes --constraint requirements.lock --no-emit-index-url --no-annotate --no-header --quiet \
+		--output-file maas_sdk/deploy/locks/$$name.lock; }; \
+	lock serve functions-framework jaxlib ml_dtypes msgpack numpy scipy && lock cli rich typer uvicorn && \
+	lock gcp google-cloud-storage && lock seal cryptography && lock zstd zstandard && \
+	lock cuda 'jax-cuda12-plugin[with-cuda]==0.10.2' && lock tpu 'libtpu==0.0.42.*'
 
 clean:  ## remove .venv and everything that is made
 	rm -rf $(VENV) .cache demo-out build dist *.egg-info .coverage* .hypothesis

@@ -97,7 +97,7 @@ PRIVILEGED = {
     "msgpack": {"wire/frame_reader.py", "wire/frame_writer.py", "serve/start.py"},
     # The web frameworks are shells around an endpoint that knows none.
     "flask": {"serve/function.py"},
-    "functions_framework": {"cli/demo.py", "cli/bench.py"},
+    "functions_framework": {"cli/demo.py", "cli/bench.py", "cli/package.py"},
     "uvicorn": {"cli/serve.py"},
     "sklearn": {"demo/digits.py"},
     # Patches JAX while a model is traced; what it gives leaves the file as a plain module.

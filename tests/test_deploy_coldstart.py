@@ -9,13 +9,8 @@ from hypothesis import strategies as st
 
 from maas_sdk.bundle import BundleWriter, write_weights
 from maas_sdk.bundle.manifest import Manifest, Program, Verification, golden_path
-from maas_sdk.deploy.coldstart import (
-    FirstCall,
-    golden_call,
-    largest_excess,
-    measure,
-    split_stages,
-)
+from maas_sdk.deploy.coldstart import measure, split_stages
+from maas_sdk.deploy.golden import FirstCall, golden_call, largest_excess
 from maas_sdk.errors import ModelError
 from maas_sdk.tensors import Signature, TensorSpec
 from maas_sdk.wire.frames import Call, Failure, Result, decode_calls, encode_results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import shutil
@@ -14,7 +15,10 @@ import pytest
 
 from maas_sdk.bundle.folder import BundleWriter, open_bundle
 from maas_sdk.bundle.manifest import Manifest, Program, Target
-from maas_sdk.deploy.package import main_source, package, requirements
+from maas_sdk.deploy.archive import zip_folder
+from maas_sdk.deploy.package import main_source, package
+from maas_sdk.deploy.requirements import requirements
+from maas_sdk.deploy.size import Part, Size, check_limits, folder_size, zip_size
 from maas_sdk.errors import ConfigError, CorruptError
 from maas_sdk.tensors import Signature, TensorSpec
 
@@ -100,17 +104,74 @@ def test_vendored_package_goes_first(bundle: Path, tmp_path: Path) -> None:
     assert done.stdout.split() == [str(moved / "maas_sdk/serve/function.py"), "function"]
 
 
-def test_requirements_are_exact() -> None:
-    """jaxlib is the one that compiled the executables, the others those that are installed here."""
-    lines = [
-        line
-        for line in requirements(manifest("0.9.1+abc", "0.9.1+abc")).splitlines()
-        if line[0] != "#"
-    ]
-    assert "jaxlib==0.9.1" in lines
-    assert f"numpy=={np.__version__}" in lines
-    assert all("==" in line for line in lines)
-    assert "jaxlib==" in requirements(manifest())
+def test_requirements_are_the_locked_ones(bundle: Path, tmp_path: Path) -> None:
+    """The folder's requirements.txt is that of its bundle, hashes and all."""
+    text = (package(bundle, tmp_path / "out") / "requirements.txt").read_text()
+    assert text == requirements(open_bundle(bundle).manifest).text
+    assert f"numpy=={np.__version__}" in text
+    assert "--hash=sha256:" in text
+
+
+IN_ANOTHER_PROCESS = """
+import sys
+from pathlib import Path
+{before}
+from maas_sdk.deploy.archive import zip_folder
+from maas_sdk.deploy.package import package
+zip_folder(package(sys.argv[1], Path(sys.argv[2]) / "function"), Path(sys.argv[2]) / "f.zip")
+"""
+
+
+def test_the_same_input_gives_the_same_bytes(bundle: Path, tmp_path: Path) -> None:
+    """From whatever process, hash seed, time, umask and folder: no change, no new deployment."""
+    found = []
+    for seed, before in [("1", "import os; os.umask(0o077)"), ("2", "import maas_sdk.serve.asgi")]:
+        folder = tmp_path / f"run-{seed}"
+        folder.mkdir()
+        for file in bundle.rglob("*"):
+            os.utime(file, (int(seed) * 1e6, int(seed) * 1e6))
+        subprocess.run(
+            [sys.executable, "-c", IN_ANOTHER_PROCESS.format(before=before), bundle, folder],
+            check=True,
+            timeout=60,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        )
+        found.append((folder / "f.zip").read_bytes())
+    assert found[0] == found[1]
+
+
+def test_a_function_may_fetch_its_bundle(bundle: Path, tmp_path: Path) -> None:
+    """Then main.py names the version in the store, and what reads gs:// is installed."""
+    url = "gs://models/store/toy@3"
+    out = package(bundle, tmp_path / "out", bundle_from=url)
+    assert not (out / "model.maas").exists()
+    assert f'or "{url}")' in (out / "main.py").read_text()
+    assert "google-cloud-storage==" in (out / "requirements.txt").read_text()
+    here = package(bundle, tmp_path / "here", bundle_from="file:///models/toy@3")
+    assert "google-cloud-storage" not in (here / "requirements.txt").read_text()
+    for wrong in ("gs://models/toy", "toy@3", 'gs://a"/toy@3', "gs://toy@3", ""):
+        with pytest.raises(ConfigError, match=r"expected <store>/<model>@<version>"):
+            package(bundle, tmp_path / "wrong", bundle_from=wrong)
+
+
+def test_sizes_are_told_by_part(bundle: Path, tmp_path: Path) -> None:
+    """Every file counts once, and a source that is too large is refused with two ways out."""
+    out = package(bundle, tmp_path / "out")
+    archive = zip_folder(out, tmp_path / "out.zip")
+    found, zipped = folder_size(out), zip_size(archive)
+    names = {part.name for part in found.parts}
+    assert names == {"bytecode", "maas_sdk", "rest of the bundle", "main.py, requirements"}
+    assert found.nbytes == sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
+    assert (zipped.files, zipped.nbytes) == (found.files, found.nbytes)
+    assert 0 < sum(p.zipped_nbytes or 0 for p in zipped.parts) < archive.stat().st_size
+    check_limits(zipped)
+    part = Part(name="weights", files=1, nbytes=10**8, zipped_nbytes=10**8 + 1)
+    for size in (
+        Size(parts=(part,), zipped_nbytes=10**8 + 1),
+        Size(parts=(dataclasses.replace(part, nbytes=5 * 10**8 + 1),)),
+    ):
+        with pytest.raises(ConfigError, match=r"most of it weights .*--bundle-from .*--container"):
+            check_limits(size)
 
 
 def test_one_jaxlib_only() -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 
+from maas_sdk.bundle.store import LocalStore
 from maas_sdk.deploy.package import package
 from maas_sdk.deploy.process import FunctionProcess
 from maas_sdk.export import ProgramSpec, default_targets, export
@@ -78,6 +79,26 @@ def test_folder_runs_as_it_is(real_folder: Path) -> None:
         (loaded,) = [event for _, event in process.events() if "tier" in event]
     assert loaded["model"] == "toy"
     assert "Traceback" not in process.log()
+
+
+def test_a_function_fetches_its_bundle_from_a_store(real_folder: Path, tmp_path: Path) -> None:
+    """The version that its main.py names; callers hear of one that is not there."""
+    bundle, store = real_folder / "model.maas", tmp_path / "store"
+    assert LocalStore(store).publish(bundle, "toy") == "1"
+    body = encode_calls([Call("a", {"x": X})])
+    headers = {"Content-Type": CONTENT_TYPE}
+    for version, status in (("1", 200), ("2", 500)):
+        out = package(bundle, tmp_path / f"v{version}", bundle_from=f"file://{store}/toy@{version}")
+        assert not (out / "model.maas").exists()
+        with FunctionProcess(out) as process:
+            found, answer = process.first_answer(PREDICT, body, headers=headers)
+        assert found == status, answer
+        if status == 200:
+            [result] = decode_results(answer)
+            assert isinstance(result, Result)
+            np.testing.assert_allclose(result.outputs["y"], X @ W, rtol=1e-5)
+        else:
+            assert b"no version 2" in answer
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,10 @@ from maas_sdk.cli import (
     bench,
     bundles,
     demo,
+    deploy,
     evaluate,
     export,
+    package,
     parity,
     plan,
     predict,
@@ -50,7 +52,10 @@ def _options(
     """Options of ``maas`` itself."""
 
 
-for family in (demo, export, quantize, bundles, reweight, serve, predict, evaluate, parity, plan):
+for family in (
+    *(demo, export, quantize, bundles, package, deploy, reweight, serve, predict, evaluate),
+    *(parity, plan),
+):
     family.register(app)
 seal.register(app)
 app.add_typer(bench.app, name="bench")

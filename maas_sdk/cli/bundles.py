@@ -1,4 +1,4 @@
-"""``maas inspect``, ``maas verify`` and ``maas package``: what a bundle is, holds and becomes."""
+"""``maas inspect`` and ``maas verify``: what a bundle is and holds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from maas_sdk.cli.seal import seal_of, show_seal
 if TYPE_CHECKING:
     from maas_sdk.bundle.manifest import Manifest, Program
 
-__all__ = ["inspect", "package", "register", "verify"]
+__all__ = ["inspect", "register", "verify"]
 
 _BundleArgument = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
 
@@ -31,12 +31,6 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     add_command(app, inspect, "maas inspect digits.maas", "maas inspect digits.maas --json")
     add_command(app, verify, "maas verify digits.maas", "maas verify digits.maas --tier program")
-    add_command(
-        app,
-        package,
-        "maas package digits.maas digits-function",
-        "maas package digits.maas digits-function.zip",
-    )
 
 
 def inspect(bundle: _BundleArgument, as_json: Json = False, debug: Debug = False) -> None:
@@ -220,35 +214,3 @@ def _show_verified(
             "programs": list(manifest.programs),
         }
     )
-
-
-def package(
-    bundle: _BundleArgument,
-    out: Annotated[Path, typer.Argument(help="Folder to make, or a .zip file.")],
-    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Make a function folder (or a zip of one) that Cloud Functions can run as it is.
-
-    It holds main.py, requirements.txt, the bundle and the serving part of maas_sdk; nothing of
-    it is fetched from anywhere but what requirements.txt names.
-    """
-    with reporting(as_json, debug) as output:
-        from maas_sdk.charts.quantities import data_size
-        from maas_sdk.deploy.archive import zip_folder
-        from maas_sdk.deploy.package import package as make
-
-        if out.suffix == ".zip":
-            import tempfile
-
-            with tempfile.TemporaryDirectory(prefix="maas-package-") as scratch:
-                folder = make(bundle, Path(scratch) / "function")
-                zip_folder(folder, out, overwrite=overwrite)
-                files = [path for path in folder.rglob("*") if path.is_file()]
-                nbytes = out.stat().st_size
-        else:
-            files = [p for p in make(bundle, out, overwrite=overwrite).rglob("*") if p.is_file()]
-            nbytes = sum(path.stat().st_size for path in files)
-        output.show(f"{escape(str(out))}  {len(files)} files, {data_size(nbytes)}")
-        output.document({"path": str(out), "files": len(files), "nbytes": nbytes})

@@ -16,7 +16,8 @@ from maas_sdk.client import Client
 from maas_sdk.demo.config import DemoConfig
 from maas_sdk.demo.digits import CLASS_NAMES
 from maas_sdk.demo.result import Calls, Packaged, Sample
-from maas_sdk.deploy.coldstart import ColdStart, golden_call, largest_excess, measure
+from maas_sdk.deploy.coldstart import ColdStart, measure
+from maas_sdk.deploy.golden import golden_call, largest_excess
 from maas_sdk.deploy.package import package as package_bundle
 from maas_sdk.deploy.process import FunctionProcess
 from maas_sdk.errors import MaasError

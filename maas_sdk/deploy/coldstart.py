@@ -21,31 +21,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-import numpy as np
-
+from maas_sdk.deploy.golden import FirstCall
 from maas_sdk.deploy.process import FunctionProcess
 from maas_sdk.errors import ModelError
 
-if TYPE_CHECKING:
-    from maas_sdk.bundle.manifest import Verification
-    from maas_sdk.tensors import Array
-
-__all__ = [
-    "ColdStart",
-    "FirstCall",
-    "Stage",
-    "golden_call",
-    "largest_excess",
-    "measure",
-    "split_stages",
-]
+__all__ = ["ColdStart", "Stage", "measure", "split_stages"]
 
 _FIRST, _IMPORTS, _LAST = "interpreter", "imports", "first answer"
-
-# atol and rtol for a bundle that was exported without being verified.
-_UNVERIFIED: Final = (1e-5, 1e-4)
 
 _WORDS: Final = {
     "bundle": "bundle opened",
@@ -106,83 +90,6 @@ class ColdStart:
     def ratio(self) -> float:
         """How many times as long as the empty function ours takes."""
         return self.function_s / self.empty_s
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FirstCall:
-    """A request, and what its answer has to be."""
-
-    path: str
-    headers: Mapping[str, str]
-    body: tuple[bytes | memoryview, ...]
-    # Raises unless the body of the answer is right.
-    check: Callable[[bytes], None]
-
-
-def golden_call(bundle: Path) -> FirstCall:
-    """The bundle's first golden row as a request to its first program.
-
-    Raises:
-        MaasError: the bundle cannot be opened.
-    """
-    from maas_sdk.bundle import open_bundle
-    from maas_sdk.bundle.manifest import golden_path
-    from maas_sdk.wire.frames import CONTENT_TYPE, Call, Failure, decode_results, encode_calls
-
-    opened = open_bundle(bundle)
-    manifest = opened.manifest
-    name = "predict" if "predict" in manifest.programs else next(iter(manifest.programs))
-    program = manifest.programs[name]
-    golden = opened.weights(golden_path(name))
-    # A single row, as the first caller of a function that was scaled to zero would send.
-    rows = slice(0, 1) if program.row_independent else slice(None)
-
-    def part(kind: str) -> dict[str, Array]:
-        specs = getattr(program.signature, f"{kind}s")
-        return {
-            key: np.array(
-                golden[f"{kind}/{key}"][rows]
-                if spec.shape[:1] == (None,)
-                else golden[f"{kind}/{key}"]
-            )
-            for key, spec in specs.items()
-        }
-
-    inputs, expected = part("input"), part("output")
-    golden.close()
-
-    def check(body: bytes) -> None:
-        [answer] = decode_results(body)
-        if isinstance(answer, Failure):
-            raise ModelError(f"the first answer was an error: {answer.message}")
-        for key, wanted in expected.items():
-            excess = largest_excess(answer.outputs[key], wanted, program.verification)
-            if excess > 0:
-                raise ModelError(
-                    f"the first answer's {key!r} is off the golden one by {excess:.3g} more than "
-                    "the tolerance of the export"
-                )
-
-    return FirstCall(
-        path=f"/v1/models/{manifest.name}:predict",
-        headers={"Content-Type": CONTENT_TYPE},
-        body=tuple(encode_calls([Call(id="0", inputs=inputs, program=name)])),
-        check=check,
-    )
-
-
-def largest_excess(found: Array, wanted: Array, verification: Verification | None) -> float:
-    """By how much |found - wanted| is over what the export allowed; 0 or less is within.
-
-    Infinite for another shape or dtype, and for a NaN or infinity in only one of them.
-    """
-    from maas_sdk.bundle.tolerance import Tolerance, compare
-
-    if found.shape != wanted.shape or found.dtype != wanted.dtype:
-        return float("inf")
-    atol, rtol = (verification.atol, verification.rtol) if verification else _UNVERIFIED
-    allowed = Tolerance(atol=atol, rtol=rtol).allowed(wanted)
-    return compare(found, wanted).max_abs_error - allowed
 
 
 def measure(

@@ -2,55 +2,71 @@
 
     out/
       main.py             binds ``predict``; the user's to edit
-      requirements.txt    exact versions; jaxlib is the one that compiled the executables
-      model.maas/         the bundle, every hash checked while it was copied
+      requirements.txt    exact versions and hashes; jaxlib is the one that compiled the executables
+      model.maas/         the bundle, every hash checked while it was copied; absent where the
+                          function fetches it from a store at start
       maas_sdk/           the part of this package that serves, so no index has to have it
       **/__pycache__/     bytecode, so that a cold start compiles nothing
 
 It runs as it is, here and in the cloud:
 ``functions-framework --source out/main.py --target predict``.
 
+The rule: the same bundle, options and release give the same bytes, from whatever process, so that a
+deployment tool sees a change only where there is one. Our package goes in as a folder and not as a
+wheel for its bytecode: an installer would compile a wheel again, with times in it, and all of it,
+where this is the serving part alone.
+
 Bytecode is of the packaging interpreter's version (another one passes it over and compiles anew)
-and is validated by hash, never by time: uploads change times. For the installed requirements the
-same is up to who installs them: Google's Python builder compiles them; a Dockerfile should say
-``python -m compileall`` after ``pip install``.
+and is validated by hash, never by time: uploads change times. It is written by a process of its
+own, for what marshal writes depends on what a process has loaded and on its hash seed. For the
+installed requirements the same is up to who installs them: Google's Python builder compiles them; a
+Dockerfile should say ``python -m compileall`` after ``pip install``.
 """
 
 from __future__ import annotations
 
-import compileall
 import os
+import re
 import shutil
+import subprocess
 import sys
-from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from py_compile import PycInvalidationMode
 from typing import Final
 
 from maas_sdk.bundle.folder import copy_bundle, open_bundle
-from maas_sdk.bundle.manifest import Manifest
 from maas_sdk.bundle.staging import Staging
-from maas_sdk.errors import ConfigError
+from maas_sdk.deploy.requirements import requirements
+from maas_sdk.errors import BundleError, ConfigError
 
-__all__ = ["BUNDLE", "main_source", "package", "requirements"]
+__all__ = ["BUNDLE", "SERVING", "compile_bytecode", "copy_sources", "main_source", "package"]
 
 # Where main.py looks for the bundle, beside itself.
 BUNDLE: Final = "model.maas"
 
-_PACKAGE: Final = Path(__file__).resolve().parents[1]
 # What serving imports, by the table of the house: ground, formats, service.
-_SERVING: Final = ("__init__.py", "errors.py", "tensors.py", "bundle", "wire", "runtime", "serve")
+SERVING: Final = ("__init__.py", "errors.py", "tensors.py", "bundle", "wire", "runtime", "serve")
 
-# What serving needs, with the oldest version where none is installed here to take the number from.
-_REQUIREMENTS: Final[Mapping[str, str]] = {
-    "functions-framework": "3.9",
-    "jaxlib": "0.10.2",
-    "ml_dtypes": "0.5",
-    "msgpack": "1.0.8",
-    "numpy": "2.0",
-    "scipy": "1.13",
-}
+_PACKAGE: Final = Path(__file__).resolve().parents[1]
+# A store's URL, a model, and its version or label; nothing that would end a Python string.
+_REFERENCE: Final = re.compile(r"\w+://[^\s\"\\@]*/[\w.-]+@[\w.-]+")
+_INSIDE: Final = f'_HERE / "{BUNDLE}"'
+
+# PEP 552. main.py may be edited by its user, so its source is hashed again at each start; nobody
+# edits the rest, so there the source is not even read.
+_COMPILE: Final = """
+import compileall, sys
+from py_compile import PycInvalidationMode as Mode
+root, *sources = sys.argv[1:]
+for path in sources:
+    done = compileall.compile_dir(
+        f"{root}/{path}", quiet=1, force=True, stripdir=root, invalidation_mode=Mode.UNCHECKED_HASH
+    ) if not path.endswith(".py") else compileall.compile_file(
+        f"{root}/{path}", quiet=1, force=True, stripdir=root, invalidation_mode=Mode.CHECKED_HASH
+    )
+    if not done:
+        sys.exit(f"{path} does not compile")
+"""
 
 
 def package(
@@ -58,6 +74,9 @@ def package(
     out_dir: str | os.PathLike[str],
     *,
     overwrite: bool = False,
+    bundle_from: str | None = None,
+    extras: Iterable[str] = (),
+    accept: Callable[[Path], None] = lambda folder: None,
 ) -> Path:
     """Write the function's folder for a bundle; it appears whole or not at all.
 
@@ -65,82 +84,92 @@ def package(
         bundle_path: the bundle's folder.
         out_dir: the folder to write; its parent exists.
         overwrite: replace ``out_dir`` if it is there.
+        bundle_from: where the function fetches the bundle at start, ``<store>/<model>@<version>``;
+            None: the bundle lies in the folder.
+        extras: names of further locks, of ``requirements.LOCKS``.
+        accept: is given the folder when all is in it, before it appears at ``out_dir``; what it
+            raises leaves nothing behind.
 
     Returns:
         The folder.
 
     Raises:
-        ConfigError: ``out_dir`` is there and ``overwrite`` is off; or the bundle's executables were
-            compiled by several versions of jaxlib.
+        ConfigError: ``out_dir`` is there and ``overwrite`` is off; the bundle's executables were
+            compiled by several versions of jaxlib; ``bundle_from`` names no version.
         BundleError: the bundle cannot be used; ``CorruptError`` names the file.
     """
     bundle = open_bundle(bundle_path)
-    listed = requirements(bundle.manifest)
+    source = main_source(bundle_from)
+    wanted = {*extras, *({"gcp"} if (bundle_from or "").startswith("gs://") else ())}
+    listed = requirements(bundle.manifest, wanted)
     with Staging(out_dir, overwrite=overwrite) as staging:
         root = staging.path
-        copy_bundle(bundle, root / BUNDLE)
-        _copy_serving(root / "maas_sdk")
-        (root / "main.py").write_text(main_source())
-        (root / "requirements.txt").write_text(listed)
-        _compile(root)
+        if bundle_from is None:
+            copy_bundle(bundle, root / BUNDLE)
+        else:
+            bundle.check()  # what is not copied is checked all the same: it was just published
+        copy_sources(root / "maas_sdk", SERVING)
+        (root / "main.py").write_text(source, encoding="utf-8")
+        (root / "requirements.txt").write_text(listed.text, encoding="utf-8")
+        compile_bytecode(root, "main.py", "maas_sdk")
+        accept(root)
         staging.commit()
     return staging.target
 
 
-def main_source() -> str:
-    """The source of a function's ``main.py``."""
-    return (Path(__file__).parent / "templates" / "main.py.txt").read_text()
+def main_source(bundle_from: str | None = None) -> str:
+    """The source of a function's ``main.py``.
 
-
-def requirements(manifest: Manifest) -> str:
-    """The ``requirements.txt`` of a function that serves a bundle.
+    Args:
+        bundle_from: ``<store>/<model>@<version>`` to serve; None: the bundle beside the file.
 
     Raises:
-        ConfigError: its executables were compiled by several versions of jaxlib.
+        ConfigError: it names no model and version: what a deployment serves has to be said, or two
+            instances of it would answer differently.
     """
-    compiled_by = sorted({target.jaxlib.partition("+")[0] for target in manifest.targets.values()})
-    if len(compiled_by) > 1:
+    source = (Path(__file__).parent / "templates" / "main.py.txt").read_text(encoding="utf-8")
+    if bundle_from is None:
+        return source
+    if not _REFERENCE.fullmatch(bundle_from):
         raise ConfigError(
-            f"the executables of {manifest.name} were compiled by jaxlib {', '.join(compiled_by)}; "
-            "a function has one jaxlib: export all targets with the same",
-            jaxlib=compiled_by,
+            f"{bundle_from!r}: expected <store>/<model>@<version>, such as "
+            "gs://my-models/store/digits@3"
         )
-    lines = [
-        f"# For {manifest.name}, Python {sys.version_info[0]}.{sys.version_info[1]}. maas_sdk lies",
-        "# beside this file. Install with bytecode, or every cold start compiles it again:",
-        "# pip does so by itself; with uv say --compile-bytecode.",
-    ]
-    for name, oldest in _REQUIREMENTS.items():
-        found = compiled_by[0] if name == "jaxlib" and compiled_by else _installed(name)
-        lines.append(f"{name}=={found}" if found else f"{name}>={oldest}")
-    return "\n".join(lines) + "\n"
+    return source.replace(_INSIDE, f'"{bundle_from}"')
 
 
-def _installed(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _copy_serving(target: Path) -> None:
+def copy_sources(target: Path, parts: Iterable[str]) -> None:
+    """Copy parts of this package, folders with all below, into a folder that is made."""
     target.mkdir()
-    for name in _SERVING:
+    for name in parts:
         source = _PACKAGE / name
-        for file in [source] if source.is_file() else sorted(source.rglob("*.py")):
+        for file in [source] if source.is_file() else sorted(source.rglob("*")):
+            if file.is_dir() or file.suffix == ".pyc":
+                continue
             copy = target / file.relative_to(_PACKAGE)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
 
 
-def _compile(root: Path) -> None:
-    """Write bytecode, with file names relative to the folder: it will lie elsewhere."""
-    modes = {
-        # The user may edit it, so its source is hashed again at each start.
-        root / "main.py": PycInvalidationMode.CHECKED_HASH,
-        # Nobody edits it, so its source is not even read.
-        root / "maas_sdk": PycInvalidationMode.UNCHECKED_HASH,
-    }
-    for path, mode in modes.items():
-        compile_one = compileall.compile_dir if path.is_dir() else compileall.compile_file
-        compile_one(path, quiet=1, force=True, stripdir=str(root), invalidation_mode=mode)
+def compile_bytecode(root: Path, *sources: str) -> None:
+    """Write bytecode, with file names relative to the folder: it will lie elsewhere.
+
+    Args:
+        root: the folder.
+        sources: in it: files, whose source is looked at in each start, and folders.
+
+    Raises:
+        BundleError: a file does not compile.
+    """
+    done = subprocess.run(
+        # No site: what an environment hangs into the interpreter's start would be loaded.
+        [sys.executable, "-S", "-s", "-c", _COMPILE, str(root), *sources],
+        env={"PYTHONHASHSEED": "0"},
+        cwd=root,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise BundleError(f"no bytecode for {root.name}: {done.stdout}{done.stderr}".strip())

@@ -55,7 +55,13 @@ class FunctionProcess:
     """
 
     def __init__(
-        self, folder: Path, *, target: str = "predict", environment: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        *,
+        target: str = "predict",
+        environment: Mapping[str, str] | None = None,
+        command: Sequence[str] | None = None,
+        inherit: bool = True,
     ) -> None:
         """Start ``folder/main.py``; returns at once, long before the function can answer.
 
@@ -63,6 +69,8 @@ class FunctionProcess:
             folder: holds main.py.
             target: the function in it.
             environment: variables on top of this process's own.
+            command: functions-framework of another environment; None: of this one.
+            inherit: whether it gets this process's variables at all.
 
         Raises:
             ConfigError: no main.py there, or functions-framework is not installed.
@@ -71,10 +79,10 @@ class FunctionProcess:
         source = folder / "main.py"
         if not source.is_file():
             raise ConfigError(f"{folder}: expected a function folder, with a main.py in it")
-        command = framework_command()
+        command = framework_command() if command is None else command
         self.port = _free_port()
         self._lines: list[tuple[float, str]] = []
-        inherited = {k: v for k, v in os.environ.items() if k not in _NOT_INHERITED}
+        inherited = {k: v for k, v in os.environ.items() if inherit and k not in _NOT_INHERITED}
         self.spawned_unix_s = time.time()
         self._process = subprocess.Popen(
             [

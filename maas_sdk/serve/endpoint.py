@@ -60,6 +60,8 @@ _TFS_STATES: Final = {
 }
 
 
+# When this module was imported, which is in the first moments of a serving process.
+_BEGAN_S: Final = time.monotonic()
 # What Cloud Run lets through over HTTP/1.
 _DEFAULT_MAX_REQUEST_BYTES: Final = 32 * 1024 * 1024
 _DEFAULT_READY_WAIT_S: Final = 60.0
@@ -232,6 +234,8 @@ class Endpoint:
                 "target": report.target,
                 "reason": report.reason,
                 "timings_s": dict(report.timings_s),
+                # So that a caller can tell a cold start from a call that met a running process.
+                "age_s": round(time.monotonic() - _BEGAN_S, 3),
                 "metadata": dict(manifest.metadata),
             }
             return json_response(document)

@@ -1,6 +1,7 @@
 """The shell for functions-framework, on a laptop, in Cloud Functions and on Cloud Run.
 
     predict = serve("model.maas")       # at module level of main.py; then --target predict
+    predict = serve("gs://bucket/models/digits@stable")
 
 functions-framework imports main.py in gunicorn's master process and forks the workers afterwards.
 An XLA client made before the fork hangs the worker, so the rule here: before the fork, modules are
@@ -58,7 +59,9 @@ def serve(
     """A function for functions-framework that serves a bundle.
 
     Args:
-        bundle: path of the bundle's folder.
+        bundle: path of the bundle's folder, or a model in a store, ``<store URL>/<model>`` with
+            ``@<version>`` or ``@<label>`` behind it. Each worker fetches that, after the fork, into
+            a cache that they share; calls wait for it as for any loading.
         limits: what a request may ask; None: as the environment has it.
         load: what loads the model; None: ``maas_sdk.runtime.load``.
         trusted_keys: as for ``maas_sdk.runtime.load``; None: ``MAAS_TRUSTED_KEYS``.
@@ -73,8 +76,9 @@ def serve(
     """
     start.pause_collector()
     limits = limits or EndpointLimits.from_environ(os.environ)
-    loader = _Loader(Path(bundle), trusted_keys, decryption_key)
+    loader = _Loader(os.fspath(bundle), trusted_keys, decryption_key)
     host = ModelHost(load or loader.load, is_stopping=_worker_is_stopping)
+    loader.host = host
     endpoint = Endpoint(host, limits)
     begun = False
 
@@ -116,27 +120,41 @@ def serve(
 class _Loader:
     """Loads a bundle, as much of it as can be before the fork."""
 
-    def __init__(self, bundle: Path, trusted_keys: TrustedKeys, decryption_key: str | None) -> None:
+    def __init__(self, bundle: str, trusted_keys: TrustedKeys, decryption_key: str | None) -> None:
         self._bundle = bundle
+        # Said here as in ``store.is_url``, which a bundle's folder starts without.
+        self._remote = "://" in bundle
         self._trusted_keys = trusted_keys
         self._decryption_key = decryption_key
         self._prepared: Prepared | None = None
+        # Is told the version of a model that comes from a store, before it is ready.
+        self.host: ModelHost | None = None
 
     def prepare(self) -> None:
         """For the master: all that starts no thread. What fails is told by ``load``."""
-        if self._prepared is None:
+        # A store is called with threads and sockets, which no fork survives.
+        if self._prepared is None and not self._remote:
             with contextlib.suppress(Exception):
-                self._prepared = self._prepare()
+                self._prepared = self._prepare(self._bundle)
 
     def load(self) -> Engine:
         """For the worker: the rest. Raises as ``maas_sdk.runtime.load``."""
-        return (self._prepared or self._prepare()).load()
+        if self._prepared is not None:
+            return self._prepared.load()
+        bundle: str | Path = self._bundle
+        if self._remote:
+            from maas_sdk.bundle.store import find_version
 
-    def _prepare(self) -> Prepared:
+            bundle, version = find_version(self._bundle)
+            if self.host is not None and version is not None:
+                self.host.version = version
+        return self._prepare(bundle).load()
+
+    def _prepare(self, bundle: str | Path) -> Prepared:
         from maas_sdk.runtime.load import Prepared
 
         return Prepared(
-            self._bundle,
+            bundle,
             check="deferred",
             trusted_keys=self._trusted_keys,
             decryption_key=self._decryption_key,

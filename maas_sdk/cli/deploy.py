@@ -1,0 +1,292 @@
+"""``maas deploy``, ``rollback``, ``status`` and ``destroy``: a bundle in the cloud, and back.
+
+Plans are shown before anything is changed, and a person is asked, unless ``--yes`` was said.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from maas_sdk.cli.output import Debug, Json, Output, add_command, reporting
+from maas_sdk.errors import ConfigError
+
+if TYPE_CHECKING:
+    from maas_sdk.deploy.deployment import Deployment, Outcome
+
+__all__ = ["deploy", "destroy", "register", "rollback", "status"]
+
+_Project = Annotated[
+    str,
+    typer.Option("--project", envvar="GOOGLE_CLOUD_PROJECT", help="Id of the project."),
+]
+_Region = Annotated[str, typer.Option(help="Region to run in.")]
+_Name = Annotated[str, typer.Option(help="Name of the function.")]
+_Workspace = Annotated[
+    Path, typer.Option(help="Folder of releases and of Terraform's state; keep it.")
+]
+_Stack = Annotated[
+    Path | None, typer.Option(help="Terraform stack; else terraform/stacks/quickstart.")
+]
+_Yes = Annotated[bool, typer.Option("--yes", help="Apply the plan without asking.")]
+_WORKSPACE = Path("deployments")
+_REGION = "europe-west1"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    add_command(
+        app,
+        deploy,
+        "maas deploy digits.maas --project my-project",
+        "maas deploy digits.maas --project my-project --dry-run",
+        "maas deploy digits.maas --project my-project --memory 2Gi --min-instances 1 --public",
+    )
+    where = "--project my-project --name digits"
+    add_command(app, status, f"maas status {where}")
+    add_command(app, rollback, f"maas rollback {where}", f"maas rollback {where} --to 3")
+    add_command(app, destroy, f"maas destroy {where}")
+
+
+def deploy(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    project: _Project,
+    region: _Region = _REGION,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the function; else after the model.")
+    ] = None,
+    cpu: Annotated[float, typer.Option(help="Processors of an instance.")] = 1,
+    memory: Annotated[str, typer.Option(help="Memory of an instance.")] = "1Gi",
+    concurrency: Annotated[int, typer.Option(help="Requests at once in an instance.")] = 32,
+    min_instances: Annotated[int, typer.Option(help="Instances kept running: never cold.")] = 0,
+    max_instances: Annotated[int, typer.Option(help="Instances at most.")] = 10,
+    public: Annotated[bool, typer.Option(help="Let everybody call it.")] = False,
+    bundle_from: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Let the function fetch <store>/<model>@<version>."),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Publish a bundle there that is too large to go inside."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Package and write the variables; no account needed.")
+    ] = False,
+    yes: _Yes = False,
+    stack: _Stack = None,
+    workspace: _Workspace = _WORKSPACE,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Package a bundle and run it as a function in your Google Cloud project.
+
+    Package, Terraform's variables, its plan, your yes, apply: the source is uploaded by the apply.
+    With --dry-run it ends after the variables and says what would be run.
+    """
+    with reporting(as_json, debug) as output:
+        from maas_sdk.bundle.folder import open_bundle
+        from maas_sdk.cli.package import size_table
+        from maas_sdk.deploy.archive import zip_folder
+        from maas_sdk.deploy.package import package
+        from maas_sdk.deploy.settings import Instance, Settings, name_from_model
+        from maas_sdk.deploy.size import check_limits, zip_size
+
+        _ask_first(as_json, yes or dry_run)
+        model = open_bundle(bundle).manifest.name
+        settings = Settings(
+            project_id=project,
+            region=region,
+            name=name or name_from_model(model),
+            instance=Instance(
+                cpu=cpu,
+                memory=memory,
+                concurrency=concurrency,
+                min=min_instances,
+                max=max_instances,
+            ),
+            public=public,
+        )
+        made = _deployment(output, workspace, stack, project, region, settings.name)
+        bundle_from = bundle_from or _placed(output, bundle, store, dry_run)
+        with tempfile.TemporaryDirectory(prefix="maas-deploy-") as scratch:
+            folder = package(bundle, Path(scratch) / "function", bundle_from=bundle_from)
+            archive = zip_folder(folder, Path(scratch) / "function.zip")
+            size = zip_size(archive)
+            output.show(size_table(size))
+            check_limits(size)
+            release = made.prepare(settings, archive, model)
+        if dry_run:
+            _show_dry_run(output, made, release)
+            return
+        _show(output, made.apply(release, _asker("Apply this plan?", yes)), model)
+
+
+def rollback(
+    project: _Project,
+    name: _Name,
+    region: _Region = _REGION,
+    to: Annotated[
+        int | None, typer.Option(help="Number of the release; else the one before.")
+    ] = None,
+    yes: _Yes = False,
+    stack: _Stack = None,
+    workspace: _Workspace = _WORKSPACE,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run an earlier release again, with its source and its settings."""
+    with reporting(as_json, debug) as output:
+        _ask_first(as_json, yes)
+        made = _deployment(output, workspace, stack, project, region, name)
+        found = made.rollback(_asker("Apply this plan?", yes), to)
+        _show(output, found, found.release.model if found.release else name)
+
+
+def status(
+    project: _Project,
+    name: _Name,
+    region: _Region = _REGION,
+    stack: _Stack = None,
+    workspace: _Workspace = _WORKSPACE,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what is deployed, its address, and the releases to go back to."""
+    with reporting(as_json, debug) as output:
+        import time
+        from dataclasses import asdict
+
+        from rich.table import Table
+
+        made = _deployment(output, workspace, stack, project, region, name)
+        releases, outputs = made.status()
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for title in ("", "release", "model", "source", "made"):
+            table.add_column(title)
+        for release in releases.made:
+            mark = "[green]●[/green]" if release.number == releases.current else ""
+            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(release.made_unix_s))
+            table.add_row(mark, str(release.number), release.model, release.source[:12], when)
+        output.show(table)
+        if releases.begun is not None:
+            output.show(
+                f"[yellow]the apply of release {releases.begun} did not end: "
+                "deploy or roll back again[/yellow]"
+            )
+        output.lines(str(outputs.get("url") or "nothing is deployed"))
+        if store := outputs.get("store"):
+            output.lines(f"{store}  for models: the function may read it")
+        output.document(
+            {
+                "current": releases.current,
+                "begun": releases.begun,
+                "releases": [asdict(release) for release in releases.made],
+                "outputs": outputs,
+            }
+        )
+
+
+def destroy(
+    project: _Project,
+    name: _Name,
+    region: _Region = _REGION,
+    with_models: Annotated[
+        bool, typer.Option("--with-models", help="Delete the models in its bucket as well.")
+    ] = False,
+    yes: _Yes = False,
+    stack: _Stack = None,
+    workspace: _Workspace = _WORKSPACE,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Remove everything that was deployed under a name; asks first."""
+    with reporting(as_json, debug) as output:
+        _ask_first(as_json, yes)
+        made = _deployment(output, workspace, stack, project, region, name)
+        found = made.destroy(_asker(f"Destroy {name}?", yes), with_models=with_models)
+        output.show("destroyed" if found.changed else "there was nothing to destroy")
+        output.document({"destroyed": found.changed})
+
+
+def _deployment(
+    output: Output, workspace: Path, stack: Path | None, project: str, region: str, name: str
+) -> Deployment:
+    from maas_sdk.deploy.deployment import Deployment
+    from maas_sdk.deploy.settings import Settings
+    from maas_sdk.deploy.terraform import TerraformBinary, find_stack
+    from maas_sdk.deploy.workspace import Workspace
+
+    Settings(project_id=project, region=region, name=name)  # names are checked before paths are
+
+    def show(line: str) -> None:
+        output.notes.print(line, markup=False, soft_wrap=True)
+
+    return Deployment(
+        Workspace(workspace, project, region, name),
+        find_stack(stack),
+        lambda folder: TerraformBinary(folder, show),
+    )
+
+
+def _placed(output: Output, bundle: Path, store: str | None, dry_run: bool) -> str | None:
+    """Where a bundle is published that is too large for the source; None: it goes inside."""
+    from maas_sdk.bundle.folder import open_bundle
+    from maas_sdk.bundle.store import open_store
+    from maas_sdk.deploy.size import bundle_fits
+
+    manifest = open_bundle(bundle).manifest
+    if store is None or bundle_fits(manifest):
+        return None
+    place = f"{store.rstrip('/')}/{manifest.name}"
+    if dry_run:
+        output.note(f"the bundle is too large to go inside: it would be published as {place}@…")
+        return f"{place}@next"
+    version = open_store(store).publish(bundle, manifest.name)
+    output.note(f"the bundle is too large to go inside: published as {place}@{version}")
+    return f"{place}@{version}"
+
+
+def _ask_first(as_json: bool, settled: bool) -> None:
+    """Machines are not asked. Raises ``ConfigError`` where a question would come up."""
+    if as_json and not settled:
+        raise ConfigError("--json asks nothing: say --yes to apply the plan, whatever it is")
+
+
+def _asker(question: str, yes: bool) -> Any:
+    return lambda: yes or typer.confirm(question, default=False, err=True)
+
+
+def _show_dry_run(output: Output, made: Deployment, release: Any) -> None:
+    from dataclasses import asdict
+
+    source = made.workspace.source(release.source)
+    file = made.workspace.variables_file
+    text = file.read_text(encoding="utf-8")
+    terraform = f"terraform -chdir={made.stack}"
+    output.lines(
+        f"{text}\nsource: {source}\n\nwould run, and ask before the last one:\n"
+        f"{terraform} init\n{terraform} plan -var-file={file} -out=maas.tfplan\n"
+        f"{terraform} apply maas.tfplan"
+    )
+    output.document({"release": asdict(release), "variables": str(file), "source": str(source)})
+
+
+def _show(output: Output, found: Outcome, model: str) -> None:
+    from dataclasses import asdict
+
+    url = found.outputs.get("url")
+    number = found.release.number if found.release else None
+    output.show(f"release {number} runs" + ("" if found.changed else "; nothing had to change"))
+    if url:
+        output.lines(f"{url}/v1/models/{model}:predict")
+    output.document(
+        {
+            "release": asdict(found.release) if found.release else None,
+            "changed": found.changed,
+            "url": url,
+            "outputs": found.outputs,
+        }
+    )

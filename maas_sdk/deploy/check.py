@@ -1,0 +1,207 @@
+"""A zipped function, started away from everything that made it, and asked.
+
+The rule: what answers is what is in the zip. It is unpacked into a new folder, runs with none of
+this process's variables, and every program's answers to its golden inputs are held against the
+reference model's. Where the locked requirements can be had they are installed into an environment
+of their own; where not, this interpreter runs it in its isolated mode, which does not look at
+PYTHONPATH, the working folder or the user's packages, and the report says which it was.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from maas_sdk.bundle.folder import open_bundle
+from maas_sdk.bundle.manifest import golden_path
+from maas_sdk.deploy.golden import golden_call
+from maas_sdk.deploy.package import BUNDLE
+from maas_sdk.deploy.process import FunctionProcess, framework_command
+from maas_sdk.errors import ConfigError, CorruptError, ModelError, NotFoundError
+
+__all__ = ["CheckReport", "Environment", "check_zip", "make_environment"]
+
+Environment = Literal["auto", "installed", "this"]
+
+# What the cloud sets too; nothing else of ours reaches the function.
+_VARIABLES: Final = {"LANG": "C.UTF-8", "PATH": os.defpath}
+_INSTALL_TIMEOUT_S: Final = 600.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckReport:
+    """What a check found.
+
+    Attributes:
+        environment: "installed": one made of requirements.txt alone; "this": this interpreter,
+            isolated.
+        why: a sentence about it: what was installed, or why nothing was.
+        programs: those that were asked, with the number of golden rows.
+        first_answer_s: from the zip file to the first correct answer, unpacking included, the
+            installing not.
+        install_s: what installing took; 0 for "this".
+        tier: how the model runs: "executable" or "program".
+        bundle: "inside", or "handed in" for a function that fetches it from a store.
+    """
+
+    environment: str
+    why: str
+    programs: dict[str, int]
+    first_answer_s: float
+    install_s: float
+    tier: str
+    bundle: str
+
+
+def check_zip(
+    path: Path,
+    *,
+    bundle: Path | None = None,
+    environment: Environment = "auto",
+    timeout_s: float = 60.0,
+    progress: Callable[[str], None] = lambda step: None,
+) -> CheckReport:
+    """Start a zipped function in a clean environment and call each program with its golden inputs.
+
+    Args:
+        path: the zip file.
+        bundle: for a function that fetches its bundle: that bundle, from disk; a check needs no
+            account.
+        environment: "installed" from requirements.txt, "this" interpreter, or what can be had.
+        timeout_s: to wait for an answer.
+        progress: called with a word on each step.
+
+    Raises:
+        ConfigError: the zip has no bundle and none was given; the requirements cannot be installed
+            and ``environment`` asks for it.
+        ModelError: an answer is wrong.
+        MaasError: the function does not start or does not answer.
+    """
+    with tempfile.TemporaryDirectory(prefix="maas-check-") as name:
+        scratch = Path(name)
+        began = time.perf_counter()
+        folder = _unzip(path, scratch / "function")
+        unzip_s = time.perf_counter() - began
+        inside = (folder / BUNDLE).is_dir()
+        model = folder / BUNDLE if inside else bundle
+        if model is None:
+            raise ConfigError(
+                f"{path} has no bundle in it, its function fetches one: give the bundle's folder "
+                "as well, so that the answers can be checked"
+            )
+        manifest = open_bundle(model).manifest
+        progress("environment")
+        began = time.perf_counter()
+        command, kind, why = _environment(folder, scratch, environment)
+        install_s = time.perf_counter() - began if kind == "installed" else 0.0
+        calls = {
+            program: golden_call(model, program, whole=True)
+            for program in manifest.programs
+            if golden_path(program) in manifest.files
+        }
+        if not calls:
+            raise NotFoundError(f"{manifest.name} has no golden inputs: nothing can be checked")
+        progress("function")
+        variables = {**_VARIABLES, "HOME": str(scratch)}
+        if not inside:
+            variables["MAAS_BUNDLE"] = str(model.resolve())
+        began = time.perf_counter()
+        first_s = 0.0
+        with FunctionProcess(
+            folder, environment=variables, command=command, inherit=False
+        ) as process:
+            for program, call in calls.items():
+                status, body = process.first_answer(
+                    call.path, call.body, headers=call.headers, timeout_s=timeout_s
+                )
+                if status != 200:
+                    raise ModelError(
+                        f"{path}: program {program!r} answers with status {status}: "
+                        f"{body[:500].decode(errors='replace')}"
+                    )
+                call.check(body)
+                first_s = first_s or time.perf_counter() - began
+            tier = next((str(e["tier"]) for _, e in process.events() if "tier" in e), "unknown")
+    return CheckReport(
+        environment=kind,
+        why=why,
+        programs={program: call.rows for program, call in calls.items()},
+        first_answer_s=unzip_s + first_s,
+        install_s=install_s,
+        tier=tier,
+        bundle="inside" if inside else "handed in",
+    )
+
+
+def make_environment(requirements: Path, folder: Path, *, hashed: bool = True) -> Path:
+    """A virtual environment with what a requirements file lists, and nothing more.
+
+    Args:
+        requirements: with exact versions, the whole closure.
+        folder: to make.
+        hashed: whether every line has hashes, which are then insisted on.
+
+    Returns:
+        Its interpreter.
+
+    Raises:
+        ConfigError: it cannot be installed; the message holds what pip said last.
+    """
+    python = folder / "bin" / "python"
+    install = [
+        *(str(python), "-I", "-m", "pip", "install", "--quiet", "--no-deps"),
+        *(("--require-hashes",) if hashed else ()),
+        *("--disable-pip-version-check", "--retries", "1", "--requirement", str(requirements)),
+    ]
+    for command in ([sys.executable, "-I", "-m", "venv", str(folder)], install):
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_INSTALL_TIMEOUT_S,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ConfigError(f"no environment from {requirements.name}: {error}") from error
+        if done.returncode:
+            words = (done.stderr or done.stdout).strip().splitlines()[-3:]
+            raise ConfigError(f"no environment from {requirements.name}: {' '.join(words)}")
+    return python
+
+
+def _unzip(path: Path, folder: Path) -> Path:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(folder)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise CorruptError(f"{path} is no whole zip file: {error}; package it again") from error
+    return folder
+
+
+def _environment(folder: Path, scratch: Path, wanted: Environment) -> tuple[list[str], str, str]:
+    """What starts the framework, which environment that is, and why."""
+    requirements = folder / "requirements.txt"
+    why = "asked for"
+    if wanted != "this":
+        try:
+            hashed = "--hash=" in requirements.read_text(encoding="utf-8")
+            python = make_environment(requirements, scratch / "environment", hashed=hashed)
+            script = python.parent / "functions-framework"
+            how = "with hashes" if hashed else "without hashes"
+            return [str(python), "-I", str(script)], "installed", f"requirements.txt, {how}"
+        except (ConfigError, OSError) as error:
+            if wanted == "installed":
+                raise
+            why = f"requirements.txt could not be installed: {error}"
+    # Isolated mode; the function puts its own folder first, so its maas_sdk is the one in the zip.
+    return [sys.executable, "-I", *framework_command()], "this", why

@@ -1,0 +1,178 @@
+"""From a zip to what runs, back to an earlier one, and away again.
+
+Each step here is: variables written, Terraform's plan shown, a person asked, the plan applied. The
+rule: nothing in the cloud changes that was not shown in the plan before, and what was begun is
+written down before it begins.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maas_sdk.deploy.settings import Settings, variables
+from maas_sdk.deploy.terraform import Terraform, copy_stack, declared_variables
+from maas_sdk.deploy.workspace import Release, Releases, Workspace
+from maas_sdk.errors import ConfigError
+
+__all__ = ["Deployment", "Outcome"]
+
+_NOBODY_ASKED = "not applied"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What a step came to.
+
+    Attributes:
+        release: what runs now, or would; None: nothing.
+        changed: whether anything in the cloud was changed.
+        outputs: of the stack: "url" and what else it has.
+    """
+
+    release: Release | None
+    changed: bool
+    outputs: dict[str, Any]
+
+
+class Deployment:
+    """One deployment's workspace and stack.
+
+    Attributes:
+        workspace: its folder.
+        stack: where its stack was copied to, once it was.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        stack: Path,
+        terraform: Callable[[Path], Terraform],
+    ) -> None:
+        """Take what is needed; nothing is written.
+
+        Args:
+            workspace: of the deployment.
+            stack: folder of the stack to deploy with.
+            terraform: makes what runs Terraform in a folder; raises ``ConfigError`` where it is not
+                installed.
+        """
+        self.workspace = workspace
+        self.stack: Path | None = None
+        self._from = stack
+        self._make = terraform
+
+    def prepare(self, settings: Settings, archive: Path, model: str) -> Release:
+        """Keep the zip, copy the stack, write its variables.
+
+        No account is needed, nor Terraform, and nothing in the cloud is changed.
+
+        Raises:
+            ConfigError: the stack does not take the variables.
+        """
+        values = variables(settings, archive, declared_variables(self._from))
+        self.stack = copy_stack(self._from, self.workspace.folder)
+        digest, kept = self.workspace.add_source(archive)
+        self.workspace.write_variables({**values, "source_zip": str(kept)})
+        return self.workspace.add(settings, model, digest, time.time())
+
+    def apply(self, release: Release, agree: Callable[[], bool]) -> Outcome:
+        """Show the plan for a release and, if ``agree`` says so, apply it.
+
+        Raises:
+            ConfigError: Terraform failed, with what to do; nobody agreed; the source is gone.
+        """
+        source = self.workspace.source(release.source)
+        if not source.is_file():
+            raise ConfigError(
+                f"{source} is gone: package and deploy the bundle of release {release.number} again"
+            )
+        settings = self.workspace.settings_of(release)
+        terraform = self._terraform()
+        self.workspace.write_variables(variables(settings, source, declared_variables(self._from)))
+        changes = terraform.plan(self.workspace.variables_file)
+        if changes:
+            if not agree():
+                raise ConfigError(f"{_NOBODY_ASKED}: the plan was not agreed to; nothing changed")
+            self.workspace.begin(release)
+            terraform.apply()
+        else:
+            self.workspace.begin(release)
+        self.workspace.end(release)
+        return Outcome(release=release, changed=changes, outputs=terraform.outputs())
+
+    def rollback(self, agree: Callable[[], bool], to: int | None = None) -> Outcome:
+        """Apply an earlier release again: its source and its settings.
+
+        Args:
+            agree: asked once the plan was shown.
+            to: its number; None: the one before the current.
+
+        Raises:
+            ConfigError: there is none; or as ``apply``.
+        """
+        releases = self.workspace.releases()
+        return self.apply(releases.before_current() if to is None else releases.find(to), agree)
+
+    def destroy(self, agree: Callable[[], bool], *, with_models: bool = False) -> Outcome:
+        """Remove all that was deployed; the releases stay here.
+
+        Args:
+            agree: asked once the plan was shown.
+            with_models: take the models in the bucket along. That is first written to the cloud, as
+                Terraform asks for.
+
+        Raises:
+            ConfigError: nothing was deployed from here; or as ``apply``.
+        """
+        releases = self.workspace.releases()
+        number = releases.begun or releases.current
+        if number is None:
+            raise ConfigError(
+                f"nothing was deployed from {self.workspace.folder}: see --workspace, --project, "
+                "--region and --name"
+            )
+        release = releases.find(number)
+        settings = self.workspace.settings_of(release)
+        values = variables(
+            settings, self.workspace.source(release.source), declared_variables(self._from)
+        )
+        if with_models and "force_destroy" in values:
+            values["force_destroy"] = True
+        terraform = self._terraform()
+        file = self.workspace.write_variables(values)
+        if not terraform.plan(file, destroy=True):
+            self.workspace.gone()
+            return Outcome(release=None, changed=False, outputs={})
+        if not agree():
+            raise ConfigError(f"{_NOBODY_ASKED}: nothing was destroyed")
+        self.workspace.begin(release)
+        if values.get("force_destroy"):
+            terraform.plan(file)
+            terraform.apply()
+            terraform.plan(file, destroy=True)
+        terraform.apply()
+        self.workspace.gone()
+        return Outcome(release=None, changed=True, outputs={})
+
+    def status(self) -> tuple[Releases, dict[str, Any]]:
+        """What was deployed, and the stack's outputs as they were at the last apply.
+
+        Raises:
+            ConfigError: Terraform is not installed, or its state cannot be read.
+        """
+        releases = self.workspace.releases()
+        if releases.current is None:
+            return releases, {}
+        return releases, self._terraform().outputs()
+
+    def _terraform(self) -> Terraform:
+        """Terraform in the workspace's copy of the stack, its provider there."""
+        self.workspace.folder.mkdir(parents=True, exist_ok=True)
+        self.stack = copy_stack(self._from, self.workspace.folder)
+        terraform = self._make(self.stack)
+        terraform.init()
+        return terraform

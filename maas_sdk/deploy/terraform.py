@@ -1,0 +1,161 @@
+"""The seam to Terraform: a stack's folder, and the few commands that a deployment needs.
+
+Everything that knows the binary is here. The rule: its words are passed on as they come, so that a
+long apply is watched, and a failure leaves as one of our errors with what to do in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from maas_sdk.deploy.advice import failure
+from maas_sdk.errors import ConfigError
+
+__all__ = ["Terraform", "TerraformBinary", "copy_stack", "declared_variables", "find_stack"]
+
+_STACK: Final = Path("terraform") / "stacks" / "quickstart"
+_PLAN: Final = "maas.tfplan"
+_VARIABLE: Final = re.compile(r'^variable\s+"(\w+)"', re.MULTILINE)
+
+
+class Terraform(Protocol):
+    """What a deployment asks of Terraform."""
+
+    def init(self) -> None:
+        """Fetch the provider. Raises ``ConfigError``."""
+
+    def plan(self, variables: Path, *, destroy: bool = False) -> bool:
+        """Show what would change and keep it for ``apply``; False: nothing would."""
+
+    def apply(self) -> None:
+        """Do what was planned. Raises ``ConfigError``."""
+
+    def outputs(self) -> dict[str, Any]:
+        """The stack's outputs by name; empty before the first apply."""
+
+
+class TerraformBinary:
+    """``terraform`` of the PATH, in a stack's folder."""
+
+    def __init__(self, folder: Path, show: Callable[[str], None] = lambda line: None) -> None:
+        """Find the binary.
+
+        Args:
+            folder: of the stack; the state lies in it unless it names a backend.
+            show: is given each line that plan and apply print.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        binary = shutil.which("terraform")
+        if binary is None:
+            raise ConfigError(
+                "terraform is not installed: https://developer.hashicorp.com/terraform/install "
+                "(one file, to be put on the PATH). --dry-run needs none"
+            )
+        self._binary, self._folder, self._show = binary, folder, show
+
+    def init(self) -> None:
+        """Fetch the provider. Raises ``ConfigError``."""
+        self._run("init")
+
+    def plan(self, variables: Path, *, destroy: bool = False) -> bool:
+        """Show what would change and keep it for ``apply``; False: nothing would."""
+        options = [f"-var-file={variables.resolve()}", f"-out={_PLAN}", "-detailed-exitcode"]
+        # 2: there are changes.
+        return self._run("plan", *options, *(["-destroy"] if destroy else []), fine=(0, 2)) == 2
+
+    def apply(self) -> None:
+        """Do what was planned. Raises ``ConfigError``."""
+        self._run("apply", _PLAN)
+
+    def outputs(self) -> dict[str, Any]:
+        """The stack's outputs by name; empty before the first apply."""
+        # Warnings about Terraform's own settings go to the other stream: here they would not parse.
+        done = subprocess.run(
+            [self._binary, f"-chdir={self._folder}", "output", "-json", "-no-color"],
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise failure("terraform output", done.stdout + done.stderr)
+        return {name: entry.get("value") for name, entry in json.loads(done.stdout).items()}
+
+    def _run(self, command: str, *options: str, fine: tuple[int, ...] = (0,)) -> int:
+        """Run a command, its lines shown unless it is ``init``; gives its exit code."""
+        words = [f"-chdir={self._folder}", command, "-no-color", "-input=false", *options]
+        lines = []
+        with subprocess.Popen(
+            [self._binary, *words],
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                lines.append(line)
+                if command != "init":
+                    self._show(line.rstrip("\n"))
+        if process.returncode not in fine:
+            raise failure(f"terraform {command}", "".join(lines))
+        return process.returncode
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1"}
+
+
+def find_stack(stack: Path | None = None) -> Path:
+    """The folder of the stack to deploy with.
+
+    Args:
+        stack: what the user named; None: the quickstart below this folder, or of the checkout that
+            this package was installed from.
+
+    Raises:
+        ConfigError: it is not there, or holds no Terraform files.
+    """
+    places = [stack] if stack else [_STACK, Path(__file__).resolve().parents[2] / _STACK]
+    for place in places:
+        if any(place.glob("*.tf")):
+            return place.resolve()
+    raise ConfigError(
+        f"no Terraform stack in {places[0]}: work in a checkout of maas_sdk, which has terraform/, "
+        "or name a stack's folder with --stack"
+    )
+
+
+def copy_stack(stack: Path, workspace: Path) -> Path:
+    """Copy a stack, with the modules beside it, to where its state may lie.
+
+    Files of Terraform's own (state, provider) that lie in the workspace stay.
+
+    Returns:
+        The stack's folder in the workspace.
+    """
+    root = stack.parents[1] if stack.parent.name == "stacks" else stack
+    target = workspace / "terraform"
+    shutil.copytree(
+        root,
+        target,
+        ignore=shutil.ignore_patterns(".terraform*", "*.tfstate*", "*.tfvars*", _PLAN, "tests"),
+        dirs_exist_ok=True,
+    )
+    return target / stack.relative_to(root)
+
+
+def declared_variables(stack: Path) -> set[str]:
+    """Names of the variables that a stack takes."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted(stack.glob("*.tf"))]
+    return {name for text in texts for name in _VARIABLE.findall(text)}

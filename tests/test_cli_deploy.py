@@ -1,0 +1,231 @@
+"""``maas package``, ``deploy`` and their kin as a person, or a program, types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from maas_sdk.cli.app import app
+from maas_sdk.deploy import size
+from maas_sdk.deploy.process import FunctionProcess
+from maas_sdk.export import default_targets, export
+
+STACK = """
+variable "project_id" { type = string }
+variable "region" { type = string }
+variable "name" { type = string }
+variable "source_zip" { type = string }
+resource "terraform_data" "this" { input = filesha256(var.source_zip) }
+output "url" { value = "https://${var.name}.example" }
+"""
+HERE = ("--project", "my-project", "--name", "toy")
+needs_terraform = pytest.mark.skipif(
+    shutil.which("terraform") is None, reason="terraform is not installed"
+)
+
+
+def maas(*arguments: object, answer: str = "") -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=answer)
+
+
+def document(result: Result) -> Any:
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(
+        lambda weights, inputs: {"y": inputs["x"] @ weights["w"]},
+        {"x": np.arange(4, dtype=np.float32).reshape(2, 2)},
+        path=tmp_path_factory.mktemp("model") / "toy.maas",
+        name="toy",
+        weights={"w": np.eye(2, dtype=np.float32)},
+        targets=default_targets()[:1],
+    ).path
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder like a checkout: with a stack, where nothing is deployed yet."""
+    monkeypatch.chdir(tmp_path)
+    stack = tmp_path / "terraform" / "stacks" / "quickstart"
+    stack.mkdir(parents=True)
+    (stack / "main.tf").write_text(STACK)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_page_leads_to_the_account(bundle: Path, here: Path) -> None:
+    """docs/deploy.md: every `maas` line before an account is needed, as it stands there."""
+    page = (Path(__file__).parent.parent / "docs" / "deploy.md").read_text(encoding="utf-8")
+    before, found, _ = page.partition("## 3. Log in, once")
+    assert found
+    lines = re.findall(r"^maas (.*)$", before, re.MULTILINE)
+    assert [line.split()[0] for line in lines] == ["package", "deploy"]
+    (here / "demo-out").mkdir()
+    shutil.copytree(bundle, here / "demo-out" / "digits.maas")
+    for line in lines:
+        result = maas(*shlex.split(line))
+        assert result.exit_code == 0, result.output
+    assert list((here / "deployments").rglob("deployment.tfvars.json"))
+
+
+def test_package_tells_sizes_and_checks(bundle: Path, tmp_path: Path) -> None:
+    """Parts add up to the whole; a check says where it ran and what was asked."""
+    found = document(maas("package", bundle, tmp_path / "f.zip", "--json"))
+    assert sum(part["nbytes"] for part in found["parts"]) == found["nbytes"]
+    assert found["zipped_nbytes"] == (tmp_path / "f.zip").stat().st_size
+    shown = maas("package", bundle, tmp_path / "folder")
+    assert "executables" in shown.output
+    assert (tmp_path / "folder" / "main.py").is_file()
+
+
+@pytest.mark.slow
+def test_package_checks_what_it_made(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder is checked as the zip that it becomes; without an index, in this interpreter."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    found = document(maas("package", bundle, tmp_path / "folder", "--check", "--json"))
+    assert found["check"]["programs"] == {"predict": 2}
+    assert found["check"]["environment"] == "this"
+    assert "requirements.txt could not be installed: " in found["check"]["why"]
+    assert (tmp_path / "folder" / "main.py").is_file()
+
+
+def test_package_makes_a_container(bundle: Path, tmp_path: Path) -> None:
+    """The Dockerfile's folder; what contradicts it is refused before anything is made."""
+    found = document(
+        maas("package", bundle, tmp_path / "image", "--container", "--variant", "gpu", "--json")
+    )
+    assert found["variant"] == "gpu"
+    assert (tmp_path / "image" / "Dockerfile").is_file()
+    refused = maas("package", bundle, tmp_path / "image.zip", "--container")
+    assert refused.exit_code == 1
+    assert "--container makes a folder" in refused.stderr
+    assert not (tmp_path / "image.zip").exists()
+
+
+def test_what_is_too_large_is_not_made(
+    bundle: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither as a zip nor as a folder, nor deployed; the two ways out are named."""
+    monkeypatch.setattr(size, "MAX_ZIPPED_BYTES", 1000)
+    for words in (
+        ("package", bundle, here / "out.zip"),
+        ("package", bundle, here / "out"),
+        ("deploy", bundle, "--project", "my-project", "--dry-run"),
+    ):
+        result = maas(*words)
+        assert result.exit_code == 1
+        said = " ".join(result.stderr.split())
+        assert "--bundle-from gs://BUCKET/STORE/MODEL@VERSION" in said
+        assert "--container" in said
+    assert [path.name for path in here.iterdir()] == ["terraform"]
+
+
+def test_a_dry_run_deploys_nothing(
+    bundle: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No terraform on the PATH, no account: the variables and the commands are shown."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    result = maas("deploy", bundle, "--project", "my-project", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert '"project_id": "my-project"' in result.stdout
+    assert "terraform -chdir=" in result.stdout
+    found = document(maas("deploy", bundle, "--project", "my-project", "--dry-run", "--json"))
+    assert Path(found["source"]).is_file()
+    assert json.loads(Path(found["variables"]).read_text())["name"] == "toy"
+    status = maas("status", *HERE)
+    assert "nothing is deployed" in status.stdout
+
+
+@needs_terraform
+def test_deploy_asks_shows_and_goes_back(bundle: Path, here: Path) -> None:
+    """A no changes nothing; then deployed, shown, rolled back, destroyed, each after its yes."""
+    no = maas("deploy", bundle, "--project", "my-project", answer="n\n")
+    assert no.exit_code == 1
+    assert "terraform_data.this will be created" in no.stderr
+    assert "nothing changed" in no.stderr
+    yes = maas("deploy", bundle, "--project", "my-project", answer="y\n")
+    assert yes.exit_code == 0, yes.output
+    assert "https://toy.example/v1/models/toy:predict\n" in yes.stdout
+    again = ("deploy", bundle, "--project", "my-project", "--bundle-from", "file:///m/toy@2")
+    assert document(maas(*again, "--yes", "--json"))["release"]["number"] == 2
+    assert document(maas("status", *HERE, "--json"))["current"] == 2
+    back = maas("rollback", *HERE, answer="y\n")
+    assert "release 1 runs" in back.stdout
+    shown = maas("status", *HERE)
+    assert "https://toy.example" in shown.stdout
+    assert maas("destroy", *HERE, answer="n\n").exit_code == 1
+    assert document(maas("status", *HERE, "--json"))["current"] == 1
+    assert "destroyed" in maas("destroy", *HERE, "--yes").stdout
+    assert document(maas("status", *HERE, "--json"))["current"] is None
+
+
+def test_a_large_bundle_goes_through_a_store(
+    bundle: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its size decides: small goes inside, large is published; a dry run publishes nothing."""
+    store = f"file://{here}/store"
+    words = ("deploy", bundle, "--project", "my-project", "--store", store)
+
+    def main() -> str:
+        source = document(maas(*words, "--dry-run", "--json"))["source"]
+        with zipfile.ZipFile(source) as archive:
+            return archive.read("main.py").decode()
+
+    assert "model.maas" in main()
+    monkeypatch.setattr(size, "MAX_UNPACKED_BYTES", 3_000_000)
+    monkeypatch.setattr(size, "MAX_ZIPPED_BYTES", 10)
+    monkeypatch.setattr(size, "fits", lambda found: True)
+    assert f'"{store}/toy@next"' in main()
+    assert not (here / "store").exists()
+    if shutil.which("terraform"):
+        assert document(maas(*words, "--yes", "--json"))["changed"]
+        assert (here / "store" / "toy" / "1" / "manifest.json").is_file()
+
+
+def test_machines_are_not_asked(bundle: Path, here: Path) -> None:
+    """With --json a question would hang."""
+    result = maas("deploy", bundle, "--project", "my-project", "--json")
+    assert result.exit_code == 1
+    assert "say --yes" in json.loads(result.stdout)["error"]
+
+
+def test_a_wrong_project_is_said_at_once(bundle: Path, here: Path) -> None:
+    """Before anything is packaged."""
+    result = maas("deploy", bundle, "--project", "My Project", "--dry-run")
+    assert "expected a project's id" in result.stderr
+    assert not (here / "deployments").exists()
+
+
+def test_a_real_function_is_measured_over_its_url(bundle: Path, tmp_path: Path) -> None:
+    """``bench cold --url`` on a function that runs: its first call was cold, the next is not."""
+    assert maas("package", bundle, tmp_path / "function").exit_code == 0
+    with FunctionProcess(tmp_path / "function") as process:
+        process.first_answer("/v1/models/toy:predict", [b'{"inputs": [[1, 2]]}'])
+        url = f"{process.url}/v1/models/toy"
+        measured = ("--runs", 2, "--idle", 0, "--json")
+        found = document(maas("bench", "cold", "--url", url, *measured))
+        assert len(found["cold_s"]) + len(found["met_warm_s"]) == 2
+        assert found["checked"] is False
+        checked = document(maas("bench", "cold", bundle, "--url", process.url, *measured))
+        assert checked["checked"] is True
+        assert len(checked["warm_s"]) == 10
+    nothing = maas("bench", "cold")
+    assert nothing.exit_code == 1
+    assert "Give a bundle's folder, or --url" in nothing.stderr
