@@ -149,7 +149,7 @@ def test_urls_name_stores(tmp_path: Path) -> None:
         assert store.root == tmp_path
     assert open_store("file:///a%20b").root == Path("/a b")  # type: ignore[attr-defined]
     for url, message in [
-        ("gs://bucket/models", "this release has no store for gs://; mount the bucket"),
+        ("gs://Bucket/models", "'Bucket' is no bucket's name"),
         ("s3://bucket", "no store for s3://; give a folder's path"),
         ("file://host/a", "names no host: write file:///a"),
     ]:
