@@ -1,4 +1,4 @@
-"""What tests of stores share: a small bundle with weights, and one that differs in weights alone."""
+"""What tests of stores share: small bundles that differ in weights alone."""
 
 from __future__ import annotations
 

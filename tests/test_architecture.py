@@ -104,6 +104,9 @@ PRIVILEGED = {
     "PIL": {"cli/arrays.py", "training/data/images.py"},
     # A codec of the extra [zstd]; a bundle without such tensors is served without it.
     "zstandard": {"bundle/entropy.py"},
+    # One door to buckets, in the extra [gcp].
+    "google": {"bundle/gcs.py"},
+    "google_crc32c": {"bundle/gcs.py"},
     # One door to tables, in the extra [data].
     "pyarrow": {"training/data/columns.py"},
     # The quantiles of mixup's Beta distribution; jax depends on scipy anyway.

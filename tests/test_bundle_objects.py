@@ -102,7 +102,7 @@ def test_a_file_that_changes_on_its_way_is_not_kept(
 ) -> None:
     """Bytes other than those that were checked are refused, and nothing is there."""
     (tmp_path / "file").write_bytes(bytes(size))
-    with pytest.raises(CorruptError, match="file: what arrived at .* has another checksum"):
+    with pytest.raises(CorruptError, match=r"file: what arrived at .* has another checksum"):
         objects.upload("objects/x", tmp_path / "file", checksum=12345)
     assert objects.find("") == []
 

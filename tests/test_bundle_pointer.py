@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -114,7 +115,7 @@ def test_what_is_no_pointer_is_refused(data: bytes, message: str) -> None:
 
 def test_a_newer_pointer_asks_for_a_newer_release() -> None:
     """It is not damaged, and is not called so."""
-    with pytest.raises(ConfigError, match="is of schema 2, .* pip install --upgrade"):
+    with pytest.raises(ConfigError, match=r"is of schema 2, .* pip install --upgrade"):
         Pointer.from_json(changed("schema", 2), "m")
 
 
@@ -128,10 +129,8 @@ JSON = st.recursive(
 @given(st.binary(max_size=50) | st.builds(lambda v: json.dumps(v).encode(), JSON))
 def test_junk_is_refused_and_nothing_else_happens(data: bytes) -> None:
     """Whatever the bytes are, they are a pointer or an error of the family."""
-    try:
+    with contextlib.suppress(MaasError):
         Pointer.from_json(data, "m")
-    except MaasError:
-        pass
 
 
 @given(

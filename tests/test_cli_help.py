@@ -49,6 +49,7 @@ def test_all_commands_of_the_issue_are_there() -> None:
     assert set(ALL) == {
         *("demo", "export", "inspect", "verify", "package", "reweight", "serve", "predict"),
         *("evaluate", "parity", "plan", "quantize"),
+        *("push", "pull", "list", "promote", "rollback", "gc"),
         *("bench cold", "bench load"),
     }
 

@@ -184,7 +184,7 @@ class BundleCache:
             os.close(self._held.pop(path.name))  # somebody has deleted it by hand
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         try:

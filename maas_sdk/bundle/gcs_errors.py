@@ -31,7 +31,9 @@ def translated(url: str, bucket: str) -> Iterator[None]:
             package="google-cloud-storage",
         ) from error
     except Exception as error:
-        for kind in type(error).__mro__:
+        # A call that was tried again until its time was up says what it failed with each time.
+        cause = getattr(error, "cause", None)
+        for kind in (*type(cause).__mro__[:-1], *type(error).__mro__):
             found = _TABLE.get(f"{kind.__module__.partition('.')[0]}.{kind.__name__}")
             if found is not None:
                 make, text = found

@@ -24,7 +24,7 @@ from maas_sdk.bundle.objects import ObjectInfo, Objects
 from maas_sdk.bundle.staging import disk_errors
 from maas_sdk.errors import CorruptError, TransportError
 
-__all__ = ["allocate", "fetch", "object_name", "pull", "push"]
+__all__ = ["RANGE_BYTES", "allocate", "fetch", "object_name", "pull", "push"]
 
 RANGE_BYTES: Final = 8 * 2**20
 _CHUNK_BYTES: Final = 2**20
@@ -197,8 +197,9 @@ def _is_right(
     try:
         for index, future in enumerate(waiting):
             future.result()
-            for start in range(index * RANGE_BYTES, (index + 1) * RANGE_BYTES, _CHUNK_BYTES):
-                with view[start : start + _CHUNK_BYTES] as chunk:
+            end = (index + 1) * RANGE_BYTES
+            for start in range(index * RANGE_BYTES, end, _CHUNK_BYTES):
+                with view[start : min(start + _CHUNK_BYTES, end)] as chunk:
                     digest.update(chunk)
                     if info.checksum is not None:
                         checksum = objects.checksum(chunk, checksum)

@@ -19,6 +19,7 @@ from maas_sdk.cli import (
     quantize,
     reweight,
     serve,
+    store,
 )
 
 __all__ = ["app"]
@@ -51,4 +52,5 @@ def _options(
 
 for family in (demo, export, quantize, bundles, reweight, serve, predict, evaluate, parity, plan):
     family.register(app)
+store.register(app)
 app.add_typer(bench.app, name="bench")

@@ -1,6 +1,7 @@
 """The shell for functions-framework, on a laptop, in Cloud Functions and on Cloud Run.
 
     predict = serve("model.maas")       # at module level of main.py; then --target predict
+    predict = serve("gs://bucket/models/digits@stable")
 
 functions-framework imports main.py in gunicorn's master process and forks the workers afterwards.
 An XLA client made before the fork hangs the worker, so the rule here: before the fork, modules are
@@ -54,7 +55,9 @@ def serve(
     """A function for functions-framework that serves a bundle.
 
     Args:
-        bundle: path of the bundle's folder.
+        bundle: path of the bundle's folder, or a model in a store, ``<store URL>/<model>`` with
+            ``@<version>`` or ``@<label>`` behind it. Each worker fetches that, after the fork, into
+            a cache that they share; calls wait for it as for any loading.
         limits: what a request may ask; None: as the environment has it.
         load: what loads the model; None: ``maas_sdk.runtime.load``.
 
@@ -67,7 +70,7 @@ def serve(
     """
     start.pause_collector()
     limits = limits or EndpointLimits.from_environ(os.environ)
-    loader = _Loader(Path(bundle))
+    loader = _Loader(os.fspath(bundle))
     host = ModelHost(load or loader.load, is_stopping=_worker_is_stopping)
     endpoint = Endpoint(host, limits)
     begun = False
@@ -110,13 +113,16 @@ def serve(
 class _Loader:
     """Loads a bundle, as much of it as can be before the fork."""
 
-    def __init__(self, bundle: Path) -> None:
+    def __init__(self, bundle: str) -> None:
         self._bundle = bundle
+        # Said here as in ``store.is_url``, which a bundle's folder starts without.
+        self._remote = "://" in bundle
         self._prepared: Prepared | None = None
 
     def prepare(self) -> None:
         """For the master: all that starts no thread. What fails is told by ``load``."""
-        if self._prepared is None:
+        # A store is called with threads and sockets, which no fork survives.
+        if self._prepared is None and not self._remote:
             with contextlib.suppress(Exception):
                 from maas_sdk.runtime.load import Prepared
 
@@ -128,7 +134,12 @@ class _Loader:
             return self._prepared.load()
         from maas_sdk.runtime import load
 
-        return load(self._bundle, check="deferred")
+        bundle: str | Path = self._bundle
+        if self._remote:
+            from maas_sdk.bundle.store import find_bundle
+
+            bundle = find_bundle(bundle)
+        return load(bundle, check="deferred")
 
 
 def _let_sigterm_end_us() -> None:
