@@ -24,6 +24,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -55,7 +56,13 @@ def default_cache() -> BundleCache:
             f"MAAS_BUNDLE_CACHE_BYTES is {bound!r}: expected a number of bytes, such as "
             f"{_MAX_BYTES}"
         )
-    return BundleCache(Path(named), max_bytes=int(bound))
+    return _cache_at(named, int(bound))
+
+
+@lru_cache
+def _cache_at(folder: str, max_bytes: int) -> BundleCache:
+    """One for all stores of a process, so that a bundle is held once."""
+    return BundleCache(Path(folder), max_bytes=max_bytes)
 
 
 class BundleCache:

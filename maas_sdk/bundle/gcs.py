@@ -68,6 +68,8 @@ class GcsObjects:
         self._prefix = f"{prefix}/" if prefix else ""
         self._part_bytes = part_bytes
         self._lock = threading.Lock()
+        # A part that is sent is in memory, whole: so many at once, of however many files.
+        self._sending = threading.BoundedSemaphore(_THREADS)
         self._made: Any = None
         self._seen = False
 
@@ -179,25 +181,17 @@ class GcsObjects:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ) as view:
 
             def part(start: int) -> ObjectInfo | None:
-                # A copy of its own: the map cannot be closed while somebody still reads it.
-                data = view[start : start + step]
-                own = f"{folder}{start:020d}"
-                found = there.get(own)
-                if found and found.checksum == self.checksum(data):
-                    # Young again, or a collector may take it before it is composed.
-                    found = self.refresh(found)
-                    if found:
-                        return found
-                found = there.get(own)
-                old = found.generation if found else 0
-                blob = self._blob(own)
-                return self._send(blob, io.BytesIO(data), len(data), old) or self.stat(own)
+                with self._sending:
+                    return self._part(f"{folder}{start:020d}", view[start : start + step], there)
 
             with ThreadPoolExecutor(_THREADS, thread_name_prefix="maas-upload") as pool:
                 parts = list(pool.map(part, range(0, size, step)))
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
-        blob, sent = self._blob(name), [info for info in parts if info]
+        sent = [info for info in parts if info]
+        if len(sent) < len(parts):
+            return None  # as below, while we were sending
+        blob = self._blob(name)
         try:
             blob.compose(
                 [self._blob(info.name) for info in sent],
@@ -214,6 +208,17 @@ class GcsObjects:
             return None
         blob.reload(retry=self._retry())
         return self._info(blob)
+
+    def _part(self, name: str, data: bytes, there: dict[str, ObjectInfo]) -> ObjectInfo | None:
+        """A part as an object: the one that is there, if it is that, or sent."""
+        found = there.get(name)
+        # Refreshed, or a collector may take it before it is composed.
+        if found and found.checksum == self.checksum(data) and (young := self.refresh(found)):
+            return young
+        generation = found.generation if found else 0
+        return self._send(self._blob(name), io.BytesIO(data), len(data), generation) or self.stat(
+            name
+        )
 
     def _send(self, blob: Any, file: Any, size: int, generation: int) -> ObjectInfo | None:
         from google.api_core.exceptions import NotFound, PreconditionFailed
