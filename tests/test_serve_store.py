@@ -64,6 +64,8 @@ def test_the_next_start_has_what_a_label_was_moved_to(
     with function(tmp_path / "f2", f"{STORE}/tiny@stable") as process:
         process.first_answer("/v1/models/tiny")
         assert predict(process).status_code == 200
+        status = httpx.get(f"{process.url}/v1/models/tiny").json()
+    assert status["model_version_status"][0]["version"] == "2"
     media = [path for _, path in server.requests if "alt=media" in path]
     assert all("models%2Ftiny.json" in path for path in media)
 

@@ -72,6 +72,10 @@ class LocalStore:
         lines = sorted(self._labels(model).items())
         return {label: line[0] for label, line in lines if line[0] in found}
 
+    def number(self, model: str, label: str | None = None) -> str:
+        """The version that a label is at, or the latest. Raises as ``resolve``."""
+        return self.resolve(model, label=label).name
+
     def history(self, model: str) -> list[Published]:
         """What there is of a model, a version each, ascending. Raises as ``versions``."""
         labels = self.labels(model)

@@ -88,6 +88,13 @@ class RemoteStore:
             label: line[0] for label, line in sorted(self._pointers.known(model).labels.items())
         }
 
+    def number(self, model: str, label: str | None = None) -> str:
+        """The version that a label is at, or the latest. Raises as ``resolve``."""
+        pointer = self._pointers.known(model)
+        if label is None:
+            return pointer.numbers()[-1]
+        return labelled(pointer.labels, label, f"{self.url}/{model}")
+
     def history(self, model: str) -> list[Published]:
         """What there is of a model, a version each, ascending. Raises as ``versions``."""
         pointer = self._pointers.known(model)

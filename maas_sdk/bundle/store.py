@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from maas_sdk.bundle.folder import Bundle
     from maas_sdk.bundle.objects import MemoryObjects
 
-__all__ = ["LocalStore", "Store", "find_bundle", "is_url", "open_store"]
+__all__ = ["LocalStore", "Store", "find_bundle", "find_version", "is_url", "open_store"]
 
 # https://cloud.google.com/storage/docs/buckets#naming
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
@@ -45,6 +45,9 @@ class Store(Protocol):
 
     def labels(self, model: str) -> dict[str, str]:
         """The version that each label of a model is at. Raises as ``versions``."""
+
+    def number(self, model: str, label: str | None = None) -> str:
+        """The version that a label is at, or the latest. Raises ``NotFoundError`` if none is."""
 
     def history(self, model: str) -> list[Published]:
         """What there is of a model, a version each, ascending. Raises as ``versions``."""
@@ -90,6 +93,14 @@ def is_url(text: str | os.PathLike[str]) -> bool:
 def find_bundle(place: str | os.PathLike[str]) -> Path:
     """The local folder of a bundle: a path as it is, ``<store URL>/<model>[@<version>]`` fetched.
 
+    Raises as ``find_version``.
+    """
+    return find_version(place)[0]
+
+
+def find_version(place: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    """As ``find_bundle``, and the version's number; None for a path, which is in no store.
+
     Raises:
         ConfigError: no such kind of URL, or no model in it; no credentials; no right.
         NotFoundError: no such store, model, version or label.
@@ -97,10 +108,11 @@ def find_bundle(place: str | os.PathLike[str]) -> Path:
         TransportError: no answer came.
     """
     if not is_url(place):
-        return Path(place)
+        return Path(place), None
     found = parse_reference(place)
     store = open_store(found.store)
-    return store.resolve(found.model, found.version, label=found.label)
+    number = found.version or store.number(found.model, found.label)
+    return store.resolve(found.model, number), number
 
 
 def open_store(url: str | os.PathLike[str]) -> Store:

@@ -49,20 +49,22 @@ def serve(
             import uvicorn
 
             from maas_sdk.bundle.folder import open_bundle
-            from maas_sdk.bundle.store import find_bundle
+            from maas_sdk.bundle.store import find_version
             from maas_sdk.runtime import load
             from maas_sdk.serve.asgi import asgi_app
             from maas_sdk.serve.endpoint import Endpoint, EndpointLimits
             from maas_sdk.serve.host import ModelHost
 
         limits = EndpointLimits.from_environ(os.environ)
-        folder = find_bundle(bundle)
+        folder, version = find_version(bundle)
         name = open_bundle(folder).manifest.name
         listener = _listen(host, port)
         address = _address(host, listener.getsockname()[1])
         output.note(f"[bold]{name}[/bold] at {address}/v1/models/{name}:predict  (Ctrl-C stops)")
         output.document({"url": address, "model": name})
-        endpoint = Endpoint(ModelHost(lambda: load(folder), name=name), limits)
+        endpoint = Endpoint(
+            ModelHost(lambda: load(folder), name=name, version=version or "1"), limits
+        )
         config = uvicorn.Config(
             asgi_app(endpoint), log_level="warning", access_log=False, lifespan="on"
         )

@@ -71,7 +71,7 @@ def push(
             raise ConfigError(f"{model}: a label is no version: give it with --label {found.label}")
         version = store.publish(bundle, found.model, found.version, label=label)
         at = f", which {label} now is at" if label else ""
-        output.show(f"{escape(found.store)}/{found.model}@{version}{at}")
+        output.lines(f"{found.store}/{found.model}@{version}{at}")
         output.document({**_document(found, version), "label": label})
 
 
@@ -90,7 +90,7 @@ def pull(
         store, found = _open(model)
         bundle = store.copy(found.model, out, found.version, label=found.label, overwrite=overwrite)
         nbytes = sum(entry.size_bytes for entry in bundle.manifest.files.values())
-        output.show(f"{escape(str(bundle.path))}  {len(bundle.manifest.files)} files, {nbytes:,} B")
+        output.lines(f"{bundle.path!s}  {len(bundle.manifest.files)} files, {nbytes:,} B")
         output.document({"path": str(bundle.path), "nbytes": nbytes})
 
 
@@ -112,7 +112,7 @@ def list_(
         if histories:
             output.show(_table(histories))
         else:
-            output.show(f"no model in {escape(store)}: add one with maas push")
+            output.lines(f"no model in {store}: add one with maas push")
         output.document(
             {
                 "store": store,
@@ -139,7 +139,7 @@ def promote(
             raise ConfigError(f"{model}: say which version, such as {found.store}/{found.model}@3")
         before = store.promote(found.model, found.version, label)
         was = f" (was {before})" if before else ""
-        output.show(f"{escape(found.store)}/{found.model}: {label} is {found.version}{was}")
+        output.lines(f"{found.store}/{found.model}: {label} is {found.version}{was}")
         output.document({**_document(found, found.version), "label": label, "before": before})
 
 
@@ -150,7 +150,7 @@ def rollback(
     with reporting(as_json, debug) as output:
         store, found = _open(model)
         version = store.rollback(found.model, label)
-        output.show(f"{escape(found.store)}/{found.model}: {label} is {version} again")
+        output.lines(f"{found.store}/{found.model}: {label} is {version} again")
         output.document({**_document(found, version), "label": label})
 
 
@@ -189,8 +189,8 @@ def gc(
         done = opened.collect(keep=keep, age_s=older_than_hours * 3600, dry_run=dry_run)
         would = "would be " if dry_run else ""
         for name, versions in done.retired.items():
-            output.show(f"{name}: {would}retired {', '.join(versions)}")
-        output.show(f"{would}deleted: {done.objects} objects, {data_size(done.nbytes)}")
+            output.lines(f"{name}: {would}retired {', '.join(versions)}")
+        output.lines(f"{would}deleted: {done.objects} objects, {data_size(done.nbytes)}")
         output.document({**done._asdict(), "dry_run": dry_run})
 
 

@@ -72,6 +72,7 @@ def serve(
     limits = limits or EndpointLimits.from_environ(os.environ)
     loader = _Loader(os.fspath(bundle))
     host = ModelHost(load or loader.load, is_stopping=_worker_is_stopping)
+    loader.host = host
     endpoint = Endpoint(host, limits)
     begun = False
 
@@ -118,6 +119,8 @@ class _Loader:
         # Said here as in ``store.is_url``, which a bundle's folder starts without.
         self._remote = "://" in bundle
         self._prepared: Prepared | None = None
+        # Is told the version of a model that comes from a store, before it is ready.
+        self.host: ModelHost | None = None
 
     def prepare(self) -> None:
         """For the master: all that starts no thread. What fails is told by ``load``."""
@@ -136,9 +139,11 @@ class _Loader:
 
         bundle: str | Path = self._bundle
         if self._remote:
-            from maas_sdk.bundle.store import find_bundle
+            from maas_sdk.bundle.store import find_version
 
-            bundle = find_bundle(bundle)
+            bundle, version = find_version(bundle)
+            if self.host is not None and version is not None:
+                self.host.version = version
         return load(bundle, check="deferred")
 
 
