@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,6 +131,27 @@ def test_what_lies_there_is_not_believed(objects: Counting, tmp_path: Path) -> N
     os.chmod(program, 0o600)
     program.write_bytes(b"x" * 1000)
     open_bundle(resolve("b")).check()
+
+
+def test_a_damaged_bundle_that_is_held_is_told(
+    objects: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot be replaced under the process that has it; once that is gone it is."""
+    monkeypatch.setattr("maas_sdk.bundle.cache._PAUSE_S", 0.001)
+    holder = BundleCache(tmp_path / "cache")
+    path = RemoteStore(objects, holder).resolve("a")
+    (path / "assets" / "empty").unlink()
+    with pytest.raises(BundleError, match="not the bundle of its name any more, and a process"):
+        open_at(objects, tmp_path / "cache").resolve("a")
+    holder.release(path)
+    open_bundle(open_at(objects, tmp_path / "cache").resolve("a")).check()
+
+
+def test_a_bundle_deleted_by_hand_is_fetched_again(objects: Counting, tmp_path: Path) -> None:
+    """Also in the process that had it."""
+    store = open_at(objects, tmp_path / "cache")
+    shutil.rmtree(store.resolve("a"))
+    open_bundle(store.resolve("a")).check()
 
 
 def test_a_folder_of_others_is_refused(objects: Counting, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import hashlib
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -38,6 +39,9 @@ __all__ = ["BundleCache", "default_cache"]
 
 _MAX_BYTES: Final = 20 * 2**30
 _LOCKS: Final = 256
+# How often, and how far apart, a damaged bundle that somebody holds is looked at.
+_PATIENCE: Final = 50
+_PAUSE_S: Final = 0.02
 
 
 def default_cache() -> BundleCache:
@@ -159,7 +163,7 @@ class BundleCache:
         """Remove what was not used for longest until ``wanted`` bytes fit; under the lock."""
         self._sweep()
         bundles = [path for path in (self.folder / "bundles").iterdir() if path.name[0] != "."]
-        for path in sorted(bundles, key=lambda path: path.stat().st_mtime_ns):
+        for path in sorted(bundles, key=_used_ns):
             if self.nbytes() + wanted <= self.max_bytes:
                 return
             if path.name != name and _remove(path):
@@ -185,36 +189,34 @@ class BundleCache:
     def _hold(self, path: Path) -> bool:
         """Whether the bundle is here, whole; from now on it stays. One that is not is removed."""
         if path.name in self._held:
-            with suppress(FileNotFoundError):
-                os.utime(path)
+            if path.is_dir():
+                _touch(path)
                 return True
             os.close(self._held.pop(path.name))  # somebody has deleted it by hand
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        try:
-            # Between the two calls it may have been removed, or another one put there.
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+        for _ in range(_PATIENCE):
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+                # Meanwhile it may have been removed, or another one put there: look again.
+                if not _is_at(descriptor, path):
+                    continue
                 self._check_owner()
-                open_bundle(path)
-                manifest = (path / MANIFEST).read_bytes()
-                if hashlib.sha256(manifest).hexdigest() == path.name:
-                    os.utime(path)
-                    self._held[path.name] = descriptor
+                if _is_whole(path):
+                    _touch(path)
+                    self._held[path.name], descriptor = descriptor, -1
                     return True
-        except FileNotFoundError:
-            pass
-        except (BundleError, NotFoundError):
-            pass
-        os.close(descriptor)
-        if not _remove(path) and path.exists():
-            raise BundleError(
-                f"{path}: is not the bundle of its name any more, and a process still uses it: "
-                "stop that process, then try again"
-            )
-        return False
+            finally:
+                if descriptor >= 0:
+                    os.close(descriptor)
+            if not _remove(path):
+                time.sleep(_PAUSE_S)  # somebody else may have come to look at it
+        raise BundleError(
+            f"{path}: is not the bundle of its name any more, and a process still uses it: stop "
+            "that process, then try again"
+        )
 
     def _prepare(self) -> None:
         try:
@@ -246,6 +248,36 @@ class BundleCache:
             os.close(descriptor)
 
 
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open folder still is the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a folder is the bundle of its name, as far as names and sizes tell."""
+    try:
+        open_bundle(path)
+        return hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest() == path.name
+    except (BundleError, NotFoundError, FileNotFoundError):
+        return False
+
+
+def _touch(path: Path) -> None:
+    """Say that it was used; on a disk that is only read nothing is removed either."""
+    with suppress(OSError):
+        os.utime(path)
+
+
+def _used_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
 def _sizes(folder: Path) -> dict[int, int]:
     """Sizes of all files by inode: a file with two names counts once."""
     found: dict[int, int] = {}
@@ -265,6 +297,8 @@ def _remove(path: Path) -> bool:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_at(descriptor, path):
+            return False
         # Out of sight first: at no moment is there a part of a bundle under its name.
         hidden = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
         gone = path if path.name[0] == "." else path.rename(hidden)
