@@ -107,6 +107,9 @@ PRIVILEGED = {
     "zstandard": {"bundle/entropy.py"},
     # Signatures and encryption, in the extra [seal]; a plain bundle is opened without.
     "cryptography": {"bundle/crypto.py"},
+    # One door to buckets, in the extra [gcp].
+    "google": {"bundle/gcs.py"},
+    "google_crc32c": {"bundle/gcs.py"},
     # One door to tables, in the extra [data].
     "pyarrow": {"training/data/columns.py"},
     # The quantiles of mixup's Beta distribution; jax depends on scipy anyway.

@@ -11,7 +11,7 @@ import pytest
 
 from maas_sdk.bundle import BundleWriter, Manifest, open_bundle
 from maas_sdk.bundle.manifest import Program
-from maas_sdk.bundle.store import LocalStore, Store, open_store
+from maas_sdk.bundle.store import LocalStore, Store, find_bundle, open_store
 from maas_sdk.errors import ConfigError, CorruptError, NotFoundError
 from maas_sdk.tensors import Signature
 
@@ -149,9 +149,62 @@ def test_urls_name_stores(tmp_path: Path) -> None:
         assert store.root == tmp_path
     assert open_store("file:///a%20b").root == Path("/a b")  # type: ignore[attr-defined]
     for url, message in [
-        ("gs://bucket/models", "this release has no store for gs://; mount the bucket"),
+        ("gs://Bucket/models", "'Bucket' is no bucket's name"),
         ("s3://bucket", "no store for s3://; give a folder's path"),
         ("file://host/a", "names no host: write file:///a"),
     ]:
         with pytest.raises(ConfigError, match=message):
             open_store(url)
+
+
+def test_labels_of_a_folder(store: LocalStore, bundle: Path) -> None:
+    """Moved and taken back; they survive the store object, and count only what is there."""
+    for _ in range(3):
+        store.publish(bundle, "digits")
+    assert store.labels("digits") == {}
+    assert store.promote("digits", 1) is None
+    assert store.promote("digits", 3) == "1"
+    assert store.publish(bundle, "digits", label="canary") == "4"
+    again = LocalStore(store.root)
+    assert again.labels("digits") == {"canary": "4", "stable": "3"}
+    assert again.resolve("digits", label="stable").name == "3"
+    assert again.rollback("digits") == "1"
+    assert [(v.version, v.labels) for v in again.history("digits")] == [
+        *(("1", ("stable",)), ("2", ()), ("3", ()), ("4", ("canary",)))
+    ]
+    assert again.versions("digits") == ["1", "2", "3", "4"]
+    with pytest.raises(ConfigError, match="was at no other before"):
+        store.rollback("digits")
+    with pytest.raises(NotFoundError, match="no version 9"):
+        store.promote("digits", 9)
+    (store.root / "digits" / ".labels.json").write_text("{")
+    with pytest.raises(CorruptError, match=r"holds no labels .* remove it"):
+        store.labels("digits")
+
+
+def test_a_copy_is_ones_own(store: LocalStore, bundle: Path, tmp_path: Path) -> None:
+    """Every byte checked, and nothing shared with the store."""
+    store.publish(bundle, "digits")
+    store.copy("digits", tmp_path / "mine", 1).check()
+    with pytest.raises(ConfigError, match="exists already"):
+        store.copy("digits", tmp_path / "mine")
+    store.copy("digits", tmp_path / "mine", overwrite=True).check()
+
+
+def test_a_bundle_is_found_by_path_or_url(
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What services are told: a folder as it is, and a model in any kind of store."""
+    monkeypatch.setenv("MAAS_BUNDLE_CACHE", str(tmp_path / "cache"))
+    assert find_bundle(bundle) == bundle
+    for url in (f"file://{tmp_path}/v", f"objects://{tmp_path}/o", f"memory://{tmp_path.name}"):
+        store = open_store(url)
+        assert store.publish(bundle, "m", label="stable") == "1"
+        assert open_store(url).versions("m") == ["1"]
+        for which in ("", "@1", "@stable"):
+            open_bundle(find_bundle(f"{url}/m{which}")).check()
+        with pytest.raises(NotFoundError, match="no version 2 of model 'm'"):
+            find_bundle(f"{url}/m@2")
+    assert find_bundle(f"file://{tmp_path}/v/m@1") == tmp_path / "v" / "m" / "1"
+    with pytest.raises(ConfigError, match="expected a store and a model"):
+        find_bundle("gs://bucket")

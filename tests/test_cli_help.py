@@ -49,7 +49,8 @@ def test_all_commands_of_the_issue_are_there() -> None:
     assert set(ALL) == {
         *("demo", "export", "inspect", "verify", "package", "reweight", "serve", "predict"),
         *("evaluate", "parity", "plan", "quantize", "keygen", "seal"),
-        *("deploy", "status", "rollback", "destroy"),
+        *("push", "pull", "list", "promote", "rollback", "gc"),
+        *("deploy", "status", "destroy"),
         *("bench cold", "bench load"),
     }
 

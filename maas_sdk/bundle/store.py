@@ -1,27 +1,37 @@
 """Where published bundles live: models, and under each its versions.
 
-    <root>/<model>/<version>/manifest.json …
+    gs://bucket/models         a bucket (``remote.py`` over ``gcs.py``)
+    store, file:///srv/store   a folder of versions (``local.py``), opened where they lie
+    objects:///srv/objects     a bucket's layout in a folder: what versions share lies there once
+    memory://name              this process's memory, for tests
 
-The rule: a version is a positive whole number, is published once and never changes. Publishing
-copies: a hard link would share its bytes with the bundle that it came from, and whoever changed
-that file in place would change a version that servers have loaded.
+The rule: a version is a positive whole number, is published once, appears whole or not at all, and
+never changes. What can change is which version a label, such as ``stable``, is at.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import threading
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from maas_sdk.bundle.folder import copy_bundle, open_bundle
-from maas_sdk.bundle.manifest import is_name
-from maas_sdk.bundle.staging import Staging
-from maas_sdk.errors import ConfigError, NotFoundError
+from maas_sdk.bundle.local import LocalStore
+from maas_sdk.bundle.reference import Published, parse_reference
+from maas_sdk.errors import ConfigError
 
-__all__ = ["LocalStore", "Store", "open_store"]
+if TYPE_CHECKING:
+    from maas_sdk.bundle.folder import Bundle
+    from maas_sdk.bundle.objects import MemoryObjects
 
-_VERSION: Final = re.compile(r"[1-9][0-9]{0,17}")
+__all__ = ["LocalStore", "Store", "find_bundle", "find_version", "is_url", "open_store"]
+
+# https://cloud.google.com/storage/docs/buckets#naming
+_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+# What was opened in this process, so that a name means the same objects.
+_MEMORY: Final[dict[str, MemoryObjects]] = {}
+_MEMORY_LOCK: Final = threading.Lock()
 
 
 class Store(Protocol):
@@ -33,151 +43,124 @@ class Store(Protocol):
     def versions(self, model: str) -> list[str]:
         """Versions of a model, ascending as numbers. Raises ``NotFoundError`` for no model."""
 
-    def resolve(self, model: str, version: str | int | None = None) -> Path:
+    def labels(self, model: str) -> dict[str, str]:
+        """The version that each label of a model is at. Raises as ``versions``."""
+
+    def number(self, model: str, label: str | None = None) -> str:
+        """The version that a label is at, or the latest. Raises ``NotFoundError`` if none is."""
+
+    def history(self, model: str) -> list[Published]:
+        """What there is of a model, a version each, ascending. Raises as ``versions``."""
+
+    def resolve(
+        self, model: str, version: str | int | None = None, *, label: str | None = None
+    ) -> Path:
         """Local folder of a version, by default the latest. Raises ``NotFoundError``."""
+
+    def copy(
+        self,
+        model: str,
+        target: str | os.PathLike[str],
+        version: str | int | None = None,
+        *,
+        label: str | None = None,
+        overwrite: bool = False,
+    ) -> Bundle:
+        """Copy a version into a folder of one's own, every byte checked."""
 
     def publish(
         self,
         bundle_path: str | os.PathLike[str],
         model: str,
         version: str | int | None = None,
+        *,
+        label: str | None = None,
     ) -> str:
         """Add a version, by default the one after the latest, and return it."""
 
+    def promote(self, model: str, version: str | int, label: str = "stable") -> str | None:
+        """Set a label to a version; returns the version that it was at before."""
 
-class LocalStore:
-    """A ``Store`` in a folder of this machine, or of a volume mounted on it.
+    def rollback(self, model: str, label: str = "stable") -> str:
+        """Set a label back to the version that it was at before, and return that."""
 
-    Attributes:
-        root: the folder; ``publish`` makes it where it is absent.
+
+def is_url(text: str | os.PathLike[str]) -> bool:
+    """Whether a text names something in a store, and not a folder."""
+    return "://" in os.fspath(text)
+
+
+def find_bundle(place: str | os.PathLike[str]) -> Path:
+    """The local folder of a bundle: a path as it is, ``<store URL>/<model>[@<version>]`` fetched.
+
+    Raises as ``find_version``.
     """
+    return find_version(place)[0]
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root)
 
-    def models(self) -> list[str]:
-        """Names of models with at least one version, sorted."""
-        return sorted(n for n in _folders(self.root) if is_name(n) and self._versions(n))
+def find_version(place: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    """As ``find_bundle``, and the version's number; None for a path, which is in no store.
 
-    def versions(self, model: str) -> list[str]:
-        """Versions of a model, ascending as numbers.
-
-        Raises:
-            NotFoundError: no version of the model was published; lists the models there are.
-        """
-        found = self._versions(_model(model))
-        if not found:
-            raise NotFoundError(
-                f"no model {model!r} in {self.root}; it has {_listing(self.models())}", model=model
-            )
-        return found
-
-    def resolve(self, model: str, version: str | int | None = None) -> Path:
-        """Folder of a version, by default of the one with the highest number.
-
-        Raises:
-            NotFoundError: no such model or version; lists what there is.
-            ConfigError: ``model`` or ``version`` is not a name or number.
-        """
-        found = self.versions(model)
-        wanted = found[-1] if version is None else _version(version)
-        if wanted not in found:
-            raise NotFoundError(
-                f"no version {wanted} of model {model!r} in {self.root}; it has {_listing(found)}",
-                model=model,
-                version=wanted,
-            )
-        return self.root / model / wanted
-
-    def publish(
-        self,
-        bundle_path: str | os.PathLike[str],
-        model: str,
-        version: str | int | None = None,
-    ) -> str:
-        """Copy a bundle into the store, every byte checked, and return its version.
-
-        The version appears whole or not at all. Two who publish at once get different versions.
-
-        Raises:
-            ConfigError: that version exists, or ``model`` or ``version`` is not one.
-            BundleError: the bundle is corrupt, or the disk is full.
-        """
-        model = _model(model)
-        bundle = open_bundle(bundle_path)
-        if version is not None:
-            target = self.root / model / _version(version)
-            with Staging(target) as staging:
-                copy_bundle(bundle, staging.path)
-                staging.commit()
-            return target.name
-        # Staged under no number: the number is taken by the rename, or the next one is tried.
-        with Staging(self.root / model / "next") as staging:
-            copy_bundle(bundle, staging.path)
-            while True:
-                latest = self._versions(model)
-                staging.target = staging.target.with_name(str(int(latest[-1]) + 1 if latest else 1))
-                try:
-                    staging.commit()
-                except ConfigError as error:
-                    if not error.evidence.get("exists"):
-                        raise
-                else:
-                    return staging.target.name
-
-    def _versions(self, model: str) -> list[str]:
-        return sorted(filter(_VERSION.fullmatch, _folders(self.root / model)), key=int)
+    Raises:
+        ConfigError: no such kind of URL, or no model in it; no credentials; no right.
+        NotFoundError: no such store, model, version or label.
+        BundleError: what was fetched is not what was published, or there is no room for it.
+        TransportError: no answer came.
+    """
+    if not is_url(place):
+        return Path(place), None
+    found = parse_reference(place)
+    store = open_store(found.store)
+    number = found.version or store.number(found.model, found.label)
+    return store.resolve(found.model, number), number
 
 
 def open_store(url: str | os.PathLike[str]) -> Store:
-    """The store at a path or ``file://`` URL.
+    """The store at a path or URL. Nothing is connected or read yet.
 
     Raises:
-        ConfigError: any other kind of URL. ``gs://`` is planned; this release has no such store.
+        ConfigError: any other kind of URL, or a part of it that cannot be.
     """
     text = os.fspath(url)
     scheme, separator, rest = text.partition("://")
     if not separator:
         return LocalStore(text)
+    # What a folder does not need is imported only here and below.
     if scheme == "file":
-        from urllib.parse import unquote
+        return LocalStore(_path(text, rest))
+    if scheme not in ("gs", "objects", "memory"):
+        raise ConfigError(
+            f"{text}: no store for {scheme}://; give a folder's path or a URL with file://, gs://, "
+            "objects:// or memory://"
+        )
+    from maas_sdk.bundle.remote import RemoteStore
 
-        host, _, path = rest.partition("/")
-        if host in ("", "localhost"):
-            return LocalStore("/" + unquote(path))
-        raise ConfigError(f"{text}: a file URL names no host: write file:///{path}")
     if scheme == "gs":
+        from maas_sdk.bundle.gcs import GcsObjects
+
+        bucket, _, prefix = rest.partition("/")
+        if not _BUCKET.fullmatch(bucket):
+            raise ConfigError(
+                f"{text}: {bucket!r} is no bucket's name: expected small letters, digits, '-', "
+                "'_' and '.', such as gs://my-models/production"
+            )
+        return RemoteStore(GcsObjects(bucket, prefix.strip("/")))
+    if scheme == "objects":
+        from maas_sdk.bundle.folder_objects import FolderObjects
+
+        return RemoteStore(FolderObjects(_path(text, rest)))
+    from maas_sdk.bundle.objects import MemoryObjects
+
+    with _MEMORY_LOCK:
+        return RemoteStore(_MEMORY.setdefault(rest, MemoryObjects(text)))
+
+
+def _path(text: str, rest: str) -> Path:
+    from urllib.parse import unquote
+
+    host, _, path = rest.partition("/")
+    if host not in ("", "localhost"):
         raise ConfigError(
-            f"{text}: this release has no store for gs://; mount the bucket as a folder (Cloud "
-            "Storage FUSE, or a Cloud Run volume) or copy it, and give that folder's path"
+            f"{text}: a file URL names no host: write {text.partition(':')[0]}:///{path}"
         )
-    raise ConfigError(f"{text}: no store for {scheme}://; give a folder's path or file:// URL")
-
-
-def _folders(path: Path) -> list[str]:
-    """Names of the folders below; none where ``path`` is no folder."""
-    try:
-        with os.scandir(path) as entries:
-            return [entry.name for entry in entries if entry.is_dir()]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _model(name: str) -> str:
-    if not is_name(name):
-        raise ConfigError(
-            f"{name!r} is not a model's name: expected letters, digits, '.', '_' and '-', "
-            "starting with a letter or digit"
-        )
-    return name
-
-
-def _version(version: str | int) -> str:
-    text = str(version)
-    if not _VERSION.fullmatch(text):
-        raise ConfigError(f"version {text!r}: expected a whole number ≥ 1, such as 3")
-    return text
-
-
-def _listing(names: list[str]) -> str:
-    return ", ".join(names) or "none"
+    return Path("/" + unquote(path))

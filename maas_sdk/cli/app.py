@@ -20,8 +20,10 @@ from maas_sdk.cli import (
     predict,
     quantize,
     reweight,
+    rollback,
     seal,
     serve,
+    store,
 )
 
 __all__ = ["app"]
@@ -54,8 +56,7 @@ def _options(
 
 for family in (
     *(demo, export, quantize, bundles, package, deploy, reweight, serve, predict, evaluate),
-    *(parity, plan),
+    *(parity, plan, seal, store, rollback),
 ):
     family.register(app)
-seal.register(app)
 app.add_typer(bench.app, name="bench")

@@ -1,4 +1,4 @@
-"""``maas deploy``, ``rollback``, ``status`` and ``destroy``: a bundle in the cloud, and back.
+"""``maas deploy``, ``status`` and ``destroy``: a bundle in the cloud, and back.
 
 Plans are shown before anything is changed, and a person is asked, unless ``--yes`` was said.
 """
@@ -17,7 +17,7 @@ from maas_sdk.errors import ConfigError
 if TYPE_CHECKING:
     from maas_sdk.deploy.deployment import Deployment, Outcome
 
-__all__ = ["deploy", "destroy", "register", "rollback", "status"]
+__all__ = ["deploy", "destroy", "register", "run_again", "status"]
 
 _Project = Annotated[
     str,
@@ -47,7 +47,6 @@ def register(app: typer.Typer) -> None:
     )
     where = "--project my-project --name digits"
     add_command(app, status, f"maas status {where}")
-    add_command(app, rollback, f"maas rollback {where}", f"maas rollback {where} --to 3")
     add_command(app, destroy, f"maas destroy {where}")
 
 
@@ -124,25 +123,23 @@ def deploy(
         _show(output, made.apply(release, _asker("Apply this plan?", yes)), model)
 
 
-def rollback(
-    project: _Project,
-    name: _Name,
-    region: _Region = _REGION,
-    to: Annotated[
-        int | None, typer.Option(help="Number of the release; else the one before.")
-    ] = None,
-    yes: _Yes = False,
-    stack: _Stack = None,
-    workspace: _Workspace = _WORKSPACE,
-    as_json: Json = False,
-    debug: Debug = False,
+def run_again(
+    output: Output,
+    project: str,
+    name: str,
+    region: str,
+    to: int | None,
+    yes: bool,
+    stack: Path | None,
+    workspace: Path,
+    *,
+    as_json: bool,
 ) -> None:
-    """Run an earlier release again, with its source and its settings."""
-    with reporting(as_json, debug) as output:
-        _ask_first(as_json, yes)
-        made = _deployment(output, workspace, stack, project, region, name)
-        found = made.rollback(_asker("Apply this plan?", yes), to)
-        _show(output, found, found.release.model if found.release else name)
+    """Run an earlier release of a deployment again, for ``maas rollback``."""
+    _ask_first(as_json, yes)
+    made = _deployment(output, workspace, stack, project, region, name)
+    found = made.rollback(_asker("Apply this plan?", yes), to)
+    _show(output, found, found.release.model if found.release else name)
 
 
 def status(

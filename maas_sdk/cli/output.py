@@ -49,12 +49,14 @@ TrustedKey = Annotated[
 ]
 
 
-def add_command(app: typer.Typer, function: Callable[..., None], *lines: str) -> None:
-    """Register a command; ``lines`` are the examples that its help ends with."""
+def add_command(
+    app: typer.Typer, function: Callable[..., None], *lines: str, name: str | None = None
+) -> None:
+    """Register a command, under its function's name; ``lines`` are the examples of its help."""
     words = inspect.cleandoc(function.__doc__ or "").split("\n\n")
     # Typer would keep the line breaks of the source.
     text = "\n\n".join(" ".join(paragraph.split()) for paragraph in words)
-    app.command(help=text, epilog=examples(*lines))(function)
+    app.command(name, help=text, epilog=examples(*lines))(function)
 
 
 def examples(*lines: str) -> str:

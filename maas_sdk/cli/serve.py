@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,12 +17,21 @@ __all__ = ["register", "serve"]
 def register(app: typer.Typer) -> None:
     """Add the command."""
     add_command(
-        app, serve, "maas serve digits.maas", "maas serve digits.maas --host 0.0.0.0 --port 9000"
+        app,
+        serve,
+        "maas serve digits.maas",
+        "maas serve digits.maas --host 0.0.0.0 --port 9000",
+        "maas serve gs://my-bucket/models/digits@stable",
     )
 
 
 def serve(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    bundle: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of the bundle, or a model in a store: gs://bucket/models/digits@stable."
+        ),
+    ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
@@ -42,19 +50,25 @@ def serve(
             import uvicorn
 
             from maas_sdk.bundle.folder import open_bundle
+            from maas_sdk.bundle.store import find_version
             from maas_sdk.runtime import load
             from maas_sdk.serve.asgi import asgi_app
             from maas_sdk.serve.endpoint import Endpoint, EndpointLimits
             from maas_sdk.serve.host import ModelHost
 
         limits = EndpointLimits.from_environ(os.environ)
-        name = open_bundle(bundle, trusted_keys=trusted_key or None).manifest.name
+        folder, version = find_version(bundle)
+        trusted_keys = trusted_key or None
+        name = open_bundle(folder, trusted_keys=trusted_keys).manifest.name
         listener = _listen(host, port)
         address = _address(host, listener.getsockname()[1])
         output.note(f"[bold]{name}[/bold] at {address}/v1/models/{name}:predict  (Ctrl-C stops)")
         output.document({"url": address, "model": name})
         endpoint = Endpoint(
-            ModelHost(lambda: load(bundle, trusted_keys=trusted_key or None), name=name), limits
+            ModelHost(
+                lambda: load(folder, trusted_keys=trusted_keys), name=name, version=version or "1"
+            ),
+            limits,
         )
         config = uvicorn.Config(
             asgi_app(endpoint), log_level="warning", access_log=False, lifespan="on"

@@ -1,0 +1,184 @@
+"""Objects: named bytes, somewhere. The one seam between a remote store and where it is kept.
+
+Three keep it: a bucket (``gcs.py``), a folder (``folder_objects.py``), and the memory of this
+process (here), which is the fake that tests use and behaves as the other two.
+
+The rule: an object appears whole or not at all, and whoever replaces or deletes one says which
+state of it he has seen. If it has another one by then, nothing happens and he is told.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
+
+from maas_sdk.errors import CorruptError, NotFoundError
+
+__all__ = ["MemoryObjects", "ObjectInfo", "Objects", "sent_otherwise"]
+
+
+class ObjectInfo(NamedTuple):
+    """An object in the state in which it was seen."""
+
+    name: str
+    size_bytes: int
+    # Another one each time that bytes are written under the name; never 0.
+    generation: int
+    # Another one each time that the object is refreshed.
+    revision: int
+    # When it was written or refreshed, seconds since the epoch, by the clock of where it is kept.
+    changed_s: float
+    # What ``Objects.checksum`` says of the bytes that are kept; None: nothing is kept of that kind.
+    checksum: int | None
+
+
+class Objects(Protocol):
+    """Named bytes. Safe to use from many threads.
+
+    Raises, in any method:
+        ConfigError: it cannot be used as it is set up: no credentials, no right, no package.
+        NotFoundError: what is to hold the objects, such as the bucket, does not exist.
+        TransportError: no answer came, also after retries.
+    """
+
+    @property
+    def url(self) -> str:
+        """Where the objects are, for messages."""
+
+    def checksum(self, data: bytes | memoryview, value: int = 0) -> int:
+        """Of ``data`` after bytes whose checksum is ``value``: the one kept with objects."""
+
+    def stat(self, name: str) -> ObjectInfo | None:
+        """The object's present state; None where there is none."""
+
+    def find(self, prefix: str) -> list[ObjectInfo]:
+        """All objects whose names start with ``prefix``, by name."""
+
+    def read(self, name: str) -> tuple[bytes, ObjectInfo] | None:
+        """A small object, whole, and the state that the bytes belong to."""
+
+    def read_into(self, info: ObjectInfo, start: int, target: memoryview) -> None:
+        """Fill ``target`` with the bytes from ``start``. Raises ``NotFoundError`` if it is gone."""
+
+    def write(self, name: str, data: bytes, *, generation: int) -> ObjectInfo | None:
+        """Write a small object where ``generation`` is the present one; 0: where there is none.
+
+        None: it was another one, and nothing was written; or, after an answer that was lost, ours.
+        """
+
+    def upload(
+        self, name: str, path: Path, *, checksum: int, generation: int = 0
+    ) -> ObjectInfo | None:
+        """As ``write``, from a file of any size, in parts side by side; goes on where it was cut.
+
+        Raises:
+            CorruptError: what arrived has another checksum, and is not kept.
+        """
+
+    def refresh(self, info: ObjectInfo) -> ObjectInfo | None:
+        """Make an object young again, its bytes untouched. None: it was in another state."""
+
+    def delete(self, info: ObjectInfo) -> bool:
+        """Delete an object that is in the state of ``info``; False: in another, or gone."""
+
+
+class MemoryObjects:
+    """Objects in a dictionary; for tests, and to try things out.
+
+    Attributes:
+        url: a name for messages.
+    """
+
+    def __init__(
+        self, url: str = "memory://objects", clock: Callable[[], float] = time.time
+    ) -> None:
+        self.url = url
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._objects: dict[str, tuple[bytes, ObjectInfo]] = {}
+        self._generation = 0
+
+    def checksum(self, data: bytes | memoryview, value: int = 0) -> int:
+        """CRC-32."""
+        return zlib.crc32(data, value)
+
+    def stat(self, name: str) -> ObjectInfo | None:
+        """The object's present state."""
+        with self._lock:
+            return self._objects[name][1] if name in self._objects else None
+
+    def find(self, prefix: str) -> list[ObjectInfo]:
+        """By name."""
+        with self._lock:
+            return [i for name, (_, i) in sorted(self._objects.items()) if name.startswith(prefix)]
+
+    def read(self, name: str) -> tuple[bytes, ObjectInfo] | None:
+        """Whole."""
+        with self._lock:
+            return self._objects.get(name)
+
+    def read_into(self, info: ObjectInfo, start: int, target: memoryview) -> None:
+        """A range."""
+        found = self.read(info.name)
+        if found is None or found[1].generation != info.generation:
+            raise NotFoundError(f"{self.url}: object {info.name} is gone", object=info.name)
+        target[:] = found[0][start : start + len(target)]
+
+    def write(self, name: str, data: bytes, *, generation: int) -> ObjectInfo | None:
+        """Where ``generation`` is the present one."""
+        with self._lock:
+            found = self._objects.get(name)
+            if (found[1].generation if found else 0) != generation:
+                return None
+            self._generation += 1
+            info = ObjectInfo(name, len(data), self._generation, 1, self._clock(), zlib.crc32(data))
+            self._objects[name] = bytes(data), info
+            return info
+
+    def upload(
+        self, name: str, path: Path, *, checksum: int, generation: int = 0
+    ) -> ObjectInfo | None:
+        """In one piece."""
+        data = path.read_bytes()
+        if zlib.crc32(data) != checksum:
+            raise sent_otherwise(self.url, name, path)
+        return self.write(name, data, generation=generation)
+
+    def refresh(self, info: ObjectInfo) -> ObjectInfo | None:
+        """Another revision, and the present time."""
+        with self._lock:
+            data, found = self._objects.get(info.name, (b"", None))
+            if found is None or not _same(found, info):
+                return None
+            new = found._replace(revision=found.revision + 1, changed_s=self._clock())
+            self._objects[info.name] = data, new
+            return new
+
+    def delete(self, info: ObjectInfo) -> bool:
+        """If it is in that state."""
+        with self._lock:
+            found = self._objects.get(info.name)
+            if found is None or not _same(found[1], info):
+                return False
+            del self._objects[info.name]
+            return True
+
+
+def _same(one: ObjectInfo, other: ObjectInfo) -> bool:
+    return (one.generation, one.revision) == (other.generation, other.revision)
+
+
+_REMEDY: Final = "nothing was published; send it again"
+
+
+def sent_otherwise(url: str, name: str, path: Path) -> CorruptError:
+    """The error for bytes that changed between this file and where they were to be kept."""
+    return CorruptError(
+        f"{path}: what arrived at {url} has another checksum than what was checked here: the file "
+        f"changed meanwhile, or was garbled on its way; {_REMEDY}",
+        object=name,
+    )
