@@ -1,0 +1,75 @@
+"""The ``.tftest.hcl`` file of each module and stack: the same with the stand-ins as with the provider.
+
+They mock the provider, so nothing is made and no account is needed; only the schema is asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.terraform.cloud import providers
+from tests.terraform.serving import attached
+from tests.terraform.workspace import TERRAFORM, Workspace, copied, needs_terraform
+
+ROOTS = sorted(
+    str(folder.relative_to(TERRAFORM))
+    for group in ("modules", "stacks")
+    for folder in (TERRAFORM / group).iterdir()
+)
+
+
+@pytest.fixture(scope="module")
+def reattach() -> Iterator[str]:
+    with attached(*providers()) as address:
+        yield address
+
+
+@needs_terraform
+@pytest.mark.parametrize("root", ROOTS)
+def test_terraform_test(root: str, reattach: str, tmp_path: Path) -> None:
+    """Every run of the file passes, and there is a run that refuses something."""
+    workspace = Workspace(folder=copied(tmp_path, root=root), reattach=reattach)
+    workspace.run("init", "-backend=false", "-no-color")
+    ran = workspace.run("test", "-no-color")
+    (file,) = (workspace.folder / "tests").glob("*.tftest.hcl")
+    text = file.read_text(encoding="utf-8")
+    assert ran.says(f"Success! {len(re.findall('^run ', text, re.M))} passed, 0 failed.")
+    assert "expect_failures" in text
+    assert re.findall(r"^(?:mock_)?provider ", text, re.M) == ["mock_provider "] * text.count(
+        "mock_provider "
+    ), "a run without mocks would need an account"
+
+
+@needs_terraform
+def test_the_format_is_terraform_s_own(tmp_path: Path) -> None:
+    """``terraform fmt`` would change no file."""
+    workspace = Workspace(folder=copied(tmp_path), reattach="{}")
+    workspace.run("fmt", "-check", "-diff", "-recursive")
+
+
+def test_one_version_of_the_provider() -> None:
+    """Everywhere the release whose schema the stand-ins have, and nothing but Google's providers."""
+    for file in TERRAFORM.rglob("versions.tf"):
+        text = file.read_text(encoding="utf-8")
+        assert set(re.findall(r'source += "(.+)"', text)) <= {
+            "hashicorp/google",
+            "hashicorp/google-beta",
+        }, file
+        assert set(re.findall(r'^ +version += "(.+)"', text, re.M)) == {"~> 6.50"}, file
+        assert 'required_version = ">= 1.9"' in text, file
+
+
+def test_no_lock_is_committed() -> None:
+    """A lock that was made against a stand-in, or a mirror, would keep out the real provider."""
+    assert list(TERRAFORM.rglob(".terraform.lock.hcl")) == []
+
+
+def test_exceptions_of_checkov_have_reasons() -> None:
+    """Each ``#checkov:skip=`` names a check and says why."""
+    for file in TERRAFORM.rglob("*.tf"):
+        for line in re.findall(r"checkov:skip.*", file.read_text(encoding="utf-8")):
+            assert re.fullmatch(r"checkov:skip=CKV2?_GCP_\d+: \S.{20,}", line), f"{file}: {line}"
