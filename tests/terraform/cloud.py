@@ -25,7 +25,9 @@ _Rule = Callable[[dict[str, Any], dict[str, Any]], Any]
 
 def _text(pattern: str) -> _Rule:
     """From the resource's own attributes."""
-    return lambda resource, config: pattern.format_map({"project": config.get("project")} | resource)
+    return lambda resource, config: pattern.format_map(
+        {"project": config.get("project")} | resource
+    )
 
 
 _KNOWLEDGE: Final = Knowledge(

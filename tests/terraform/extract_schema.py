@@ -162,7 +162,9 @@ def _pages(wheel: zipfile.ZipFile, folders: Mapping[str, str]) -> dict[str, str]
         for member in tar:
             found = re.fullmatch(r"package/lib/([\w-]+)/(?:index-structs/)?\w+\.js", member.name)
             if found and found[1] in folders and (file := tar.extractfile(member)):
-                code = re.search(rb"sourceMappingURL=data:application/json;base64,(\S+)", file.read())
+                code = re.search(
+                    rb"sourceMappingURL=data:application/json;base64,(\S+)", file.read()
+                )
                 assert code, member.name
                 (source,) = json.loads(base64.b64decode(code[1]))["sourcesContent"]
                 kind = folders[found[1]]

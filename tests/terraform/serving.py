@@ -80,4 +80,3 @@ def _server(standin: StandIn) -> grpc.Server:
         )
     )
     return server
-

@@ -114,9 +114,7 @@ class StandIn:
     def ValidateResourceConfig(self, request: Any) -> Any:
         answer = MESSAGES["Diagnostics"]()
         kind = request.type_name
-        for path, attribute, holder in walk(
-            self._resources[kind]["block"], decode(request.config)
-        ):
+        for path, attribute, holder in walk(self._resources[kind]["block"], decode(request.config)):
             value, label = holder.get(path[-1]), ".".join(path)
             choices = self._choices.get(f"{kind}.{label}")
             if value is None or is_unknown(value):

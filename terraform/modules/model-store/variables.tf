@@ -86,7 +86,12 @@ variable "iam" {
   nullable = false
 
   validation {
-    condition     = alltrue([for member in concat(values(var.iam.readers), values(var.iam.creators), values(var.iam.writers)) : !startswith(member, "all")])
+    # Not one list: alltrue gives up at the first member that is only known after apply, && does not.
+    condition = (
+      alltrue([for member in values(var.iam.readers) : !startswith(member, "all")])
+      && alltrue([for member in values(var.iam.creators) : !startswith(member, "all")])
+      && alltrue([for member in values(var.iam.writers) : !startswith(member, "all")])
+    )
     error_message = "iam: models are not for allUsers and allAuthenticatedUsers."
   }
 }
