@@ -85,13 +85,19 @@ variable "iam" {
   default  = {}
   nullable = false
 
+  # One by one: a condition with one member that is only known after apply is not decided before.
   validation {
-    # Not one list: alltrue gives up at the first member that is only known after apply, && does not.
-    condition = (
-      alltrue([for member in values(var.iam.readers) : !startswith(member, "all")])
-      && alltrue([for member in values(var.iam.creators) : !startswith(member, "all")])
-      && alltrue([for member in values(var.iam.writers) : !startswith(member, "all")])
-    )
+    condition     = alltrue([for member in values(var.iam.readers) : !startswith(member, "all")])
+    error_message = "iam: models are not for allUsers and allAuthenticatedUsers."
+  }
+
+  validation {
+    condition     = alltrue([for member in values(var.iam.creators) : !startswith(member, "all")])
+    error_message = "iam: models are not for allUsers and allAuthenticatedUsers."
+  }
+
+  validation {
+    condition     = alltrue([for member in values(var.iam.writers) : !startswith(member, "all")])
     error_message = "iam: models are not for allUsers and allAuthenticatedUsers."
   }
 }
