@@ -1,4 +1,4 @@
-"""The ``.tftest.hcl`` file of each module and stack: the same with the stand-ins as with the provider.
+"""The ``.tftest.hcl`` files of modules and stacks, which run unchanged with the real provider.
 
 They mock the provider, so nothing is made and no account is needed; only the schema is asked for.
 """
@@ -52,7 +52,7 @@ def test_the_format_is_terraform_s_own(tmp_path: Path) -> None:
 
 
 def test_one_version_of_the_provider() -> None:
-    """Everywhere the release whose schema the stand-ins have, and nothing but Google's providers."""
+    """Everywhere the release whose schema the stand-ins have, and no other provider."""
     for file in TERRAFORM.rglob("versions.tf"):
         text = file.read_text(encoding="utf-8")
         assert set(re.findall(r'source += "(.+)"', text)) <= {

@@ -1,4 +1,4 @@
-"""The example of each module's page lives: planned, applied, changed and destroyed, by Terraform."""
+"""The example of each module's page lives: planned, applied, changed and destroyed."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_every_module_has_a_change() -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_the_page_names_every_variable_and_output(module: str) -> None:
-    """The tables of a module's page are what its variables.tf and outputs.tf say, in their order."""
+    """The tables of a page are what variables.tf and outputs.tf say, in their order."""
     folder = TERRAFORM / "modules" / module
     page = (folder / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)`(?: \(required\))? \| (.+) \|$", page, re.M)

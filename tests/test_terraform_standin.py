@@ -100,7 +100,7 @@ def test_terraform_reads_back_the_schema(workspace: Workspace) -> None:
 
 @needs_terraform
 def test_what_is_changed_elsewhere_is_seen(tmp_path: Path) -> None:
-    """A resource that vanished from the cloud is planned again; one that was altered is put right."""
+    """A resource that vanished is planned again; one that was altered is put right."""
     google, beta = providers()
     with attached(google, beta) as reattach:
         workspace = Workspace(folder=copied(tmp_path, providers=True), reattach=reattach)

@@ -47,6 +47,7 @@ _MEMBER: Final = re.compile(
 _CLASS: Final = re.compile(r"^export class (\w+) extends cdktf\.(\w+) \{\n(.*?)^\}", re.M | re.S)
 _HCL: Final = re.compile(r"^export function (\w+)ToHclTerraform\(.*?^\}\n", re.M | re.S)
 _INTERFACE: Final = re.compile(r"^export interface (\w+)[^\n]*\{\n(.*?)^\}\n", re.M | re.S)
+_SOURCE_MAP: Final = re.compile(rb"sourceMappingURL=data:application/json;base64,(\S+)")
 _DOC: Final = re.compile(r"/\*\*\n((?:(?!\*/).)*)\*/\n  readonly \w+\??:", re.S)
 
 
@@ -162,18 +163,16 @@ def _pages(wheel: zipfile.ZipFile, folders: Mapping[str, str]) -> dict[str, str]
         for member in tar:
             found = re.fullmatch(r"package/lib/([\w-]+)/(?:index-structs/)?\w+\.js", member.name)
             if found and found[1] in folders and (file := tar.extractfile(member)):
-                code = re.search(
-                    rb"sourceMappingURL=data:application/json;base64,(\S+)", file.read()
-                )
-                assert code, member.name
-                (source,) = json.loads(base64.b64decode(code[1]))["sourcesContent"]
+                inline = _SOURCE_MAP.search(file.read())
+                assert inline, member.name
+                (source,) = json.loads(base64.b64decode(inline[1]))["sourcesContent"]
                 kind = folders[found[1]]
                 texts[kind] = texts.get(kind, "") + source + "\n"
     return texts
 
 
 def extract(path: Path, types: tuple[str, ...]) -> dict[str, Any]:
-    """The schema of a provider, of these types alone, as ``terraform providers schema -json`` has it.
+    """The schema of a provider, of these types alone, as Terraform prints it.
 
     Beside it stand "origin" (package, version, license of the wheel), "provider_version" and
     "choices" (path of an attribute → the values that its documentation lists).

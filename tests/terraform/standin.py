@@ -37,7 +37,7 @@ class Knowledge:
     replaced_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     # Types that refuse to be destroyed while their ``deletion_protection`` is true.
     protected: tuple[str, ...] = ()
-    # Path, or "*.name" → what the cloud fills in: the resource and the provider's configuration → it.
+    # Path, or "*.name" → what the cloud fills in, from the resource and the provider's settings.
     computed: Mapping[str, Callable[[dict[str, Any], dict[str, Any]], Any]] = field(
         default_factory=dict
     )

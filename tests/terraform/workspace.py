@@ -1,7 +1,6 @@
 """A copy of terraform/ in which Terraform is really run, against stand-ins for its providers.
 
-The rule it keeps: nothing is written into the repository. Terraform leaves its folder, its state and
-its lock in the copy.
+The rule it keeps: nothing is written into the repository. What Terraform leaves is in the copy.
 """
 
 from __future__ import annotations
@@ -127,7 +126,7 @@ class Workspace:
 
 
 def changes(plan: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Address → actions ("create", "update", "delete"; two to replace) of what a plan would change."""
+    """Address → actions of what a plan would change: "create", "update", "delete", or two."""
     return {
         change["address"]: change["change"]["actions"]
         for change in plan.get("resource_changes", ())
