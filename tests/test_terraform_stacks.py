@@ -76,7 +76,12 @@ def test_quickstart_lives(standins: tuple[StandIn, StandIn], reattach: str, tmp_
         ("you", "roles/run.invoker"),
     }
 
-    (workspace.folder / "function.zip").write_bytes(b"another one")
+    # The same zip elsewhere, as on a colleague's machine, is the same deployment.
+    moved = tmp_path / "moved.zip"
+    moved.write_bytes((workspace.folder / "function.zip").read_bytes())
+    workspace.variables(source_zip=str(moved))
+    assert changes(workspace.plan()) == {}
+    moved.write_bytes(b"another one")
     source = "module.function.google_storage_bucket_object.source"
     assert changes(workspace.plan()) == {
         source: ["create", "delete"],
@@ -92,6 +97,8 @@ def test_quickstart_lives(standins: tuple[StandIn, StandIn], reattach: str, tmp_
         ("delete", "storage_bucket_object"),
     ]
     assert outputs["source"] != workspace.outputs()["source"]
+    (uploaded,) = [s for (kind, _), s in google.cloud.items() if kind.endswith("_object")]
+    assert uploaded["source"] == str(moved)
     workspace.run("destroy", "-auto-approve", "-no-color")
     assert google.cloud == {}
 

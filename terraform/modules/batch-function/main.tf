@@ -9,7 +9,10 @@ resource "google_storage_bucket_object" "source" {
   content_type = "application/zip"
 
   lifecycle {
+    # The running version's source stays until the next one has been deployed.
     create_before_destroy = true
+    # Where the zip lay on the machine that uploaded it: the content is in the name.
+    ignore_changes = [source]
   }
 }
 
@@ -44,7 +47,7 @@ resource "google_cloudfunctions2_function" "this" {
     all_traffic_on_latest_revision   = true
     ingress_settings                 = "ALLOW_INTERNAL_ONLY"
 
-    environment_variables = merge({ MAAS_BATCH_OUTPUT = var.output }, var.environment)
+    environment_variables = merge({ MAAS_OUTPUT = var.output }, var.environment)
   }
 
   # Events repeat, and come again when the function fails: it must know what it has done.

@@ -12,6 +12,8 @@ resource "google_storage_bucket_object" "source" {
   lifecycle {
     # The running version's source stays until the next one has been deployed.
     create_before_destroy = true
+    # Where the zip lay on the machine that uploaded it: the content is in the name.
+    ignore_changes = [source]
   }
 }
 

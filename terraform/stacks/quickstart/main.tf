@@ -70,6 +70,7 @@ module "function" {
   source_code = {
     zip                   = var.source_zip
     bucket                = module.sources.name
+    runtime               = var.runtime
     build_service_account = module.access.names.build
   }
   service_account = module.access.emails.run

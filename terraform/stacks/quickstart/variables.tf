@@ -35,6 +35,12 @@ variable "source_zip" {
   type        = string
 }
 
+variable "runtime" {
+  description = "Python of the function, the one that packaged it: bytecode is for one version."
+  type        = string
+  default     = "python311"
+}
+
 variable "instance" {
   description = "One instance of the function, and how many; see modules/model-function."
   type = object({
