@@ -12,7 +12,14 @@ import pytest
 from tests.gcs import Gcs, gcs
 from tests.terraform.cloud import providers
 from tests.terraform.serving import attached
-from tests.terraform.workspace import Ran, Workspace, changes, copied, needs_terraform
+from tests.terraform.workspace import (
+    Ran,
+    Workspace,
+    backend_environment,
+    changes,
+    copied,
+    needs_terraform,
+)
 
 BUCKET = "maas-test-state"
 STATE, LOCK = "digits/default.tfstate", "digits/default.tflock"
@@ -35,12 +42,7 @@ def production(tmp_path: Path, storage: Gcs, reattach: str) -> Workspace:
     workspace = Workspace(
         folder=folder,
         reattach=reattach,
-        environment={
-            "GOOGLE_BACKEND_STORAGE_CUSTOM_ENDPOINT": f"{storage.url}/storage/v1/",
-            "GOOGLE_STORAGE_CUSTOM_ENDPOINT": f"{storage.url}/storage/v1/",
-            # No account is asked for.
-            "GOOGLE_OAUTH_ACCESS_TOKEN": "none",
-        },
+        environment=backend_environment(storage.url),
     )
     (arguments,) = re.findall(r"^terraform init (-backend-config=.*)$", page, re.M)
     workspace.run("init", "-no-color", *arguments.split())

@@ -18,7 +18,15 @@ import pytest
 
 from tests.terraform.cloud import PROJECT, REGION
 
-__all__ = ["TERRAFORM", "Ran", "Workspace", "changes", "copied", "needs_terraform"]
+__all__ = [
+    "TERRAFORM",
+    "Ran",
+    "Workspace",
+    "backend_environment",
+    "changes",
+    "copied",
+    "needs_terraform",
+]
 
 TERRAFORM: Final = Path(__file__).parents[2] / "terraform"
 _BINARY: Final = shutil.which("terraform")
@@ -123,6 +131,15 @@ class Workspace:
         """Name → value."""
         found = json.loads(self.run("output", "-json").output)
         return {name: output["value"] for name, output in found.items()}
+
+
+def backend_environment(storage_url: str) -> dict[str, str]:
+    """What makes Terraform's gcs backend speak with an emulator, and ask for no account."""
+    return {
+        "GOOGLE_BACKEND_STORAGE_CUSTOM_ENDPOINT": f"{storage_url}/storage/v1/",
+        "GOOGLE_STORAGE_CUSTOM_ENDPOINT": f"{storage_url}/storage/v1/",
+        "GOOGLE_OAUTH_ACCESS_TOKEN": "none",
+    }
 
 
 def changes(plan: Mapping[str, Any]) -> dict[str, list[str]]:
