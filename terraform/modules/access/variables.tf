@@ -29,8 +29,8 @@ variable "accounts" {
   }))
 
   validation {
-    condition     = alltrue([for name in keys(var.accounts) : can(regex("^[a-z][a-z0-9-]{0,8}$", name))])
-    error_message = "accounts: names have 1 to 9 of a-z, 0-9 and -, beginning with a letter."
+    condition     = alltrue([for name in keys(var.accounts) : can(regex("^[a-z][a-z0-9-]{4,28}[a-z0-9]$", "${var.prefix}-${name}"))])
+    error_message = "accounts: PREFIX-NAME has 6 to 30 of a-z, 0-9 and -, beginning with a letter, not ending with -."
   }
 
   validation {

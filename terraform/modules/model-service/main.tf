@@ -112,13 +112,23 @@ resource "google_cloud_run_v2_service" "this" {
   }
 
   dynamic "traffic" {
-    for_each = local.split ? { stable = [var.release.stable, 100 - var.release.canary_percent], canary = [var.release.revision, var.release.canary_percent] } : {}
+    for_each = local.split ? [1] : []
     content {
       type     = "TRAFFIC_TARGET_ALLOCATION_TYPE_REVISION"
-      revision = "${var.name}-${traffic.value[0]}"
-      percent  = traffic.value[1]
-      # Each has an address of its own under its tag, so a canary can be called before it gets any traffic.
-      tag = traffic.key
+      revision = "${var.name}-${var.release.stable}"
+      percent  = 100 - var.release.canary_percent
+      tag      = "stable"
+    }
+  }
+
+  # Said as the latest and not by name: the revision is only there once this very apply has made it. Under its tag
+  # it has an address of its own, so it can be called before it gets any traffic.
+  dynamic "traffic" {
+    for_each = local.split ? [1] : []
+    content {
+      type    = "TRAFFIC_TARGET_ALLOCATION_TYPE_LATEST"
+      percent = var.release.canary_percent
+      tag     = "canary"
     }
   }
 }

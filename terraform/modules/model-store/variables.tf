@@ -8,8 +8,8 @@ variable "name" {
   type        = string
 
   validation {
-    condition     = can(regex("^[a-z0-9][a-z0-9_-]{1,61}[a-z0-9]$", var.name)) && !startswith(var.name, "goog")
-    error_message = "name: 3 to 63 of a-z, 0-9, - and _, beginning and ending with a letter or digit, not with goog."
+    condition     = can(regex("^[a-z0-9][a-z0-9_-]{1,61}[a-z0-9]$", var.name)) && !startswith(var.name, "goog") && !strcontains(var.name, "google")
+    error_message = "name: 3 to 63 of a-z, 0-9, - and _, beginning and ending with a letter or digit, not with goog, and without google."
   }
 }
 

@@ -4,8 +4,8 @@
 locals {
   labels = merge({ app = "maas", model = var.name }, var.labels)
   apis = [
-    "artifactregistry", "billingbudgets", "cloudbuild", "cloudfunctions", "eventarc", "iam", "logging",
-    "monitoring", "pubsub", "redis", "run", "secretmanager", "storage", "tpu",
+    "artifactregistry", "billingbudgets", "cloudbuild", "cloudfunctions", "cloudresourcemanager", "eventarc",
+    "iam", "logging", "monitoring", "pubsub", "redis", "run", "secretmanager", "storage", "tpu",
   ]
 }
 

@@ -17,7 +17,8 @@ terraform {
 }
 
 provider "google" {
-  project               = var.project_id
+  project = var.project_id
+  # Budgets ask which project asks for them, where a person and not an account does.
   user_project_override = true
   billing_project       = var.project_id
 }

@@ -2,7 +2,7 @@
 
 locals {
   labels = { app = "maas", model = var.name }
-  apis   = ["artifactregistry", "cloudbuild", "cloudfunctions", "iam", "logging", "run", "storage"]
+  apis   = ["artifactregistry", "cloudbuild", "cloudfunctions", "cloudresourcemanager", "iam", "logging", "run", "storage"]
 }
 
 resource "google_project_service" "this" {

@@ -14,7 +14,4 @@ terraform {
 provider "google" {
   project = var.project_id
   region  = var.region
-  # Budgets and a few others are billed to the project that asks.
-  user_project_override = true
-  billing_project       = var.project_id
 }

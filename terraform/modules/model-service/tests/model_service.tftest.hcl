@@ -35,8 +35,12 @@ run "splits_for_a_canary" {
   }
 
   assert {
-    condition     = { for target in google_cloud_run_v2_service.this.traffic : target.tag => [target.revision, target.percent] } == { canary = ["digits-v2", 0], stable = ["digits-v1", 100] }
+    condition     = { for target in google_cloud_run_v2_service.this.traffic : target.tag => target.percent } == { canary = 0, stable = 100 }
     error_message = "The split is not what was asked for."
+  }
+  assert {
+    condition     = google_cloud_run_v2_service.this.traffic[0].revision == "digits-v1" && google_cloud_run_v2_service.this.traffic[1].type == "TRAFFIC_TARGET_ALLOCATION_TYPE_LATEST"
+    error_message = "Another revision is taken for the good one, or the canary is named before it is there."
   }
   assert {
     condition     = output.traffic == tomap({ v1 = 100, v2 = 0 })
