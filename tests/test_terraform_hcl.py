@@ -5,6 +5,7 @@ They mock the provider, so nothing is made and no account is needed; only the sc
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +62,34 @@ def test_one_version_of_the_provider() -> None:
         }, file
         assert set(re.findall(r'^ +version += "(.+)"', text, re.M)) == {"~> 6.50"}, file
         assert 'required_version = ">= 1.9"' in text, file
+
+
+@needs_terraform
+@pytest.mark.parametrize(("release", "code"), [("6.50.0", 0), ("6.51.2", 0), ("7.0.0", 1)])
+def test_init_takes_releases_of_this_major_alone(release: str, code: int, tmp_path: Path) -> None:
+    """Without stand-ins, ``init`` compares what a mirror has with what versions.tf asks for."""
+    mirror, names = tmp_path / "mirror", ("google", "google-beta")
+    machine = json.loads(Workspace(folder=tmp_path, reattach="").run("version", "-json").output)[
+        "platform"
+    ]
+    for name in names:
+        place = mirror / "registry.terraform.io" / "hashicorp" / name / release / machine
+        place.mkdir(parents=True)
+        # It is not started by init.
+        (place / f"terraform-provider-{name}_v{release}").write_text("")
+    workspace = Workspace(
+        folder=copied(tmp_path, root="stacks/production"),
+        reattach="",
+        settings=f"""provider_installation {{
+  filesystem_mirror {{
+    path = "{mirror}"
+  }}
+}}
+""",
+    )
+    ran = workspace.run("init", "-backend=false", "-no-color", code=code)
+    if code:
+        assert ran.says("no available releases match the given constraints ~> 6.50"), ran.output
 
 
 def test_no_lock_is_committed() -> None:

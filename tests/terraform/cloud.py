@@ -19,15 +19,15 @@ __all__ = ["PROJECT", "REGION", "SCHEMAS", "SECRET", "providers"]
 SCHEMAS: Final = Path(__file__).parent / "schema"
 PROJECT: Final = "maas-test"
 REGION: Final = "europe-west1"
+# The password that the cloud gives each Redis; tests search for it where it must not be.
+SECRET: Final = "hush-9d1c"
 
 _Rule = Callable[[dict[str, Any], dict[str, Any]], Any]
 
 
 def _text(pattern: str) -> _Rule:
     """From the resource's own attributes."""
-    return lambda resource, config: pattern.format_map(
-        {"project": config.get("project")} | resource
-    )
+    return lambda resource, config: pattern.format_map(resource)
 
 
 _KNOWLEDGE: Final = Knowledge(
@@ -49,7 +49,7 @@ _KNOWLEDGE: Final = Knowledge(
         "google_secret_manager_secret_version": ("secret", "secret_data"),
         "google_service_account": ("account_id",),
         "google_storage_bucket_iam_member": ("bucket",),
-        "google_storage_bucket_object": ("bucket",),
+        "google_storage_bucket_object": ("bucket", "source", "detect_md5hash", "content_type"),
         "google_tpu_v2_vm": ("runtime_version", "accelerator_type"),
     },
     protected=("google_cloud_run_v2_service",),
@@ -88,9 +88,6 @@ _KNOWLEDGE: Final = Knowledge(
         "google_storage_bucket.url": _text("gs://{name}"),
     },
 )
-
-# The password that the cloud gives each Redis; tests search for it where it must not be.
-SECRET: Final = "hush-9d1c"
 
 
 def providers(hooks: Mapping[str, Hook] | None = None) -> tuple[StandIn, StandIn]:

@@ -75,12 +75,15 @@ class Workspace:
 
     Attributes:
         folder: where Terraform is run.
-        reattach: the value of TF_REATTACH_PROVIDERS.
+        reattach: the value of TF_REATTACH_PROVIDERS; empty, providers are looked for elsewhere.
+        environment: variables over those of this process.
+        settings: Terraform's own, over what every run has.
     """
 
     folder: Path
     reattach: str
     environment: Mapping[str, str] = field(default_factory=dict)
+    settings: str = ""
 
     def run(self, *arguments: str, code: int | None = 0) -> Ran:
         """Run Terraform; its exit code must be ``code``, unless that is None."""
@@ -88,7 +91,7 @@ class Workspace:
         # The user's own settings (a mirror, variables, a data folder) stay out.
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("TF_", "GOOGLE_"))}
         settings = self.folder / ".terraformrc"
-        settings.write_text("disable_checkpoint = true\n", encoding="utf-8")
+        settings.write_text(f"disable_checkpoint = true\n{self.settings}", encoding="utf-8")
         done = subprocess.run(
             [_BINARY, *arguments],
             cwd=self.folder,

@@ -12,8 +12,9 @@ resource "google_storage_bucket_object" "source" {
   lifecycle {
     # The running version's source stays until the next one has been deployed.
     create_before_destroy = true
-    # Where the zip lay on the machine that uploaded it: the content is in the name.
-    ignore_changes = [source]
+    # Where the zip lay on the machine that uploaded it. The content is in the name, so an object never changes; the
+    # provider would upload it anew under its name, and then delete what was there before: itself.
+    ignore_changes = [source, detect_md5hash]
   }
 }
 
