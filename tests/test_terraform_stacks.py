@@ -121,6 +121,17 @@ def test_production_lives(standins: tuple[StandIn, StandIn], reattach: str, tmp_
         "us-central1-a",
         f"digits-tpu@{PROJECT}.iam.gserviceaccount.com",
     )
+    settings = {
+        state["name"]: state["service_config"][0]["environment_variables"]
+        for (kind, _), state in google.cloud.items()
+        if kind == "google_cloudfunctions2_function"
+    }
+    key = f"gcp-secret:projects/{PROJECT}/secrets/digits-bundle-key/versions/latest"
+    assert {name: found["MAAS_DECRYPTION_KEY"] for name, found in settings.items()} == {
+        "digits-fn": key,
+        "digits-batch": key,
+    }
+    assert settings["digits-batch"]["MAAS_OUTPUT"] == f"gs://{PROJECT}-digits-results/digits"
     # The password is in the state, where its pages say so, and nowhere else.
     state = (workspace.folder / "terraform.tfstate").read_text(encoding="utf-8")
     assert SECRET in state

@@ -9,6 +9,13 @@ locals {
   ]
 }
 
+locals {
+  environment = merge(
+    var.sealed ? { MAAS_DECRYPTION_KEY = "gcp-secret:projects/${var.project_id}/secrets/${module.access.secret_ids["bundle-key"]}/versions/latest" } : {},
+    var.environment,
+  )
+}
+
 resource "google_project_service" "this" {
   for_each = toset(local.apis)
 
@@ -46,7 +53,7 @@ module "access" {
     }
   }
   secrets = {
-    signing-key = { accounts = ["run", "batch"], locations = keys(var.regions) }
+    bundle-key = { accounts = ["run", "batch"], locations = keys(var.regions) }
   }
 }
 
@@ -129,7 +136,7 @@ module "function" {
   }
   service_account = module.access.emails.run
   instance        = var.instance
-  environment     = var.environment
+  environment     = local.environment
   secrets         = { MAAS_LIMITS_URL = { secret = module.limits[each.key].secret } }
   network         = { connector = each.value.connector }
   invokers        = { members = var.invokers }
@@ -149,7 +156,7 @@ module "service" {
   service_account     = module.access.emails.run
   instance            = var.service_instance
   gpu                 = each.value.gpu
-  environment         = var.environment
+  environment         = local.environment
   secrets             = { MAAS_LIMITS_URL = { secret = module.limits[each.key].secret } }
   network             = { network = var.network_id, subnetwork = each.value.subnetwork }
   invokers            = { members = var.invokers }
@@ -179,7 +186,7 @@ module "batch" {
   service_account = module.access.emails.batch
   input           = { bucket = module.work["inputs"].name, location = local.first }
   output          = "gs://${module.work["results"].name}/${var.name}"
-  environment     = var.environment
+  environment     = local.environment
 }
 
 module "tpu" {

@@ -108,6 +108,12 @@ variable "environment" {
   nullable    = false
 }
 
+variable "sealed" {
+  description = "Whether bundles are encrypted, with the key that is put into the secret NAME-bundle-key."
+  type        = bool
+  default     = false
+}
+
 variable "store" {
   description = "The bucket for models: a location that is near to all regions, a key in Cloud KMS, who publishes (a name of your choice → member)."
   type = object({
