@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.terraform.cloud import SCHEMAS
-from tests.terraform.extract_schema import BETA, compare, extract, types_in_use
+from tests.terraform.extract_schema import BETA, compare, extract, main, types_in_use
 
 FIXTURES = {
     file.stem: json.loads(file.read_text(encoding="utf-8")) for file in SCHEMAS.glob("*.json")
@@ -235,3 +235,21 @@ def test_the_comparison_finds_each_difference() -> None:
         "google_storage_bucket.versioning.enabled: required is True in the fixture, None in the "
         "provider",
     ]
+
+
+def test_the_command_of_the_workflow_compares(tmp_path: Path) -> None:
+    """`--compare` is silent where all is equal, and fails with a line per difference."""
+    real: dict[str, Any] = {"provider_schemas": {}}
+    for fixture in FIXTURES.values():
+        real["provider_schemas"] |= copy.deepcopy(fixture["provider_schemas"])
+    file = tmp_path / "schema.json"
+    file.write_text(json.dumps(real), encoding="utf-8")
+    with pytest.raises(SystemExit) as equal:
+        main(["--compare", str(file)])
+    assert equal.value.code is None
+    google = real["provider_schemas"]["registry.terraform.io/hashicorp/google"]
+    del google["data_source_schemas"]["google_project"]
+    file.write_text(json.dumps(real), encoding="utf-8")
+    with pytest.raises(SystemExit) as different:
+        main(["--compare", str(file)])
+    assert different.value.code == "google_project: the provider has none"
