@@ -163,6 +163,7 @@ REFUSED = {
     "missing": ({"project_id": None}, "project_id"),
     "instances": ({"instance": {"min": 5, "max": 2}}, "max at least 1 and at least min"),
     "memory": ({"instance": {"memory": "2 GB"}}, "a whole number with Mi, Gi, M or G"),
+    "processors": ({"instance": {"memory": "8Gi"}}, "more than 4Gi of memory needs at least 2"),
     "concurrency": (
         {"instance": {"cpu": "0.5"}},
         "more than one request at once needs at least one CPU",

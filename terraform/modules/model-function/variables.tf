@@ -74,6 +74,15 @@ variable "instance" {
   default  = {}
   nullable = false
 
+  # https://cloud.google.com/run/docs/configuring/services/memory-limits
+  validation {
+    condition = alltrue([
+      for gib, cpus in { "4" = 2, "8" = 4, "16" = 6, "24" = 8 } :
+      try(tonumber(regex("^[0-9]+", var.instance.memory)), 0) / (strcontains(var.instance.memory, "M") ? 1024 : 1) <= tonumber(gib) || try(tonumber(var.instance.cpu), 0) >= cpus
+    ])
+    error_message = "instance: more than 4Gi of memory needs at least 2 CPUs, more than 8Gi 4, more than 16Gi 6, more than 24Gi 8."
+  }
+
   validation {
     condition     = can(regex("^[0-9]+(Mi|Gi|M|G)$", var.instance.memory))
     error_message = "instance.memory: a whole number with Mi, Gi, M or G."

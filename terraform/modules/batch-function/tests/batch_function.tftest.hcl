@@ -50,3 +50,12 @@ run "refuses_more_time_than_there_is" {
     instance = { timeout_s = 3600 }
   }
 }
+
+run "refuses_more_memory_than_its_cpus_take" {
+  command         = plan
+  expect_failures = [var.instance]
+
+  variables {
+    instance = { cpu = "2", memory = "9Gi" }
+  }
+}

@@ -94,3 +94,12 @@ run "refuses_all_users_by_the_back_door" {
     invokers = { members = { web = "allUsers" } }
   }
 }
+
+run "refuses_more_memory_than_its_cpus_take" {
+  command         = plan
+  expect_failures = [var.instance]
+
+  variables {
+    instance = { cpu = "2", memory = "9Gi" }
+  }
+}

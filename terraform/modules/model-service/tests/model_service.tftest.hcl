@@ -105,3 +105,12 @@ run "refuses_latest" {
     image = "europe-west1-docker.pkg.dev/maas-test/maas/digits:latest"
   }
 }
+
+run "refuses_more_memory_than_its_cpus_take" {
+  command         = plan
+  expect_failures = [var.instance]
+
+  variables {
+    instance = { cpu = "2", memory = "9Gi" }
+  }
+}
