@@ -150,8 +150,11 @@ class _Handler(emulator.RequestHandler):
             if (values := request.query.get(query))
         }
         # Bodies are read and sent outside of the lock: a slow client holds up no other.
-        length = int(self.headers.get("Content-Length") or 0)
-        self.rfile, out, self.wfile = io.BytesIO(self.rfile.read(length)), self.wfile, io.BytesIO()
+        # Terraform sends them in chunks, without saying how long they are.
+        body = emulator._read_raw_data(self) or b""
+        del self.headers["Transfer-Encoding"], self.headers["Content-Length"]
+        self.headers["Content-Length"] = str(len(body))
+        self.rfile, out, self.wfile = io.BytesIO(body), self.wfile, io.BytesIO()
         with self.storage.lock:
             self.storage.wanted = wanted if method != emulator.GET else {}
             try:
