@@ -129,6 +129,8 @@ def container(
     chosen = _variant(variant)
     bundle = open_bundle(bundle_path)
     locks = ["cli", *([chosen.lock] if chosen.lock else [])]
+    if bundle.signature is not None:
+        locks.append("seal")
     listed = requirements(bundle.manifest, locks)
     name = bundle.manifest.name
     files = {

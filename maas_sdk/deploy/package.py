@@ -101,6 +101,8 @@ def package(
     bundle = open_bundle(bundle_path)
     source = main_source(bundle_from)
     wanted = {*extras, *({"gcp"} if (bundle_from or "").startswith("gs://") else ())}
+    # Checked where keys are trusted.
+    wanted |= {"seal"} if bundle.signature is not None else set()
     listed = requirements(bundle.manifest, wanted)
     with Staging(out_dir, overwrite=overwrite) as staging:
         root = staging.path

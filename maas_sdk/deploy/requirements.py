@@ -137,7 +137,8 @@ def requirements(manifest: Manifest, extras: Iterable[str] = ()) -> Requirements
 
 def needs(manifest: Manifest) -> set[str]:
     """Names of the locks that a bundle's own content asks for, beside "serve"."""
-    return {"zstd"} & {encoding.scheme for encoding in manifest.encodings.values()}
+    found = {"zstd"} & {encoding.scheme for encoding in manifest.encodings.values()}
+    return found | ({"seal"} if manifest.encryption is not None else set())
 
 
 def read_lock(name: str) -> list[Requirement]:
