@@ -48,7 +48,7 @@ def test_all_commands_of_the_issue_are_there() -> None:
     """Nobody loses a command by renaming a file."""
     assert set(ALL) == {
         *("demo", "export", "inspect", "verify", "package", "reweight", "serve", "predict"),
-        *("evaluate", "parity", "plan", "quantize"),
+        *("evaluate", "parity", "plan", "quantize", "batch"),
         *("bench cold", "bench load"),
     }
 

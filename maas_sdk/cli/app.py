@@ -8,6 +8,7 @@ import typer
 
 from maas_sdk import __version__
 from maas_sdk.cli import (
+    batch,
     bench,
     bundles,
     demo,
@@ -49,6 +50,8 @@ def _options(
     """Options of ``maas`` itself."""
 
 
-for family in (demo, export, quantize, bundles, reweight, serve, predict, evaluate, parity, plan):
+for family in (demo, export, quantize, bundles, reweight, serve, predict, batch):
+    family.register(app)
+for family in (evaluate, parity, plan):
     family.register(app)
 app.add_typer(bench.app, name="bench")
