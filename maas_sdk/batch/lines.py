@@ -19,39 +19,49 @@ _BLOCK_BYTES: Final = 2**20
 _LINE_BYTES: Final = 64 * 2**20
 
 
-def blocks(path: Path, *, skip: int = 0) -> Iterator[tuple[bytes, float]]:
-    """(whole lines, share of the file that has been read), about 1 MiB at a time.
+def blocks(
+    path: Path,
+    *,
+    skip: int = 0,
+    block_bytes: int = _BLOCK_BYTES,
+    max_line_bytes: int = _LINE_BYTES,
+) -> Iterator[tuple[bytes, float]]:
+    """(whole lines, share of the file that has been read), a block at a time.
 
     Args:
         path: the file.
         skip: bytes at its front that are not wanted.
+        block_bytes: read at a time.
+        max_line_bytes: of a line, and a block.
 
     Raises:
-        InputError: it cannot be read, or a line is longer than 64 MiB.
+        InputError: it cannot be read, or a line is too long.
     """
     size = max(path.stat().st_size, 1)
-    done, tail = skip, b""
+    done = skip
+    # What came since the last end of a line, joined once.
+    tail: list[bytes] = []
     try:
         with path.open("rb") as file:
             file.seek(skip)
-            while data := file.read(_BLOCK_BYTES):
+            while data := file.read(block_bytes):
                 done += len(data)
                 end = data.rfind(b"\n") + 1
                 if not end:
-                    tail += data
-                    if len(tail) > _LINE_BYTES:
+                    tail.append(data)
+                    if sum(map(len, tail)) > max_line_bytes:
                         raise InputError(
-                            f"{path}: no end of line within {_LINE_BYTES >> 20} MiB, expected a "
+                            f"{path}: no end of line within {max_line_bytes:,} bytes, expected a "
                             "line for each row",
                             path=str(path),
                         )
                     continue
-                yield tail + data[:end], done / size
-                tail = data[end:]
+                yield b"".join([*tail, data[:end]]), done / size
+                tail = [data[end:]]
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error}", path=str(path)) from error
-    if tail:
-        yield tail, 1.0
+    if last := b"".join(tail):
+        yield last, 1.0
 
 
 def lines_of(block: bytes) -> list[bytes]:

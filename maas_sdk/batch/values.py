@@ -103,7 +103,14 @@ def fit_each(
         together = np.asarray(values)
     except ValueError:  # lists of different lengths
         together = np.empty(0)
-    if together.dtype.kind in _REAL and _fits(together.shape[1:], dims) and len(together) == rows:
+    # Integers beside floats would become floats, which have gaps.
+    exact = together.dtype.kind != "f" or not spec.dtype.startswith(("int", "uint"))
+    if (
+        exact
+        and together.dtype.kind in _REAL
+        and together.shape[:1] == (rows,)
+        and _fits(together.shape[1:], dims)
+    ):
         return fit(name, together, spec, flaws, finite=finite)
     found = np.zeros((rows, *dims), dtype_from_name(spec.dtype))
     for place, value in enumerate(values):
