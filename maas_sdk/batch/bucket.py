@@ -47,8 +47,7 @@ class Bucket:
             NotFoundError: it is not there any more, or was never.
         """
         with self._errors(name):
-            blob = self._bucket.blob(name, generation=generation)
-            blob.download_to_filename(str(path), if_generation_match=generation)
+            self._bucket.blob(name, generation=generation).download_to_filename(str(path))
 
     def names(self, prefix: str) -> set[str]:
         """Names of the objects under a prefix, without it."""
@@ -119,7 +118,7 @@ class Prefix:
 
 def _storage() -> Any:
     try:
-        from google.cloud import storage  # type: ignore[import-untyped]
+        from google.cloud import storage
     except ImportError as error:
         raise ConfigError(
             "buckets need the package google-cloud-storage: pip install 'maas-sdk[gcp]'"

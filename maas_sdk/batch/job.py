@@ -184,21 +184,29 @@ class Job:
     def _run(
         self, place: Place, run: Run, progress: Callable[[Progress], None] | None
     ) -> BatchReport:
-        there = finished(place.names(), self.fingerprint)
+        names = place.names()
+        there = finished(names, self.fingerprint)
+        bad = sum(self._bad_rows(place, names, index) for index in there)
         first = next(k for k in range(len(there) + 1) if k not in there) * self.sizes.part_rows
         source = self.source
         meter = Meter(progress, total=source.rows)
         end = _End(min(first, source.rows) if source.rows is not None else 0)
         signature = self.manifest.programs[self.program].signature
+        begun = JOB in names
         with ahead(end.watch(source.read(first)), depth=_CHUNKS, name="maas-read") as chunks:
-            parts = assemble(chunks, run, signature, self.sizes, finished=there, meter=meter)
+            parts = assemble(
+                chunks, run, signature, self.sizes, finished=frozenset(there), meter=meter
+            )
             with ahead(parts, depth=_PARTS, name="maas-compute") as answered:
                 for part in answered:
+                    if not begun:
+                        place.put(JOB, _json(self.document))
+                        begun = True
                     self._write(place, part)
                     there.add(part.index)
         if not end.row:
             raise InputError("the input has no rows")
-        bad = sum(self._bad_rows(place, index) for index in there)
+        bad += meter.bad
         report = BatchReport(
             rows=end.row,
             answered=end.row - bad,
@@ -212,18 +220,17 @@ class Job:
 
     def _write(self, place: Place, part: Part) -> None:
         """Put a part there; its name is what says that it is done, so it comes last."""
-        names, config, key = place.names(), self.config, self.source.key
-        if JOB not in names:
-            place.put(JOB, _json(dict(self.document)))
+        kind, key = self.config.format, self.source.key
         if part.bad:
             name = bad_name(part.index, self.fingerprint)
             place.put(name, lambda path: part.write_bad(path, key))
-        name = part_name(part.index, self.fingerprint, config.format)
-        place.put(name, lambda path: part.write(path, config.format, key))
+        name = part_name(part.index, self.fingerprint, kind)
+        place.put(name, lambda path: part.write(path, kind, key))
 
-    def _bad_rows(self, place: Place, index: int) -> int:
+    def _bad_rows(self, place: Place, names: set[str], index: int) -> int:
+        """How many rows of a finished part have no answer."""
         name = bad_name(index, self.fingerprint)
-        return place.read(name).count(b"\n") if name in place.names() else 0
+        return place.read(name).count(b"\n") if name in names else 0
 
 
 def predict_files(

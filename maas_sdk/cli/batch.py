@@ -119,7 +119,7 @@ def batch(
         output.show(
             f"{report.answered:,} rows answered"
             + (f", {report.bad:,} not (bad-….jsonl says why)" if report.bad else "")
-            + f", {report.parts} files in {escape(str(out))}"
+            + f", {report.parts} {'file' if report.parts == 1 else 'files'} in {escape(str(out))}"
             + (f", {rate:,.0f} rows/s" if rate else "; all was done before")
         )
         output.document(
