@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from maas_sdk.batch.progress import Meter
 from maas_sdk.batch.sizes import Sizes, best_bucket
 from maas_sdk.bundle.folder import open_bundle
 from maas_sdk.bundle.program import Verification
-from maas_sdk.errors import ConfigError, InputError, ModelError, NotFoundError
+from maas_sdk.errors import BundleError, ConfigError, InputError, ModelError, NotFoundError
 
 ROWS = 1000
 X = np.random.default_rng(0).random((ROWS, 4), np.float32)
@@ -168,6 +169,22 @@ def test_an_input_that_breaks_off_loses_nothing(tiny_bundle, tmp_path):
     assert keys == list(range(len(keys)))
     assert len(keys) >= 1000
     assert (values == values[0]).all()
+
+
+@pytest.mark.parametrize("kind", ["npz", "parquet", "jsonl"])
+def test_a_full_disk_loses_nothing(kind, tiny_bundle, rows, tmp_path):
+    """It is said as such, no half file is left, and the run goes on when there is room."""
+    config = replace(NPZ, format=kind)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, hard))
+    try:
+        with pytest.raises(BundleError, match="no room to write it"):
+            predict_files(tiny_bundle, rows, tmp_path / "out", config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir(tmp_path / "out") == ["job.json"]
+    report = predict_files(tiny_bundle, rows, tmp_path / "out", config, mode="resume")
+    assert report.answered == ROWS
 
 
 def test_nothing_is_left_of_a_job_that_cannot_begin(tiny_bundle, tmp_path):

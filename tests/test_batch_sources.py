@@ -230,6 +230,17 @@ def test_bad_rows_of_parquet(tmp_path: Path) -> None:
     assert [row.key for row in bad][:3] == [2, 3, 4]
 
 
+@pytest.mark.parametrize("name", ["keys.parquet", "keys.npz"])
+def test_large_keys_are_exact(name: str, tmp_path: Path) -> None:
+    """Unsigned ones too, which integers of 64 bits with a sign do not hold."""
+    keys = np.array([2**64 - 1, 7], np.uint64)
+    if name.endswith("npz"):
+        np.savez(tmp_path / name, x=X[:2], id=keys)
+    else:
+        pa.parquet.write_table(pa.table({"x": X[:2].tolist(), "id": keys}), tmp_path / name)
+    assert everything(opened(tmp_path / name, key="id"))[1] == [2**64 - 1, 7]
+
+
 def test_two_inputs_of_named_columns(tmp_path: Path) -> None:
     """``columns`` says what an input is made of; the other takes the column of its name."""
     path = tmp_path / "two.parquet"

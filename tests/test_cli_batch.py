@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +79,27 @@ def test_columns_that_are_none(tiny_bundle: Path, table: Path, tmp_path: Path, t
     done = maas(tiny_bundle, table, "--out", tmp_path / "out", "--columns", text)
     assert done.exit_code == 1
     assert f"--columns '{text}': expected INPUT=COLUMN,… such as x=age,height" in done.stderr
+
+
+def test_ctrl_c_leaves_what_is_finished(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Exit code 130, a word on how to go on, and --resume does."""
+    np.save(tmp_path / "rows.npy", np.tile(X, (50_000, 1)))
+    out = tmp_path / "out"
+    words = ["batch", tiny_bundle, tmp_path / "rows.npy", "--out", out, "--part-rows", "2000"]
+    code = "from maas_sdk.cli import main; main()"
+    command = [sys.executable, "-c", code, *map(str, words)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while not list(out.glob("part-*")):
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        said = " ".join(process.stderr.read().split())
+    assert process.returncode == 130, said
+    assert "--resume goes on" in said
+    assert not list(out.glob(".*"))
+    assert 0 < len(list(out.glob("part-*"))) < 250
+    done = maas(*words[1:], "--resume", "--json")
+    assert json.loads(done.stdout)["answered"] == 500_000
 
 
 def test_time_left_in_words() -> None:

@@ -179,10 +179,8 @@ def _none(header: _Header) -> Array:
 
 
 def _keys(values: Array) -> Array:
-    """Keys as integers of 64 bits or text, [N]."""
-    if values.dtype.kind == "S":
-        return np.char.decode(values, "utf-8", "replace")
-    return values if values.dtype.kind == "U" else values.astype(np.int64)
+    """Keys as integers or text, [N]."""
+    return np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values
 
 
 def _header(file: IO[bytes], where: str) -> _Header:

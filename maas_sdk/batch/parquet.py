@@ -103,17 +103,20 @@ class ParquetFile:
         return fit_each(name, each, spec, flaws, finite=self._finite)
 
     def _keys(self, batch: Any, flaws: dict[int, str]) -> Array | None:
-        """The chunk's keys, [N] of int64 or text."""
+        """The chunk's keys, [N] of int64, uint64 or text."""
         if self._layout.key is None:
             return None
         found = batch.column(self._layout.key).to_pylist()
         for place, key in enumerate(found):
             if key is None:
                 flaws[place] = f"key {self._layout.key!r} is missing"
-        whole = not is_text(batch.column(self._layout.key).type)
-        missing: int | str = -1 if whole else ""
+        kind = batch.column(self._layout.key).type
+        missing: int | str = "" if is_text(kind) else 0
         keys = [missing if key is None else key for key in found]
-        return np.array(keys, np.int64 if whole else object)
+        if is_text(kind):
+            return np.array(keys, object)
+        unsigned = arrow().types.is_unsigned_integer(kind)
+        return np.array(keys, np.uint64 if unsigned else np.int64)
 
     def _check_type(self, name: str, kind: Any) -> None:
         """Refuse a column that no row of can be taken from."""
