@@ -336,6 +336,7 @@ def test_options_of_the_environment():
             "MAAS_RESIZE": "1",
             "MAAS_INVERT": "1",
             "MAAS_PART_ROWS": "10",
+            "MAAS_BUCKET": "4",
         }
     )
     assert found == EventConfig(
@@ -350,6 +351,7 @@ def test_options_of_the_environment():
             finite=True,
             resize=True,
             invert=True,
+            bucket=4,
             part_rows=10,
         ),
     )

@@ -252,9 +252,14 @@ def test_sizes_follow_from_the_bundle(tiny_bundle):
     slow = Sizes.of(measured(b1=10.0, b2=10.0, b4=10.0))
     assert (slow.bucket, slow.part_rows) == (4, 12)
     fast = Sizes.of(measured(b1=1e-4, b2=1e-4, b4=1e-4))
-    assert fast.chunk_rows == 2**18
+    # A quarter of a second of computing, then 4 MiB of 16 bytes each.
+    assert fast.chunk_rows == 10_000
+    assert Sizes.of(measured()).chunk_rows == 2**18
     assert fast.part_rows == pytest.approx(32 * 2**20 / 76, abs=4)
     assert Sizes.of(measured(), part_rows=1) == Sizes(bucket=4, chunk_rows=2**18, part_rows=4)
+    assert Sizes.of(measured(b1=1.0, b2=1.0, b4=1.0), bucket=1).bucket == 1
+    with pytest.raises(ConfigError, match="compiled for batches of 1, 2, 4 rows, not 3"):
+        Sizes.of(program, bucket=3)
 
 
 def test_progress_is_of_this_run():

@@ -39,6 +39,9 @@ class BatchConfig:
     resize: bool = False
     # Pictures: dark is high, as in ink on paper.
     invert: bool = False
+    # Compiled batch size that rows are gathered to; None: the one with most rows per second when
+    # the bundle was verified.
+    bucket: int | None = None
     # Rows of the input that a file of answers covers, rounded up to full buckets; None: what makes
     # files of about 32 MiB.
     part_rows: int | None = None

@@ -94,9 +94,13 @@ class EventConfig:
             ConfigError: no output, or an option that is none.
         """
         columns = (text.partition("=") for text in environ.get("MAAS_COLUMNS", "").split(";"))
-        rows = environ.get("MAAS_PART_ROWS", "")
-        if rows and not rows.isdecimal():
-            raise ConfigError(f"MAAS_PART_ROWS: expected a whole number, got {rows!r}")
+
+        def whole(name: str) -> int | None:
+            text = environ.get(name, "")
+            if text and not text.isdecimal():
+                raise ConfigError(f"{name}: expected a whole number, got {text!r}")
+            return int(text) if text else None
+
         return cls(
             output=environ.get("MAAS_OUTPUT", ""),
             watched=environ.get("MAAS_INPUT_PREFIX", ""),
@@ -109,7 +113,8 @@ class EventConfig:
                 finite=environ.get("MAAS_FINITE", "") == "1",
                 resize=environ.get("MAAS_RESIZE", "") == "1",
                 invert=environ.get("MAAS_INVERT", "") == "1",
-                part_rows=int(rows) if rows else None,
+                bucket=whole("MAAS_BUCKET"),
+                part_rows=whole("MAAS_PART_ROWS"),
             ),
         )
 

@@ -114,7 +114,7 @@ class Job:
             )
         program = programs[name]
         check_signature(name, program.signature)
-        sizes = Sizes.of(program, config.part_rows)
+        sizes = Sizes.of(program, part_rows=config.part_rows, bucket=config.bucket)
         source = open_source(path, program.signature, config, chunk_rows=sizes.chunk_rows)
         check_outputs(program.signature, config.format, source.key)
         return cls(

@@ -21,7 +21,8 @@ __all__ = ["Sizes", "best_bucket"]
 _CHUNK_BYTES: Final = 4 * 2**20
 _PART_INPUT_BYTES: Final = 256 * 2**20
 _PART_OUTPUT_BYTES: Final = 32 * 2**20
-# And of computing: what a kill may cost.
+# And of computing: what a chunk's reading is overlapped with, and what a kill may cost.
+_CHUNK_S: Final = 0.25
 _PART_S: Final = 30.0
 # A key beside the answers, as Python holds it.
 _KEY_BYTES: Final = 64
@@ -58,24 +59,33 @@ class Sizes:
     part_rows: int
 
     @classmethod
-    def of(cls, program: Program, part_rows: int | None = None) -> Self:
-        """The sizes for a program; ``part_rows`` as asked for is rounded up to full batches.
+    def of(
+        cls, program: Program, *, part_rows: int | None = None, bucket: int | None = None
+    ) -> Self:
+        """The sizes for a program, as asked for or the best; parts are rounded up to full batches.
 
         Raises:
-            ConfigError: as ``best_bucket``.
+            ConfigError: as ``best_bucket``; the program was not compiled for such batches.
         """
-        bucket = best_bucket(program)
+        best = best_bucket(program)
+        if bucket is not None and bucket not in program.buckets:
+            raise ConfigError(
+                f"bucket: the program is compiled for batches of "
+                f"{', '.join(map(str, program.buckets))} rows, not {bucket}"
+            )
+        bucket = best if bucket is None else bucket
         row_in = max(_row_bytes(program.signature.inputs.values()), 1)
         row_out = _row_bytes(program.signature.outputs.values()) + _KEY_BYTES
-        if part_rows is None:
-            part_rows = min(_PART_INPUT_BYTES // row_in, _PART_OUTPUT_BYTES // row_out)
-            run_s = program.verification.run_s if program.verification else {}
-            if (seconds := run_s.get(str(bucket), 0.0)) > 0:
-                part_rows = min(part_rows, int(_PART_S / seconds) * bucket)
+        chunk_rows = _CHUNK_BYTES // row_in
+        most = min(_PART_INPUT_BYTES // row_in, _PART_OUTPUT_BYTES // row_out)
+        run_s = program.verification.run_s if program.verification else {}
+        if (seconds := run_s.get(str(bucket), 0.0)) > 0:
+            chunk_rows = min(chunk_rows, int(_CHUNK_S / seconds) * bucket)
+            most = min(most, int(_PART_S / seconds) * bucket)
         return cls(
             bucket=bucket,
-            chunk_rows=_full(_CHUNK_BYTES // row_in, bucket),
-            part_rows=_full(part_rows, bucket),
+            chunk_rows=_full(chunk_rows, bucket),
+            part_rows=_full(most if part_rows is None else part_rows, bucket),
         )
 
 

@@ -66,6 +66,10 @@ def batch(
         bool, typer.Option("--invert", help="Pictures: dark is high, as in ink on paper.")
     ] = False,
     program: Annotated[str | None, typer.Option(help="Which of the bundle's programs.")] = None,
+    bucket: Annotated[
+        int | None,
+        typer.Option(help="Compiled batch size; else the one with most rows/s when verified."),
+    ] = None,
     part_rows: Annotated[
         int | None, typer.Option(help="Rows to a file; else what makes files of about 32 MiB.")
     ] = None,
@@ -100,6 +104,7 @@ def batch(
             finite=finite,
             resize=resize,
             invert=invert,
+            bucket=bucket,
             part_rows=part_rows,
         )
         try:
