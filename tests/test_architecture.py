@@ -39,6 +39,8 @@ LAW = {
     # service
     "runtime": Floor({*GROUND, "bundle"}, {"numpy"}),
     "serve": Floor({*FORMATS, "runtime"}, {"numpy"}),
+    # batch: files through the service's runtime
+    "batch": Floor({*FORMATS, "runtime"}, {"numpy"}),
     # client
     "client": Floor({*GROUND, "wire"}, {"numpy"}),
     # workshop
@@ -69,8 +71,8 @@ LAW = {
         {
             *FORMATS,
             "",
-            *("charts", "client", "compress", "demo", "deploy", "evaluate", "export", "models"),
-            *("runtime", "serve", "sharding", "training"),
+            *("batch", "charts", "client", "compress", "demo", "deploy", "evaluate", "export"),
+            *("models", "runtime", "serve", "sharding", "training"),
         },
         {"numpy", "typer", "rich", "jax"},
     ),
@@ -102,16 +104,16 @@ PRIVILEGED = {
     "sklearn": {"demo/digits.py"},
     # Patches JAX while a model is traced; what it gives leaves the file as a plain module.
     "qwix": {"training/qtraining.py"},
-    "PIL": {"cli/arrays.py", "training/data/images.py"},
+    "PIL": {"cli/arrays.py", "training/data/images.py", "batch/images.py"},
     # A codec of the extra [zstd]; a bundle without such tensors is served without it.
     "zstandard": {"bundle/entropy.py"},
     # Signatures and encryption, in the extra [seal]; a plain bundle is opened without.
     "cryptography": {"bundle/crypto.py"},
-    # One door to buckets, in the extra [gcp].
-    "google": {"bundle/gcs.py"},
+    # Buckets, in the extra [gcp]: one door of stores, one of batch jobs.
+    "google": {"bundle/gcs.py", "batch/bucket.py"},
     "google_crc32c": {"bundle/gcs.py"},
-    # One door to tables, in the extra [data].
-    "pyarrow": {"training/data/columns.py"},
+    # One door to tables in each wing that reads some, in the extra [data].
+    "pyarrow": {"training/data/columns.py", "batch/arrow.py"},
     # The quantiles of mixup's Beta distribution; jax depends on scipy anyway.
     "scipy": {"training/data/augment.py"},
 }

@@ -48,7 +48,7 @@ def test_all_commands_of_the_issue_are_there() -> None:
     """Nobody loses a command by renaming a file."""
     assert set(ALL) == {
         *("demo", "export", "inspect", "verify", "package", "reweight", "serve", "predict"),
-        *("evaluate", "parity", "plan", "quantize", "keygen", "seal"),
+        *("evaluate", "parity", "plan", "quantize", "keygen", "seal", "batch"),
         *("push", "pull", "list", "promote", "rollback", "gc"),
         *("deploy", "status", "destroy"),
         *("bench cold", "bench load"),

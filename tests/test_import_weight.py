@@ -85,6 +85,13 @@ def test_the_runtime_is_light(nothing):
     assert top == {"maas_sdk", "numpy", "jaxlib"}
 
 
+def test_batch_prediction_is_the_runtime_and_no_more(nothing):
+    """No jax, no client, and no package of an optional kind of file before one comes."""
+    new = loaded_by("import maas_sdk.batch, maas_sdk.batch.event") - nothing
+    top = {name.partition(".")[0] for name in new} - sys.stdlib_module_names
+    assert top == {"maas_sdk", "numpy", "jaxlib"}
+
+
 @pytest.mark.parametrize("tier", ["executable", "program"])
 def test_a_first_prediction_without_jax(tier, tiny_bundle, tmp_path):
     """Loading, custom calls, golden inputs and a prediction, in both tiers: no jax, no workshop."""

@@ -8,6 +8,7 @@ import typer
 
 from maas_sdk import __version__
 from maas_sdk.cli import (
+    batch,
     bench,
     bundles,
     demo,
@@ -56,7 +57,7 @@ def _options(
 
 for family in (
     *(demo, export, quantize, bundles, package, deploy, reweight, serve, predict, evaluate),
-    *(parity, plan, seal, store, rollback),
+    *(parity, plan, seal, store, rollback, batch),
 ):
     family.register(app)
 app.add_typer(bench.app, name="bench")

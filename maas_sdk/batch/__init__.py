@@ -1,0 +1,12 @@
+"""Offline prediction: files and tables through a bundle, into files, resumable after a kill.
+
+from maas_sdk.batch import BatchConfig, predict_files
+
+report = predict_files("digits.maas", "rows.parquet", "answers", BatchConfig(key="id"))
+"""
+
+from maas_sdk.batch.config import BatchConfig
+from maas_sdk.batch.job import BatchReport, Job, predict_files
+from maas_sdk.batch.progress import Progress
+
+__all__ = ["BatchConfig", "BatchReport", "Job", "Progress", "predict_files"]

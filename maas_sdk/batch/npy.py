@@ -1,0 +1,266 @@
+"""Rows out of .npy and .npz files, a piece at a time.
+
+The rule it keeps: files are read, not mapped, so that memory holds what is worked on and nothing
+else; nothing in them is ever executed (no pickles). An .npz is checked against its own sums before
+its first row is answered.
+
+Dimension letters: N rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from maas_sdk.batch.config import BatchConfig
+from maas_sdk.batch.layout import ROW, layout_of
+from maas_sdk.batch.rows import Chunk, chunk_of
+from maas_sdk.batch.values import fit
+from maas_sdk.errors import ConfigError, InputError
+from maas_sdk.tensors import Array, Signature
+
+if TYPE_CHECKING:
+    from zipfile import ZipFile
+
+__all__ = ["NpyFile", "NpzFile"]
+
+_CHECK_BYTES: Final = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What an .npy says of itself."""
+
+    # [N, …]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    # Where the values begin.
+    offset: int
+
+    @property
+    def row_bytes(self) -> int:
+        return self.dtype.itemsize * math.prod(self.shape[1:])
+
+
+class NpyFile:
+    """An array [N, …] in a file of its own: a ``Source`` for programs with one input."""
+
+    def __init__(
+        self, path: Path, signature: Signature, config: BatchConfig, *, chunk_rows: int
+    ) -> None:
+        """Arguments and errors are those of ``open_source``."""
+        if config.key is not None or config.columns or config.ignore:
+            raise ConfigError(
+                f"{path} holds one array without a name: it has no columns and no keys to choose; "
+                "put the arrays into an .npz under their names"
+            )
+        if len(signature.inputs) != 1:
+            raise InputError(
+                f"{path} holds one array, the program has inputs {', '.join(signature.inputs)}: "
+                "put them in an .npz under these names",
+                path=str(path),
+            )
+        self._path = path
+        [(self._input, self._spec)] = signature.inputs.items()
+        self._finite = config.finite
+        self._chunk_rows = chunk_rows
+        with path.open("rb") as file:
+            self._header = header = _header(file, str(path))
+        _check_size(path.stat().st_size - header.offset, header, str(path))
+        self.key = ROW
+        self.rows: int | None = header.shape[0]
+        # Whether the rows fit at all is found out here, from none of them.
+        fit(
+            self._input,
+            np.empty((0, *header.shape[1:]), header.dtype),
+            self._spec,
+            {},
+            finite=False,
+        )
+
+    def read(self, first: int) -> Iterator[Chunk]:
+        """As ``Source.read``."""
+        header, total = self._header, self._header.shape[0]
+        with self._path.open("rb", buffering=0) as file:
+            file.seek(header.offset + first * header.row_bytes)
+            for start in range(first, total, self._chunk_rows):
+                stop = min(start + self._chunk_rows, total)
+                values = _take(file, header, stop - start, str(self._path), start)
+                flaws: dict[int, str] = {}
+                inputs = {
+                    self._input: fit(self._input, values, self._spec, flaws, finite=self._finite)
+                }
+                yield chunk_of(start, stop - start, inputs, None, flaws, share=stop / total)
+
+
+class NpzFile:
+    """Arrays [N, …] by name: a ``Source``. Keys are an array of integers or text."""
+
+    def __init__(
+        self, path: Path, signature: Signature, config: BatchConfig, *, chunk_rows: int
+    ) -> None:
+        """Arguments and errors are those of ``open_source``."""
+        self._path = path
+        self._chunk_rows = chunk_rows
+        self._finite = config.finite
+        with _opened(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            if names == ["arr_0"] and len(signature.inputs) == 1 and not config.columns:
+                # np.savez(path, x) calls its only array arr_0, which nobody meant as a name.
+                config = replace(config, columns={next(iter(signature.inputs)): ("arr_0",)})
+            self._layout = layout = layout_of(path, names, signature, config)
+            self._headers = {}
+            for name in layout.names:
+                where = f"{path}: array {name!r}"
+                with archive.open(f"{name}.npy") as member:
+                    self._headers[name] = header = _header(member, where)
+                size = archive.getinfo(f"{name}.npy").file_size
+                _check_size(size - header.offset, header, where)
+            _check_sums(archive, layout.names, path)
+        counts = {name: header.shape[0] for name, header in self._headers.items()}
+        if len(set(counts.values())) > 1:
+            raise InputError(
+                f"{path}: expected arrays of the same number of rows, found "
+                + ", ".join(f"{name} {count}" for name, count in counts.items()),
+                path=str(path),
+            )
+        self.rows: int | None = next(iter(counts.values()))
+        self.key = ROW if layout.key is None else layout.key
+        if layout.key is not None:
+            header = self._headers[layout.key]
+            if header.dtype.kind not in "iuUS" or len(header.shape) != 1:
+                raise InputError(
+                    f"{path}: keys {layout.key!r}: expected integers or text [N], found "
+                    f"{header.dtype}{list(header.shape)}",
+                    path=str(path),
+                )
+        self._inputs({n: _none(header) for n, header in self._headers.items()}, {})
+
+    def read(self, first: int) -> Iterator[Chunk]:
+        """As ``Source.read``; what lies before the first row is unpacked and dropped."""
+        total = self.rows or 0
+        with _opened(self._path) as archive, ExitStack() as stack:
+            members = {}
+            for name, header in self._headers.items():
+                member = stack.enter_context(archive.open(f"{name}.npy"))
+                member.seek(header.offset + first * header.row_bytes)
+                members[name] = member
+            for start in range(first, total, self._chunk_rows):
+                count = min(self._chunk_rows, total - start)
+                arrays = {
+                    name: _take(
+                        member, self._headers[name], count, f"{self._path}: array {name!r}", start
+                    )
+                    for name, member in members.items()
+                }
+                flaws: dict[int, str] = {}
+                inputs = self._inputs(arrays, flaws)
+                keys = None if self._layout.key is None else _keys(arrays[self._layout.key])
+                share = (start + count) / total
+                yield chunk_of(start, count, inputs, keys, flaws, share=share)
+
+    def _inputs(self, arrays: dict[str, Array], flaws: dict[int, str]) -> dict[str, Array]:
+        found = {}
+        for name, columns in self._layout.columns.items():
+            parts = [arrays[column] for column in columns]
+            values = parts[0] if len(parts) == 1 else np.stack(parts, axis=1)
+            found[name] = fit(name, values, self._layout.specs[name], flaws, finite=self._finite)
+        return found
+
+
+def _none(header: _Header) -> Array:
+    return np.empty((0, *header.shape[1:]), header.dtype)
+
+
+def _keys(values: Array) -> Array:
+    """Keys as integers or text, [N]."""
+    return np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values
+
+
+def _header(file: IO[bytes], where: str) -> _Header:
+    """The header at the front of an .npy."""
+    form = np.lib.format
+    try:
+        version = form.read_magic(file)
+        if version == (1, 0):
+            shape, by_column, dtype = form.read_array_header_1_0(file)
+        elif version == (2, 0):
+            shape, by_column, dtype = form.read_array_header_2_0(file)
+        else:
+            raise ValueError(f"version {version}")
+        offset = file.tell()
+    # Of a damaged header: whatever NumPy's parser of headers runs into.
+    except Exception as error:
+        raise InputError(
+            f"{where}: cannot be read as an .npy of a plain array, it may be cut or damaged: "
+            f"{str(error)[:200]}"
+        ) from error
+    if dtype.hasobject or len(shape) < 1 or min(shape) < 0 or dtype.kind not in "biufcUS":
+        raise InputError(f"{where}: expected numbers [N, …], found {dtype}{list(shape)}")
+    if by_column and len(shape) > 1 and min(shape) > 0 and max(shape[1:]) > 1:
+        raise InputError(
+            f"{where}: the array is stored column by column, so that no row can be read alone: "
+            "save it again as np.ascontiguousarray(array)"
+        )
+    if shape[0] == 0:
+        raise InputError(f"{where}: there are no rows in it")
+    return _Header(shape, dtype, offset)
+
+
+def _check_size(found: int, header: _Header, where: str) -> None:
+    expected = header.shape[0] * header.row_bytes
+    if found != expected:
+        raise InputError(
+            f"{where}: {header.dtype}{list(header.shape)} takes {expected} bytes, found {found}: "
+            "the file is cut or damaged"
+        )
+
+
+def _take(file: IO[bytes], header: _Header, rows: int, where: str, start: int) -> Array:
+    """The next rows of a file that stands at one."""
+    values = np.empty((rows, *header.shape[1:]), header.dtype)
+    if not values.nbytes:
+        return values
+    left = values.reshape(-1).view(np.uint8).data
+    try:
+        while left:
+            count = file.readinto(left)  # type: ignore[attr-defined]
+            if not count:
+                raise EOFError(f"the file ends within rows {start} to {start + rows}")
+            left = left[count:]
+    except Exception as error:  # zipfile's, zlib's and the system's errors
+        raise InputError(
+            f"{where}: rows from {start} on cannot be read, the file is cut or damaged: {error}",
+            row=start,
+        ) from error
+    return values
+
+
+def _opened(path: Path) -> ZipFile:
+    from zipfile import ZipFile
+
+    try:
+        return ZipFile(path)
+    except Exception as error:  # zipfile's and struct's errors, and the system's
+        raise InputError(
+            f"{path}: cannot be read as an .npz, it may be cut or damaged: {error}", path=str(path)
+        ) from error
+
+
+def _check_sums(archive: ZipFile, names: list[str], path: Path) -> None:
+    """Read the arrays once: the sum of a member is known to be right when its end is reached."""
+    for name in names:
+        try:
+            with archive.open(f"{name}.npy") as member:
+                while member.read(_CHECK_BYTES):
+                    pass
+        except Exception as error:
+            raise InputError(
+                f"{path}: array {name!r} is cut or damaged: {error}", path=str(path)
+            ) from error

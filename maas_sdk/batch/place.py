@@ -1,0 +1,119 @@
+"""Where a batch prediction writes: a folder of files that appear whole or not at all.
+
+The rule it keeps: a file is written under a name that starts with a dot, flushed to the disk, and
+renamed; so at any moment, also after kill -9 or a power cut, each file that has its own name is
+whole. One process writes at a time: it holds a lock that ends with it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from maas_sdk.batch.parts import is_ours
+from maas_sdk.bundle.staging import disk_errors
+from maas_sdk.errors import ConfigError
+
+__all__ = ["Folder", "Place"]
+
+_TEMPORARY: Final = ".writing-"
+
+
+class Place(Protocol):
+    """A set of files by name, each of which is written once."""
+
+    def names(self) -> set[str]:
+        """The files that are there, whole."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """A file that is there."""
+        ...
+
+    def put(self, name: str, write: Callable[[Path], None]) -> None:
+        """Make ``write`` write a file, and let it be there as a whole."""
+        ...
+
+
+class Folder:
+    """A folder on a disk: a ``Place``, locked by the context.
+
+    Args:
+        path: made if it is not there.
+
+    Raises:
+        ConfigError: it is no folder; another process writes there.
+        BundleError: the disk is full; from ``put`` too.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"{path} is not a folder: choose another one for the answers")
+        try:
+            with disk_errors(path):
+                path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be written to: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            raise ConfigError(
+                f"{path}: another process writes its answers there: wait for it, or choose another "
+                "folder"
+            ) from error
+
+    def __enter__(self) -> Self:
+        # What a writer that was killed has left; no other one lives while the lock is held.
+        for leftover in self.path.glob(f"{_TEMPORARY}*"):
+            leftover.unlink()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._lock)
+
+    def names(self) -> set[str]:
+        """As ``Place.names``; what starts with a dot does not count."""
+        return {name for name in os.listdir(self.path) if not name.startswith(".")}
+
+    def read(self, name: str) -> bytes:
+        """As ``Place.read``."""
+        return (self.path / name).read_bytes()
+
+    def put(self, name: str, write: Callable[[Path], None]) -> None:
+        """As ``Place.put``; a file of that name is replaced."""
+        temporary = self.path / f"{_TEMPORARY}{name}"
+        try:
+            with disk_errors(self.path / name):
+                write(temporary)
+                _flush(temporary)
+                os.replace(temporary, self.path / name)
+                os.fsync(self._lock)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove the files of an earlier batch prediction, and no others."""
+        for name in sorted(self.names()):
+            if is_ours(name):
+                (self.path / name).unlink()
+        os.fsync(self._lock)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

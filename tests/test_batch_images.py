@@ -1,0 +1,108 @@
+"""Images as rows: order, sizes, shades, and files that are none."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maas_sdk.batch.config import BatchConfig
+from maas_sdk.batch.images import listed
+from maas_sdk.batch.source import open_source
+from maas_sdk.errors import ConfigError, InputError
+from maas_sdk.tensors import Signature, TensorSpec
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, 8, 6, 3), np.uint8)
+
+
+def takes(dtype: str, *shape: int) -> Signature:
+    specs = {"image": TensorSpec(dtype=dtype, shape=(None, *shape))}
+    return Signature(inputs=specs, outputs=specs)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Five images in two folders and the top one, one damaged, and what is no image."""
+    names = ["b/2.png", "a/1.png", "0.png", "b/10.PNG", "a/deep/3.bmp"]
+    for name, pixels in zip(names, PIXELS, strict=True):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "in" / name)
+    data = (tmp_path / "in" / "0.png").read_bytes()
+    (tmp_path / "in" / "b" / "cut.png").write_bytes(data[: len(data) // 2])
+    (tmp_path / "in" / "notes.txt").write_text("none")
+    (tmp_path / "in" / ".hidden").mkdir()
+    Image.fromarray(PIXELS[0]).save(tmp_path / "in" / ".hidden" / "x.png")
+    return tmp_path / "in"
+
+
+def read(path: Path, signature: Signature, first: int = 0, **options: bool):
+    source = open_source(path, signature, BatchConfig(**options), chunk_rows=2)
+    assert source.key == "file"
+    chunks = list(source.read(first))
+    keys = [key for chunk in chunks for key in chunk.keys]
+    values = np.concatenate([chunk.inputs["image"] for chunk in chunks])
+    return keys, values, [bad for chunk in chunks for bad in chunk.bad]
+
+
+def test_rows_are_files_in_the_order_of_their_paths(folder: Path) -> None:
+    """Every pixel as it was written; the one that cannot be decoded has a reason and its path."""
+    assert listed(folder) == [
+        "0.png",
+        "a/1.png",
+        "a/deep/3.bmp",
+        "b/10.PNG",
+        "b/2.png",
+        "b/cut.png",
+    ]
+    keys, values, [bad] = read(folder, takes("uint8", 8, 6, 3))
+    assert keys == ["0.png", "a/1.png", "a/deep/3.bmp", "b/10.PNG", "b/2.png"]
+    np.testing.assert_array_equal(values, PIXELS[[2, 1, 4, 3, 0]])
+    assert (bad.row, bad.key) == (5, "b/cut.png")
+    assert "cut or damaged" in bad.reason
+    assert read(folder, takes("uint8", 8, 6, 3), first=4)[0] == ["b/2.png"]
+
+
+def test_floats_go_from_0_to_1(folder: Path) -> None:
+    """Dark is 0, or 1 where ``invert`` asks for it."""
+    _, values, _ = read(folder, takes("float32", 8, 6, 3))
+    np.testing.assert_allclose(values[0], PIXELS[2] / 255, rtol=1e-6)
+    _, inverted, _ = read(folder, takes("float32", 8, 6, 3), invert=True)
+    np.testing.assert_allclose(inverted, 1 - values, atol=1e-6)
+    assert read(folder, takes("float32", 8, 6))[1].shape == (5, 8, 6)
+
+
+def test_another_size_is_a_flaw_unless_scaled(folder: Path) -> None:
+    """The reason says both sizes and the option."""
+    _, values, bad = read(folder, takes("uint8", 4, 4, 1))
+    assert len(values) == 0
+    assert bad[0].reason.startswith("expected 4 × 4 pixels (height × width), found 8 × 6; --resize")
+    _, values, bad = read(folder, takes("uint8", 4, 4, 1), resize=True)
+    assert (values.shape, len(bad)) == ((5, 4, 4, 1), 1)
+
+
+def test_a_single_image_is_a_row(folder: Path) -> None:
+    """Its key is its name."""
+    assert read(folder / "a" / "1.png", takes("uint8", 8, 6, 3))[0] == ["1.png"]
+
+
+def test_what_does_not_go_with_images(folder: Path, tmp_path: Path) -> None:
+    """No pictures, a program that takes none, options of tables."""
+    with pytest.raises(InputError, match=r"the program takes image float32\[B, 4\]: expected one"):
+        read(folder, takes("float32", 4))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"found none"):
+        read(tmp_path / "empty", takes("uint8", 8, 6, 3))
+    with pytest.raises(ConfigError, match="their keys are their paths"):
+        open_source(folder, takes("uint8", 8, 6), BatchConfig(key="id"), chunk_rows=1)
+
+
+def test_without_pillow_the_install_line_is_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow is part of an extra."""
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ConfigError, match=r"pip install 'maas-sdk\[data\]'"):
+        read(folder, takes("uint8", 8, 6, 3))
