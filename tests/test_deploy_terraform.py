@@ -19,15 +19,11 @@ from maas_sdk.client import Client
 from maas_sdk.deploy.settings import Settings, variables
 from maas_sdk.deploy.terraform import declared_variables, find_stack
 from maas_sdk.export import default_targets, export
-
-pytest.importorskip("tests.terraform.local", reason="the stand-ins for Terraform are not there")
-
+from tests.gcs import gcs
 from tests.terraform.cloud import PROJECT, providers
 from tests.terraform.local import local_cloud
 from tests.terraform.serving import attached
 from tests.terraform.workspace import needs_terraform
-
-from tests.gcs import gcs
 
 HERE = ("--project", PROJECT, "--name", "toy")
 X = np.arange(6, dtype=np.float32).reshape(3, 2)
