@@ -304,14 +304,16 @@ def test_a_slow_publisher_looks_again(
 ) -> None:
     """Objects that could have been collected while he was sending are there when he swaps."""
     upload, sent = memory.upload, []
+    one_at_a_time = threading.Lock()
 
     def slow(name: str, path: Path, **options: int) -> ObjectInfo | None:
-        sent.append(name)
-        done = upload(name, path, **options)
-        if len(sent) == 7:
-            clock.now += FRESH_S * 3
-            assert store.collect(age_s=MIN_AGE_S).objects >= 6
-        return done
+        with one_at_a_time:
+            done = upload(name, path, **options)
+            sent.append(name)
+            if len(sent) == 7:
+                clock.now += FRESH_S * 3
+                assert store.collect(age_s=MIN_AGE_S).objects >= 6
+            return done
 
     memory.upload = slow  # type: ignore[method-assign]
     store.publish(bundle, "digits")

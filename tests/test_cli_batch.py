@@ -86,7 +86,11 @@ def test_ctrl_c_leaves_what_is_finished(tiny_bundle: Path, tmp_path: Path) -> No
     np.save(tmp_path / "rows.npy", np.tile(X, (6_000, 1)))
     out = tmp_path / "out"
     words = ["batch", tiny_bundle, tmp_path / "rows.npy", "--out", out, "--part-rows", "500"]
-    code = "from maas_sdk.cli import main; main()"
+    # Whoever runs tests in the background has Ctrl-C ignored, which children inherit.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from maas_sdk.cli import main; main()"
+    )
     command = [sys.executable, "-c", code, *map(str, words)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

@@ -42,13 +42,13 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
         {"dimension_numbers": IMAGE, "lhs_dilation": (2, 2), "padding": ((2, 2), (2, 2))},
     ),
     "transposed and large": (
-        (3, 3, 160, 8),
-        (4, 4, 160),
-        {"dimension_numbers": IMAGE, "lhs_dilation": (2, 2), "padding": ((2, 2), (2, 2))},
+        (1, 1, 1100, 8),
+        (3, 3, 1100),
+        {"dimension_numbers": IMAGE, "lhs_dilation": (2, 2), "padding": ((1, 1), (1, 1))},
     ),
     "features first": (
-        (8, 160, 3, 3),
-        (160, 6, 6),
+        (8, 1100, 1, 1),
+        (1100, 4, 4),
         {"dimension_numbers": ("NCHW", "OIHW", "NCHW")},
     ),
 }

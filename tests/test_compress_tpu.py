@@ -187,6 +187,7 @@ def test_the_roofline_is_that_of_the_formula(
         assert one.estimate.bound == "memory"
 
 
+@pytest.mark.slow
 @NEEDS_LIBTPU
 def test_a_slice_of_several_chips_is_refused(
     quantized: dict[tuple[str, str], QuantizedModel],

@@ -37,7 +37,7 @@ SHELL = ("sh", "bash")
 MAAS = [sys.executable, "-c", "from maas_sdk.cli import main; main()"]
 # Pages whose code trains models, or compiles many: over ten seconds each.
 TRAIN = {
-    *("checkpoints", "data", "evaluation", "models", "multi-host", "online", "pipeline"),
+    *("checkpoints", "data", "evaluation", "export", "models", "multi-host", "online", "pipeline"),
     *("precision", "quantization", "sharding", "training"),
 }
 # A newcomer's machine: none of the tests' own settings for XLA.
@@ -180,6 +180,7 @@ def test_the_readme_serves_a_model_of_ones_own(tmp_path: Path) -> None:
         assert len(answer.json()["predictions"][0]) == 3, answer.text
 
 
+@pytest.mark.slow
 def test_the_readme_trains_a_model(tmp_path: Path) -> None:
     """The lines on training run as they stand there, and the model is right nine times of ten."""
     training = blocks(README, "python")[-1]

@@ -104,6 +104,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
     return {one.job.label: one for one in found} | {"folder": folder}  # type: ignore[dict-item]
 
 
+@pytest.mark.slow
 @NEEDS_LIBTPU
 @pytest.mark.parametrize("label", ["v5e", "v6e", "v5p"])
 def test_three_generations_compile(answers: dict[str, Answer], label: str) -> None:

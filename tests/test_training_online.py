@@ -129,6 +129,7 @@ def test_updates_follow_a_stream_that_has_shifted(story: Story) -> None:
     assert story.shifted[-1].before["accuracy"] > 0.75
 
 
+@pytest.mark.slow
 def test_the_shift_is_noticed(story: Story) -> None:
     """Not before it is there; within three batches; and it is answered with more steps."""
     assert not any(record.drifted for record in story.calm)
@@ -138,6 +139,7 @@ def test_the_shift_is_noticed(story: Story) -> None:
     assert story.calm[0].steps == 8
 
 
+@pytest.mark.slow
 def test_a_poisoned_batch_is_rolled_back(story: Story) -> None:
     """Random labels: the guard falls, the weights are bit for bit what they were."""
     assert not story.poison.kept
@@ -146,11 +148,13 @@ def test_a_poisoned_batch_is_rolled_back(story: Story) -> None:
     assert story.weights[0] == story.weights[1]
 
 
+@pytest.mark.slow
 def test_the_step_is_compiled_once(story: Story) -> None:
     """Once for training, once for measuring, however many updates and sizes there were."""
     assert story.traces == 2
 
 
+@pytest.mark.slow
 def test_what_is_published_is_served(story: Story) -> None:
     """A version per update that was kept, the last one answering as the model in this process."""
     published = [r.published for r in (*story.calm, *story.shifted) if r.kept]
@@ -372,6 +376,7 @@ def test_settings_are_checked(options: dict[str, Any]) -> None:
         OnlineConfig(**options)
 
 
+@pytest.mark.slow
 def test_bundles_know_where_they_come_from(story: Story, tmp_path: Path) -> None:
     """Each version names the manifest that it was made from."""
     del tmp_path

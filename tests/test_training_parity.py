@@ -67,6 +67,7 @@ def test_bf16_and_int8_are_within_their_bars(digits: ParityResult) -> None:
     assert reference.final < 0.5
 
 
+@pytest.mark.slow
 def test_a_policy_that_is_worse_is_beyond_its_bar(digits: ParityResult) -> None:
     """bfloat16 masters lose small updates, and the whole result fails with them."""
     verdict = digits.worst
@@ -76,6 +77,7 @@ def test_a_policy_that_is_worse_is_beyond_its_bar(digits: ParityResult) -> None:
     assert (digits.gap, digits.bar) == (verdict.gap, verdict.bar)
 
 
+@pytest.mark.slow
 def test_the_gap_against_numpy(digits: ParityResult) -> None:
     """The mean distance over the last tenth of the steps; final losses are means over the same."""
     first, second = (np.array(curve.losses) for curve in digits.curves[:2])
@@ -125,6 +127,7 @@ def test_only_the_policy_differs() -> None:
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.slow
 def test_what_is_shown(digits: ParityResult) -> None:
     """Table, JSON and page say the same figures; the page has both pictures of each candidate."""
     table = digits.table().splitlines()
@@ -204,6 +207,7 @@ def test_what_cannot_be_compared_is_refused(options: dict[str, Any], message: st
         parity(**{"model": Explosive(), "data": rows(), "policies": ("f32", "bf16"), **options})
 
 
+@pytest.mark.slow
 def test_a_bar_of_ones_own(digits: ParityResult) -> None:
     """The bar is the caller's, and a gap that is not a number meets none."""
 
