@@ -22,7 +22,10 @@ def test_the_function_and_its_module_go_by_one_name() -> None:
         ),
     ):
         code = "\n".join((*lines, "assert a is b and callable(a), (a, b)"))
-        subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+        ran = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+        )
+        assert ran.returncode == 0, ran.stderr
 
 
 def test_every_public_name_is_explained() -> None:

@@ -269,7 +269,8 @@ def test_an_instance_is_one_that_the_platform_has(change: dict[str, Any]) -> Non
 @pytest.mark.parametrize("model", ["digits", "My Model 2", "7b", "x", "ä-ö", "a" * 80, "a-" * 40])
 def test_every_model_has_a_name_for_its_function(model: str) -> None:
     """Made of the model's, and always one that is taken."""
-    Settings(project_id="my-project", name=name_from_model(model))
+    name = name_from_model(model)
+    assert Settings(project_id="my-project", name=name).name == name
 
 
 def test_a_broken_list_of_releases_is_named(tmp_path: Path) -> None:

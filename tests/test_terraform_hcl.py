@@ -49,7 +49,7 @@ def test_terraform_test(root: str, reattach: str, tmp_path: Path) -> None:
 def test_the_format_is_terraform_s_own(tmp_path: Path) -> None:
     """``terraform fmt`` would change no file."""
     workspace = Workspace(folder=copied(tmp_path), reattach="{}")
-    workspace.run("fmt", "-check", "-diff", "-recursive")
+    assert workspace.run("fmt", "-check", "-diff", "-recursive").output == ""
 
 
 def test_one_version_of_the_provider() -> None:
