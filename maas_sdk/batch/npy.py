@@ -218,7 +218,7 @@ def _check_size(found: int, header: _Header, where: str) -> None:
     if found != expected:
         raise InputError(
             f"{where}: {header.dtype}{list(header.shape)} takes {expected} bytes, found {found}: "
-            "the file is cut or damaged"
+            "the file is cut or damaged: copy it, or make it, again"
         )
 
 
