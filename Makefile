@@ -42,12 +42,13 @@ test-reference: setup  ## models against torch and transformers, in an environme
 		cat requirements-reference.lock > $(REFERENCE)/.installed; }
 	@PYTHONPATH=. $(REFERENCE)/bin/python -m pytest -m reference tests/reference
 
-# The TPU compiler lies in a folder of its own: jax loads it wherever it can import it. There is one
-# for Linux on x86-64 alone; elsewhere the tests that need it are skipped, and say so.
+# The TPU compiler lies in a folder of its own: jax loads it wherever it can import it. With it lies
+# a plugin that drives this processor as it would an accelerator. There is either for Linux on
+# x86-64 alone; elsewhere the tests that need them are skipped, and say so.
 $(LIBTPU): requirements-tpu.lock | setup
 	@rm -rf $(dir $@) && mkdir -p $(dir $@)
 	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
-		echo "Installing the TPU compiler into $(dir $@), once (210 MB)."; \
+		echo "Installing the TPU compiler into $(dir $@), once (270 MB)."; \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 			--require-hashes --requirement requirements-tpu.lock --target $(dir $@); fi
 	@touch $@
@@ -74,7 +75,7 @@ lock: setup  ## write requirements.lock anew from pyproject.toml
 	@{ echo '# Every version and hash of the development environment. Written by: make lock'; \
 		grep -v '^# ' requirements.lock; } > requirements.lock.new
 	@mv requirements.lock.new requirements.lock
-	@echo 'libtpu==0.0.42.*' | $(BIN)/uv pip compile - --python-version 3.11 --generate-hashes \
+	@printf 'libtpu==0.0.42.*\nxla-cpu-pjrt==0.0.1\n' | $(BIN)/uv pip compile - --python-version 3.11 --generate-hashes \
 		--python-platform x86_64-manylinux_2_31 \
 		--no-emit-index-url --no-annotate --no-header --quiet --output-file requirements-tpu.lock
 	@printf 'torch\ntransformers\njax==0.10.2\njaxlib==0.10.2\nflax==0.12.8\npytest\npytest-timeout\n' | \

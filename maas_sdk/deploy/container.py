@@ -76,7 +76,11 @@ VARIANTS: Final[Mapping[str, Variant]] = {
     "gpu": Variant(
         words=", on an NVIDIA L4",
         lock="cuda",
-        environment={"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "compute"},
+        environment={
+            "MAAS_PLATFORM": "cuda",
+            "NVIDIA_VISIBLE_DEVICES": "all",
+            "NVIDIA_DRIVER_CAPABILITIES": "compute",
+        },
         service={
             **_CPU,
             "cpu": "4",
@@ -97,7 +101,7 @@ VARIANTS: Final[Mapping[str, Variant]] = {
     "tpu": Variant(
         words=", on a TPU VM (docker run --privileged --network host) or a TPU node of GKE",
         lock="tpu",
-        environment={"TPU_MIN_LOG_LEVEL": "2"},
+        environment={"MAAS_PLATFORM": "tpu", "TPU_MIN_LOG_LEVEL": "2"},
         service=None,
     ),
 }

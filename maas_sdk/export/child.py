@@ -21,12 +21,13 @@ from typing import Any
 from maas_sdk.bundle.encoding import check_encodings, decode, read_encoding
 from maas_sdk.bundle.staging import disk_errors
 from maas_sdk.bundle.weights import open_weights, write_weights
-from maas_sdk.errors import MaasError
+from maas_sdk.errors import IncompatibleError, MaasError
 from maas_sdk.runtime import xla
 from maas_sdk.runtime.instructions import features_of_executable
+from maas_sdk.runtime.plugins import find_plugin
 from maas_sdk.tensors import dtype_from_name
 
-__all__ = ["Say", "compile_programs", "run_programs"]
+__all__ = ["Say", "compile_programs", "describe", "run_programs"]
 
 _TIMED_RUNS = 3
 
@@ -35,13 +36,18 @@ Say = Callable[[dict[str, Any]], None]
 
 def compile_programs(job: dict[str, Any], say: Say) -> dict[str, Any]:
     """StableHLO files to executables; returns by what and for which processor features."""
-    client = xla.Client()
+    client = _client(job)
+    if client.platform != "cpu" and client.arch != job["arch"]:
+        raise IncompatibleError(
+            f"compiled for {job['arch']}, but the {client.platform} device here is {client.arch}"
+        )
     features: set[str] = set()
     for item in job["items"]:
         data = client.compile(Path(item["program"]).read_bytes()).serialize()
         with disk_errors(Path(item["executable"])):
             Path(item["executable"]).write_bytes(data)
-        features.update(features_of_executable(data))
+        if client.platform == "cpu":
+            features.update(features_of_executable(data))
         say({"done": item["name"]})
     return {"jaxlib": xla.jaxlib_build(), "cpu_features": sorted(features)}
 
@@ -54,7 +60,7 @@ def run_programs(job: dict[str, Any], say: Say) -> dict[str, Any]:
     ``inputs`` and ``outputs`` as safetensors paths, ``results`` as [name, dtype, shape]. Returns
     the seconds of one run, the fastest of a few, by the run's ``name``.
     """
-    client = xla.Client()
+    client = _client(job)
     stored = open_weights(job["weights"])
     encodings = {name: read_encoding(made, name) for name, made in job["encodings"].items()}
     check_encodings(encodings, stored.specs)
@@ -80,6 +86,17 @@ def run_programs(job: dict[str, Any], say: Say) -> dict[str, Any]:
     return {"run_s": run_s}
 
 
+def describe(job: dict[str, Any], say: Say) -> dict[str, Any]:
+    """What the device is that a job names."""
+    return {"arch": _client(job).arch, "jaxlib": xla.jaxlib_build()}
+
+
+def _client(job: dict[str, Any]) -> xla.Client:
+    """The processor, or the first device of the job's platform."""
+    platform = job.get("platform", "cpu")
+    return xla.Client() if platform == "cpu" else xla.Client(find_plugin(platform))
+
+
 def _seconds(program: xla.Executable, arguments: list[Any], specs: list[Any]) -> float:
     began = time.perf_counter()
     program.run(arguments, specs)
@@ -89,9 +106,9 @@ def _seconds(program: xla.Executable, arguments: list[Any], specs: list[Any]) ->
 def _main(job_file: str) -> None:
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     job = json.loads(Path(job_file).read_text())
-    work = {"compile": compile_programs, "run": run_programs}[job["work"]]
+    work = {"compile": compile_programs, "run": run_programs, "describe": describe}[job["work"]]
     try:
-        xla.register_custom_calls(job["custom_calls"])
+        xla.register_custom_calls(job.get("custom_calls", ()))
         result = work(job, _say)
     except MaasError as error:
         _say({"error": error.message})

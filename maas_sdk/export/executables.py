@@ -19,6 +19,7 @@ def compile_targets(
     specs: Sequence[TargetSpec],
     buckets: Mapping[str, Sequence[int]],
     *,
+    programs: Mapping[str, Path],
     folder: Path,
     scratch: Path,
     custom_calls: Sequence[str],
@@ -30,7 +31,9 @@ def compile_targets(
     Args:
         specs: what to compile for.
         buckets: batch sizes of each program.
-        folder: the bundle's folder; programs are read from it, executables written into it.
+        programs: by what a target's programs are lowered for, the folder that holds them, laid out
+            as a bundle.
+        folder: the bundle's folder, into which executables are written.
         scratch: a folder for job files.
         custom_calls: functions that the programs call.
         timeout_s: seconds that one target may take.
@@ -39,7 +42,9 @@ def compile_targets(
     Raises:
         ExportError: a compiling process failed or took too long.
     """
-    children = [_child(spec, buckets, folder, custom_calls) for spec in specs]
+    children = [
+        _child(spec, buckets, programs[spec.lowering], folder, custom_calls) for spec in specs
+    ]
     total = sum(len(sizes) for sizes in buckets.values())
     done: Counter[str] = Counter()
 
@@ -56,7 +61,7 @@ def compile_targets(
     results = run_children(children, folder=scratch, timeout_s=timeout_s, on_step=on_step)
     return {
         spec.name: Target(
-            platform="cpu",
+            platform=spec.platform,
             arch=spec.arch,
             jaxlib=result["jaxlib"],
             cpu_features=tuple(result["cpu_features"]),
@@ -68,6 +73,7 @@ def compile_targets(
 def _child(
     spec: TargetSpec,
     buckets: Mapping[str, Sequence[int]],
+    programs: Path,
     folder: Path,
     custom_calls: Sequence[str],
 ) -> Child:
@@ -79,12 +85,18 @@ def _child(
             items.append(
                 {
                     "name": f"{program}-b{bucket}",
-                    "program": str(folder / stablehlo_path(program, bucket)),
+                    "program": str(programs / stablehlo_path(program, bucket)),
                     "executable": str(executable),
                 }
             )
     return Child(
         label=spec.name,
-        job={"work": "compile", "items": items, "custom_calls": list(custom_calls)},
+        job={
+            "work": "compile",
+            "platform": spec.platform,
+            "arch": spec.arch,
+            "items": items,
+            "custom_calls": list(custom_calls) if spec.platform == "cpu" else [],
+        },
         xla_flags=spec.xla_flags,
     )

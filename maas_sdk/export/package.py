@@ -180,9 +180,13 @@ def _fill(
         )
     encodings = _write_tensors(writer.path, model, plans, report)
     on_tpus = [spec for spec in specs if spec.platform == "tpu"]
+    lowered_for = {"cpu": writer.path}
+    if any(spec.lowering == "cuda" for spec in specs):
+        lowered_for["cuda"] = _lowered_for_gpus(plans, scratch / "cuda")
     targets = compile_targets(
         [spec for spec in specs if spec not in on_tpus],
         {name: program.buckets for name, program in programs.items()},
+        programs=lowered_for,
         folder=writer.path,
         scratch=scratch,
         custom_calls=sorted({call for p in programs.values() for call in p.custom_calls}),
@@ -199,6 +203,27 @@ def _fill(
         encodings=encodings,
         compression=model.compression,
     )
+
+
+def _lowered_for_gpus(plans: Sequence[Plan], folder: Path) -> Path:
+    """Programs in the forms that a GPU likes, laid out as in a bundle.
+
+    Raises:
+        ExportError: a program calls what only jax's own functions on a GPU do.
+    """
+    for plan in plans:
+        for bucket in plan.request.buckets:
+            name = plan.request.name
+            lowered = lower(plan.reference.trace(bucket), plan.keep, name=name, platform="cuda")
+            if lowered.custom_calls:
+                raise ExportError(
+                    f"program {name!r} calls {', '.join(lowered.custom_calls)} on a GPU, which "
+                    "jax brings along and a served model has not: leave the cuda targets out"
+                )
+            path = folder / stablehlo_path(name, bucket)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(lowered.data)
+    return folder
 
 
 def _write_tensors(

@@ -161,16 +161,20 @@ def signature(request: Request, traces: Iterable[Traced]) -> Signature:
     return Signature(inputs=inputs, outputs=outputs)
 
 
-def lower(traced: Traced, keep: Sequence[bool], *, name: str) -> Portable:
-    """A traced program as StableHLO for CPU.
+def lower(traced: Traced, keep: Sequence[bool], *, name: str, platform: str = "cpu") -> Portable:
+    """A traced program as StableHLO.
 
     Args:
         traced: the program at one batch size.
         keep: per leaf, whether it is an argument.
         name: the program's name.
+        platform: the one to lower for; the program is portable, but its forms may not be the
+            fastest elsewhere.
     """
     function, avals = pruned(traced, keep, name)
-    lowered = jax.jit(function, keep_unused=True).trace(*avals).lower(lowering_platforms=("cpu",))
+    lowered = (
+        jax.jit(function, keep_unused=True).trace(*avals).lower(lowering_platforms=(platform,))
+    )
     return portable(
         lowered.compiler_ir("stablehlo"),
         where=f"program {name!r} for a batch of {traced.rows}",

@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from maas_sdk.errors import ConfigError, ExportError
+from maas_sdk.errors import ConfigError, ExportError, MaasError
 from maas_sdk.runtime import host
+from maas_sdk.runtime.plugins import find_plugin
 from maas_sdk.sharding.plan.libtpu import find_libtpu
 from maas_sdk.sharding.plan.slices import CHIPS
 
@@ -24,10 +25,13 @@ class TargetSpec:
     """One thing to compile for."""
 
     name: str
-    # Machine architecture as ``platform.machine()`` says it; of a TPU its generation.
+    # Machine architecture as ``platform.machine()`` says it; of a TPU its generation, of a GPU its
+    # compute capability.
     arch: str
-    # PJRT platform: "cpu" or "tpu".
+    # PJRT platform: "cpu", "cuda" or "tpu".
     platform: str = "cpu"
+    # Platform that jax lowers programs for.
+    lowering: str = "cpu"
     # Flags for XLA_FLAGS of the compiling process.
     xla_flags: str = ""
     # LLVM names of features without which the level is not there.
@@ -52,13 +56,21 @@ TARGETS: Final[dict[str, TargetSpec]] = {
         TargetSpec(name="cpu-x86_64-sse4", arch="x86_64", xla_flags="--xla_cpu_max_isa=SSE4_2"),
         TargetSpec(name="cpu-aarch64", arch="aarch64"),
         # One chip each; the TPU compiler needs none.
-        *(TargetSpec(name=f"tpu-{chip}-1", arch=chip, platform="tpu") for chip in CHIPS),
+        *(
+            TargetSpec(name=f"tpu-{chip}-1", arch=chip, platform="tpu", lowering="tpu")
+            for chip in CHIPS
+        ),
+        # The CUDA compiler tries its kernels out on the GPU: they are compiled where there is one.
+        *(
+            TargetSpec(name=f"cuda-{arch}", arch=arch, platform="cuda", lowering="cuda")
+            for arch in ("sm75", "sm80", "sm86", "sm89", "sm90", "sm100", "sm120")
+        ),
     )
 }
 
-# What a fleet is made of: AVX-512 and AVX2 machines. SSE4 and TPUs are for who asks.
+# What a fleet is made of: AVX-512 and AVX2 machines. SSE4 and accelerators are for who asks.
 _ON_REQUEST: Final = frozenset(
-    {"cpu-x86_64-sse4", *(name for name, spec in TARGETS.items() if spec.platform == "tpu")}
+    {"cpu-x86_64-sse4", *(name for name, spec in TARGETS.items() if spec.platform != "cpu")}
 )
 
 
@@ -87,7 +99,7 @@ def find_targets(names: Iterable[str] | None) -> tuple[TargetSpec, ...]:
                 f"unknown target {name!r}; known are {', '.join(TARGETS)}", target=name
             )
         obstacle = _obstacle(spec)
-        if obstacle and spec.platform == "tpu":
+        if obstacle and spec.platform != "cpu":
             raise ExportError(f"target {name}: {obstacle}", target=name)
         if obstacle:
             raise ExportError(
@@ -105,6 +117,12 @@ def _obstacle(spec: TargetSpec) -> str | None:
         try:
             find_libtpu()
         except ConfigError as error:
+            return error.message
+        return None
+    if spec.platform != "cpu":
+        try:
+            find_plugin(spec.platform)
+        except MaasError as error:
             return error.message
         return None
     if spec.arch != host.machine():

@@ -32,10 +32,9 @@ from maas_sdk.bundle.weights import open_weights, write_weights
 from maas_sdk.errors import ExportError
 from maas_sdk.export.checks import Case, Check, VerificationReport
 from maas_sdk.export.children import Child, run_children
+from maas_sdk.export.devices import obstacles
 from maas_sdk.export.events import Progress, Reporter
 from maas_sdk.export.tolerance import rtol_of_dtypes
-from maas_sdk.runtime.load import local_host
-from maas_sdk.runtime.tiers import obstacle
 from maas_sdk.tensors import Array
 
 __all__ = ["STABLEHLO", "ReferenceFn", "run_cases", "verify"]
@@ -180,10 +179,7 @@ def run_cases(
     Raises:
         ExportError: a packaged program could not be run.
     """
-    here = local_host()
-    skipped = {
-        name: reason for name, target in targets.items() if (reason := obstacle(target, here))
-    }
+    skipped = obstacles(targets, timeout_s=timeout_s)
     runnable = tuple(name for name in targets if name not in skipped)
     plan = {name: list(cases) for name in runnable}
     smallest = {case.program: case.bucket for case in sorted(cases, key=lambda c: -c.bucket)}
@@ -196,7 +192,11 @@ def run_cases(
             for case in cases:
                 write_weights(scratch / f"{case.stem}.inputs", case.inputs)
         children = [
-            _child(target, folder, programs, encodings, chosen, scratch)
+            _child(
+                target,
+                targets[target].platform if target in targets else "cpu",
+                *(folder, programs, encodings, chosen, scratch),
+            )
             for target, chosen in plan.items()
         ]
 
@@ -240,6 +240,7 @@ def run_cases(
 
 def _child(
     target: str,
+    platform: str,
     folder: Path,
     programs: Mapping[str, Program],
     encodings: Mapping[str, Encoding],
@@ -274,10 +275,11 @@ def _child(
     calls = sorted({call for program in programs.values() for call in program.custom_calls})
     job = {
         "work": "run",
+        "platform": platform,
         "weights": str(folder / WEIGHTS),
         "encodings": {name: encoding.document() for name, encoding in encodings.items()},
         "runs": runs,
-        "custom_calls": calls,
+        "custom_calls": calls if platform == "cpu" else [],
     }
     return Child(label=target, job=job)
 

@@ -9,6 +9,9 @@ later, so as not to take the processor from the first answers; if they are not t
 engine refuses every call from then on. Where keys are trusted, nothing is deferred: a bundle that
 was altered does not open.
 
+An accelerator is asked what it is in the process that uses it, as its client starts threads: where
+a bundle runs on one, the tier is chosen after the fork.
+
 What was encrypted is decrypted into memory of this process, and what is compiled of it is not kept:
 nothing of it comes to lie on a disk.
 """
@@ -21,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from maas_sdk.bundle.folder import Bundle, TrustedKeys, open_bundle
 from maas_sdk.bundle.manifest import WEIGHTS, executable_path, golden_path, stablehlo_path
@@ -34,13 +37,18 @@ from maas_sdk.runtime.engine import Engine, LoadedProgram, LoadReport
 from maas_sdk.runtime.tiers import Choice, Host, Tier, choose
 from maas_sdk.tensors import Array
 
+if TYPE_CHECKING:
+    from maas_sdk.runtime.plugins import Plugin
+
 __all__ = ["Prepared", "load", "local_host"]
 
 _CHECK_AFTER_S: Final = 0.5
 
 
-def local_host() -> Host:
-    """This machine, as far as it decides the tier."""
+def local_host(client: xla.Client | None = None) -> Host:
+    """This machine, as far as it decides the tier: its processor, or a client's accelerator."""
+    if client is not None and client.platform != "cpu":
+        return Host(platform=client.platform, arch=client.arch, jaxlib=xla.jaxlib_build())
     return Host(
         platform="cpu",
         arch=this_host.machine(),
@@ -53,6 +61,7 @@ def load(
     path: str | os.PathLike[str],
     *,
     tier: Tier | None = None,
+    platform: str | None = None,
     check: Literal["before", "deferred"] = "before",
     cache_dir: str | os.PathLike[str] | None = None,
     trusted_keys: TrustedKeys = None,
@@ -63,6 +72,9 @@ def load(
     Args:
         path: the bundle's folder.
         tier: None takes the best that fits; a name takes that one or raises.
+        platform: "cpu", "tpu" or "cuda", the first device of it; None: ``MAAS_PLATFORM``, or an
+            accelerator that the bundle has executables for and this machine a device and a plugin,
+            or the processor. Weights are kept on the device.
         check: "before" hashes all files first. "deferred" hashes code first, and the weights in a
             thread after this has returned; for a fast start of what was checked when deployed.
         cache_dir: where programs compiled here are kept; None: ``MAAS_CACHE_DIR`` or the user's
@@ -78,14 +90,16 @@ def load(
         CorruptError: a file is missing, added, cut or changed; an encoded weight does not fit what
             is stored of it.
         SealError: the signature or the encryption does not hold.
-        ConfigError: the package for a weight's compression, or for a seal, is not there, or a key
-            is not where it should be.
+        ConfigError: the package for a weight's compression, or for a seal, is not there, a key
+            is not where it should be, or the platform is none.
         TransportError: a key is in Secret Manager, which gave no answer.
-        IncompatibleError: no tier runs here; the message says what fixes it.
+        IncompatibleError: no tier runs here, or the platform has no device or no plugin here; the
+            message says what fixes it.
     """
     return Prepared(
         path,
         tier=tier,
+        platform=platform,
         check=check,
         cache_dir=cache_dir,
         trusted_keys=trusted_keys,
@@ -105,6 +119,7 @@ class Prepared:
         path: str | os.PathLike[str],
         *,
         tier: Tier | None = None,
+        platform: str | None = None,
         check: Literal["before", "deferred"] = "before",
         cache_dir: str | os.PathLike[str] | None = None,
         trusted_keys: TrustedKeys = None,
@@ -125,41 +140,43 @@ class Prepared:
             Path(cache_dir) if cache_dir is not None else default_cache_dir(),
             disabled=bundle.manifest.encryption is not None,
         )
+        self._wanted = tier
+        self._choice: Choice | None = None
         with clock("host"):
-            self._choice = choose(bundle.manifest, local_host(), wanted=tier)
+            self._plugin = _plugin(bundle, platform)
+            if self._plugin is None:
+                self._choice = choose(bundle.manifest, local_host(), wanted=tier)
         with clock("weights"):
             self._weights = bundle.weights(WEIGHTS, checked=not self._deferred)
             self._arrays = _arrays(bundle, self._weights)
         with clock("executable"):
             self._read: dict[str, bytes] = {}
-            if self._choice.target is not None:
+            if self._choice is not None and self._choice.target is not None:
                 for name, program in bundle.manifest.programs.items():
                     path_in_bundle = executable_path(self._choice.target, name, program.buckets[0])
                     self._read[path_in_bundle] = bundle.read(path_in_bundle)
 
     def load(self) -> Engine:
         """Finish, in the process that will use the engine. Raises as the function ``load``."""
-        bundle, choice, weights = self._bundle, self._choice, self._weights
+        bundle, weights = self._bundle, self._weights
         clock = self._clock.copy()
         threading.Thread(target=weights.prefault, name="maas-prefault", daemon=True).start()
         with clock("client"):
-            client = xla.Client()
-            for program in bundle.manifest.programs.values():
-                xla.register_custom_calls(program.custom_calls)
+            client = xla.Client(self._plugin)
+            _register_custom_calls(bundle, client)
+        choice = self._choice or choose(bundle.manifest, local_host(client), wanted=self._wanted)
         with clock("weights"):
             buffers = {name: client.put(array) for name, array in self._arrays.items()}
         with clock("executable"):
-            programs = {}
-            for name, program in bundle.manifest.programs.items():
-                loaded = LoadedProgram(
-                    name,
-                    program,
-                    [buffers[weight] for weight in program.weights],
-                    _loader(bundle, client, choice, self._cache, name, self._read),
-                    client.put,
-                )
-                loaded.executable(program.buckets[0])
-                programs[name] = loaded
+            try:
+                programs = self._programs(client, choice, buffers)
+            except IncompatibleError as error:
+                # That an accelerator's driver is another than its executables ask for, only the
+                # driver itself can tell.
+                if self._plugin is None or choice.target is None or self._wanted is not None:
+                    raise
+                choice = Choice("program", None, f"compiled here: {error.message}")
+                programs = self._programs(client, choice, buffers)
         engine = Engine(
             bundle.manifest,
             LoadReport(
@@ -177,6 +194,47 @@ class Prepared:
             behind.daemon = True
             behind.start()
         return engine
+
+    def _programs(
+        self, client: xla.Client, choice: Choice, buffers: Mapping[str, xla.Buffer]
+    ) -> dict[str, LoadedProgram]:
+        """Every program, its first bucket loaded."""
+        programs = {}
+        for name, program in self._bundle.manifest.programs.items():
+            loaded = LoadedProgram(
+                name,
+                program,
+                [buffers[weight] for weight in program.weights],
+                _loader(self._bundle, client, choice, self._cache, name, self._read),
+                client.put,
+            )
+            loaded.executable(program.buckets[0])
+            programs[name] = loaded
+        return programs
+
+
+def _plugin(bundle: Bundle, platform: str | None) -> Plugin | None:
+    """The plugin that the bundle is to run by; None for the processor."""
+    offered = {target.platform for target in bundle.manifest.targets.values()}
+    if not (platform or "MAAS_PLATFORM" in os.environ or offered - {"cpu"}):
+        return None
+    # Only here: what runs on processors alone starts without it.
+    from maas_sdk.runtime.plugins import find_plugin, wanted_platform
+
+    chosen = wanted_platform(platform, offered)
+    return None if chosen == "cpu" else find_plugin(chosen)
+
+
+def _register_custom_calls(bundle: Bundle, client: xla.Client) -> None:
+    for name, program in bundle.manifest.programs.items():
+        if client.platform == "cpu":
+            xla.register_custom_calls(program.custom_calls)
+        elif program.custom_calls:
+            raise IncompatibleError(
+                f"bundle {bundle.manifest.name!r}: program {name!r} calls "
+                f"{', '.join(program.custom_calls)}, functions of the processor: load it with "
+                "platform='cpu'"
+            )
 
 
 class _Stages:
@@ -238,11 +296,12 @@ def _loader(
     def compile_here(bucket: int) -> xla.Executable:
         path = stablehlo_path(program, bucket)
         stablehlo = bundle.read(path)
+        host = local_host(client)
         key = cache.key(
             bundle.manifest.files[path].sha256,
-            jaxlib=xla.jaxlib_build(),
-            arch=this_host.machine(),
-            cpu_features=this_host.cpu_features(),
+            jaxlib=f"{host.jaxlib} {client.version}".rstrip(),
+            arch=host.arch if client.platform == "cpu" else f"{client.platform} {host.arch}",
+            cpu_features=host.cpu_features,
         )
         kept = cache.get(key)
         if kept is not None:

@@ -30,7 +30,7 @@ class Host(NamedTuple):
     # As ``xla.jaxlib_build`` says it.
     jaxlib: str
     # LLVM names.
-    cpu_features: frozenset[str]
+    cpu_features: frozenset[str] = frozenset()
 
 
 class Choice(NamedTuple):

@@ -14,12 +14,15 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from maas_sdk.errors import IncompatibleError, ModelError
 from maas_sdk.tensors import BITS, Array, array_from_bytes, dtype_name
+
+if TYPE_CHECKING:
+    from maas_sdk.runtime.plugins import Plugin
 
 # XLA announces its devices on stderr at level INFO; set before the library reads it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
@@ -57,6 +60,23 @@ _NEEDED: Final = (
     "mlir",
     "register_custom_call_target",
 )
+
+_NEEDED_BY_PLUGINS: Final = (
+    "get_c_api_client",
+    "initialize_pjrt_plugin",
+    "load_pjrt_plugin",
+    "pjrt_plugin_initialized",
+    "pjrt_plugin_loaded",
+)
+
+# What libtpu calls its chips → what everybody does.
+_TPUS: Final = {
+    "TPU v4": "v4",
+    "TPU v5 lite": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e",
+}
 
 
 def probe() -> None:
@@ -113,15 +133,34 @@ class _Sharding(_jax.SingleDeviceSharding):  # type: ignore[misc]
 
 
 class Client:
-    """The CPU of this process, for XLA. Thread-safe."""
+    """One device of this process, for XLA: its CPU, or an accelerator's first. Thread-safe.
 
-    def __init__(self) -> None:
+    Attributes:
+        platform: "cpu", or the plugin's.
+        arch: of the device: "v5e" of a TPU, "sm90" of a GPU; "" of the CPU, which ``host`` knows.
+        version: what the plugin says of itself, in a line; "" of the CPU, which is jaxlib's.
+    """
+
+    def __init__(self, plugin: Plugin | None = None) -> None:
+        """Start XLA's threads, and for a plugin its device.
+
+        Raises:
+            IncompatibleError: the plugin cannot be loaded, or finds no device.
+        """
         probe()
         self._pid = os.getpid()
-        # Not asynchronous: a run happens on the caller's thread and is over when it returns, which
-        # is one hand-over between threads less per call, and makes result pointers safe to read.
-        self._client = _jax.get_tfrt_cpu_client(asynchronous=False, num_devices=1)
+        self._plugin = plugin
+        if plugin is None:
+            # Not asynchronous: a run happens on the caller's thread and is over when it returns,
+            # which is one hand-over between threads less per call, and makes result pointers safe
+            # to read.
+            self._client = _jax.get_tfrt_cpu_client(asynchronous=False, num_devices=1)
+        else:
+            self._client = _plugin_client(plugin)
         device = self._client.local_devices()[0]
+        self.platform = plugin.platform if plugin else "cpu"
+        self.arch = _arch(device) if plugin else ""
+        self.version = " ".join(self._client.platform_version.split()) if plugin else ""
         self._device_list = _jax.DeviceList((device,))
         self._devices = [device]
         self._sharding = _Sharding(device)
@@ -141,12 +180,16 @@ class Client:
     def put(self, array: Array) -> Buffer:
         """Hand an array to XLA.
 
-        Memory that is C-contiguous and 64-byte aligned is used in place and kept alive; the caller
-        must not write to it until the buffer is gone. Anything else is copied.
+        On the CPU, memory that is C-contiguous and 64-byte aligned is used in place and kept alive;
+        the caller must not write to it until the buffer is gone. Anything else is copied, as is
+        all that goes to an accelerator, where it stays as long as the buffer does.
 
         Raises:
             IncompatibleError: XLA has no such dtype.
+            ModelError: this process was forked from the client's.
         """
+        # An accelerator's client copies by its threads.
+        self.check_process()
         try:
             return _jax.batched_device_put(
                 _Aval(array.shape, array.dtype),
@@ -195,6 +238,8 @@ class Client:
         build.num_replicas = 1
         build.num_partitions = 1
         build.device_assignment = _jax.DeviceAssignment.create(np.array([[0]]))
+        if self._plugin is not None and self._plugin.cuda_data_dir:
+            build.debug_options.xla_gpu_cuda_data_dir = self._plugin.cuda_data_dir
         context = ir.Context()
         try:
             with context:
@@ -227,14 +272,15 @@ class Executable:
         buffers: Sequence[Buffer],
         outputs: Sequence[tuple[tuple[int, ...], np.dtype[Any]]],
     ) -> list[Array]:
-        """Run once, on the caller's thread.
+        """Run once, and wait for the answer.
 
         Args:
             buffers: what ``Client.put`` gave, in the order of the program's arguments.
             outputs: shape and dtype of each result, in the program's order; the same at every call.
 
         Returns:
-            Read-only arrays that are views of XLA's own memory (narrow dtypes are unpacked).
+            Read-only arrays; on the CPU they are views of XLA's own memory (narrow dtypes are
+            unpacked).
 
         Raises:
             ModelError: XLA reports a failure while it runs.
@@ -251,6 +297,9 @@ class Executable:
             self._handlers = handlers
         try:
             results = self._loaded.execute_sharded(buffers).consume_with_handlers(handlers)
+            if self._client.platform != "cpu":
+                # A run on an accelerator is only begun; copying its results waits for it.
+                return [_from_device(result) for result in results]
         except Exception as error:
             raise ModelError(f"the program failed while it ran: {_first_line(error)}") from error
         return [
@@ -276,6 +325,49 @@ def _to_numpy(result: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Arra
     array = array_from_bytes(name, shape, memoryview(memory))
     array.flags.writeable = False
     return array
+
+
+def _from_device(result: Any) -> Array:
+    array: Array = result._single_device_array_to_np_array_did_copy()[0]
+    array.flags.writeable = False
+    return array
+
+
+def _plugin_client(plugin: Plugin) -> Any:
+    missing = [name for name in _NEEDED_BY_PLUGINS if not hasattr(_jax, name)]
+    if missing:
+        raise IncompatibleError(
+            f"jaxlib {_version.__version__} lacks {', '.join(missing)}, which drives accelerators: "
+            "pip install --upgrade maas-sdk, or load the bundle with platform='cpu'",
+            missing=missing,
+        )
+    name = plugin.platform
+    try:
+        if not _jax.pjrt_plugin_loaded(name):
+            for library in plugin.before:
+                ctypes.CDLL(library)
+            _jax.load_pjrt_plugin(name, plugin.path, None)
+        if not _jax.pjrt_plugin_initialized(name):
+            _jax.initialize_pjrt_plugin(name)
+        client = _jax.get_c_api_client(name, dict(plugin.options))
+    except Exception as error:
+        raise IncompatibleError(
+            f"platform {name!r}: {plugin.path} opens no device: {_first_line(error)}. Load the "
+            "bundle with platform='cpu', or on a machine that has one",
+            platform=name,
+        ) from error
+    if not client.local_devices():
+        raise IncompatibleError(f"platform {name!r}: {plugin.path} finds no device here")
+    return client
+
+
+def _arch(device: Any) -> str:
+    """What a bundle's targets call this kind of device."""
+    capability = getattr(device, "compute_capability", None)
+    if isinstance(capability, str) and capability:
+        return "sm" + capability.replace(".", "")
+    kind = str(device.device_kind)
+    return _TPUS.get(kind, "-".join(kind.lower().split()))
 
 
 _registered: set[str] = set()
