@@ -16,6 +16,7 @@ import contextlib
 import io
 import json
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from datetime import UTC, datetime
 from functools import partial
 from http.server import ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 from gcp_storage_emulator import server as emulator
 from gcp_storage_emulator.exceptions import NotFound
@@ -158,6 +160,10 @@ class _Handler(emulator.RequestHandler):
         with self.storage.lock:
             self.storage.wanted = wanted if method != emulator.GET else {}
             try:
+                # The emulator has one generation, and does not look which one a reader asks for.
+                read = re.search(r"/b/([^/]+)/o/([^/?]+)", self.path)
+                if method == emulator.GET and wanted and read:
+                    self.storage.check(read[1], unquote(read[2]), wanted)
                 emulator.Router(self).handle(method)
             except Unmet as error:
                 self._refuse(412, str(error), "conditionNotMet")

@@ -109,8 +109,8 @@ PRIVILEGED = {
     "zstandard": {"bundle/entropy.py"},
     # Signatures and encryption, in the extra [seal]; a plain bundle is opened without.
     "cryptography": {"bundle/crypto.py"},
-    # Buckets, in the extra [gcp]: one door of stores, one of batch jobs.
-    "google": {"bundle/gcs.py", "batch/bucket.py"},
+    # Buckets, in the extra [gcp].
+    "google": {"bundle/gcs.py"},
     "google_crc32c": {"bundle/gcs.py"},
     # One door to tables in each wing that reads some, in the extra [data].
     "pyarrow": {"training/data/columns.py", "batch/arrow.py"},

@@ -6,28 +6,21 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
-from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
+import gcs as cloud
 import numpy as np
 import pytest
-from gcp_storage_emulator import server as emulator
-from gcp_storage_emulator.exceptions import NotFound
-from gcp_storage_emulator.handlers import buckets
-from gcp_storage_emulator.storage import Storage
 
 from maas_sdk.batch.config import BatchConfig
 from maas_sdk.batch.event import FINALIZED, Arrived, EventConfig, answer, on_event
+from maas_sdk.bundle.gcs import GcsObjects
 from maas_sdk.deploy.process import FunctionProcess
 from maas_sdk.errors import ConfigError, TransportError
 
@@ -37,112 +30,42 @@ X = np.random.default_rng(0).random((ROWS, 4), np.float32)
 OPTIONS = BatchConfig(format="npz", part_rows=500)
 CONFIG = EventConfig(output="gs://out/answers", options=OPTIONS)
 
-logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
-logging.getLogger("api").setLevel(logging.CRITICAL)
-
-
-class Unmet(Exception):
-    """A precondition does not hold."""
-
-
-class Objects(Storage):
-    """The emulator's objects, made only where none is when the request says so, as in Google's."""
-
-    def __init__(self) -> None:
-        super().__init__(use_memory_fs=True)
-        self.only_new = False
-
-    def create_file(self, bucket: str, name: str, *more: Any, **named: Any) -> Any:
-        if self.only_new and name in self.objects.get(bucket, {}):
-            raise Unmet
-        return super().create_file(bucket, name, *more, **named)
-
 
 class Bucket:
-    """A running emulator: ``out`` and ``in``."""
+    """The running emulator, with the buckets ``in`` and ``out``."""
 
-    def __init__(self) -> None:
-        self.objects = Objects()
-        for name in ("in", "out"):
-            buckets.create_bucket(name, self.objects)
-        # (method, path) of all requests; whether all are refused.
-        self.requests: list[tuple[str, str]] = []
+    def __init__(self, server: cloud.Gcs) -> None:
+        self.server = server
+        self.requests = server.requests
+        # Whether all requests are refused.
         self.down = False
-        self.lock = threading.RLock()
+        server.status = lambda *_: 403 if self.down else None
 
     def put(self, name: str, data: bytes, bucket: str = "in") -> Arrived:
         """An object arrives; what its event would say."""
-        from google.cloud import storage
+        objects = GcsObjects(bucket)
+        before = objects.stat(name)
+        info = objects.write(name, data, generation=before.generation if before else 0)
+        assert info is not None
+        return Arrived(bucket, name, info.generation)
 
-        blob = storage.Client().bucket(bucket).blob(name)
-        blob.upload_from_string(data)
-        blob.reload()
-        return Arrived(bucket, name, blob.generation)
-
-    def names(self, under: str = "") -> dict[str, str]:
+    def names(self, under: str = "") -> dict[str, int]:
         """Objects of the bucket of answers below a prefix, with their generations."""
-        found = self.objects.objects.get("out", {})
-        return {
-            name.removeprefix(under): value["generation"]
-            for name, value in found.items()
-            if name.startswith(under)
-        }
+        found = GcsObjects("out").find(under)
+        return {info.name.removeprefix(under): info.generation for info in found}
 
     def read(self, name: str) -> bytes:
-        return self.objects.get_file("out", name)
-
-
-class Handler(emulator.RequestHandler):
-    def __init__(self, bucket: Bucket, *arguments: Any) -> None:
-        self.bucket = bucket
-        super().__init__(bucket.objects, *arguments)
-
-    def _go(self, method: str) -> None:
-        request = emulator.Request(self, method)
-        with self.bucket.lock:
-            self.bucket.requests.append((method, self.path))
-            if self.bucket.down:
-                self.send_error(403)
-                return
-            self.storage.only_new = request.query.get("ifGenerationMatch") == ["0"]
-            # The emulator has one generation, and does not look which one is asked for.
-            wanted = request.query.get("generation")
-            if method == emulator.GET and wanted:
-                name = request.path.rpartition("/o/")[2].replace("%2F", "/")
-                try:
-                    found = self.storage.get_file_obj("in", name)["generation"]
-                except NotFound:
-                    found = None
-                if found != wanted[0]:
-                    self.send_error(404)
-                    return
-            try:
-                emulator.Router(self).handle(method)
-            except Unmet:
-                self.send_error(412)
-
-    def do_GET(self) -> None:
-        self._go(emulator.GET)
-
-    def do_POST(self) -> None:
-        self._go(emulator.POST)
-
-    def do_PUT(self) -> None:
-        self._go(emulator.PUT)
+        found = GcsObjects("out").read(name)
+        assert found is not None
+        return found[0]
 
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     """The emulator, which this process and its children take for Google's."""
-    found = Bucket()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, found))
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_address[1]}")
-    yield found
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with cloud.gcs("in", "out") as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        yield Bucket(server)
 
 
 @contextmanager
@@ -293,10 +216,7 @@ def test_what_may_pass_is_sent_again(tiny_bundle, bucket):
         bucket.down = False
         assert send(process, arrived) == 200
         errors = [event for _, event in process.events() if event["severity"] == "ERROR"]
-    assert (
-        "access is denied: the service account needs roles/storage.objectUser"
-        in (errors[0]["message"])
-    )
+    assert "grant this account roles/storage.objectViewer on the bucket" in errors[0]["message"]
     check_answers(bucket, arrived, X[:8])
 
 

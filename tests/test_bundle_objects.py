@@ -14,6 +14,7 @@ import pytest
 from maas_sdk.bundle.folder_objects import FolderObjects
 from maas_sdk.bundle.gcs import GcsObjects
 from maas_sdk.bundle.objects import MemoryObjects, Objects
+from maas_sdk.bundle.transfer import download, file_checksum
 from maas_sdk.errors import CorruptError, NotFoundError
 
 
@@ -137,3 +138,20 @@ def test_one_of_many_wins(objects: Objects) -> None:
     found = objects.read("n")
     assert found is not None
     assert found[0] == b"20"
+
+
+def test_a_download_is_of_the_state_that_was_seen(objects: Objects, tmp_path: Path) -> None:
+    """Any size, whole; one that was replaced, or garbled on its way, is not believed."""
+    for size in (0, 1, 300_000):
+        data = os.urandom(size)
+        info = objects.write(f"of-{size}", data, generation=0)
+        assert info is not None
+        download(objects, info, tmp_path / str(size))
+        assert (tmp_path / str(size)).read_bytes() == data
+    assert info.checksum is None or file_checksum(objects, tmp_path / "300000") == info.checksum
+    garbled = info._replace(checksum=(info.checksum or 0) ^ 1)
+    with pytest.raises(CorruptError, match="of-300000 was garbled on its way here, twice"):
+        download(objects, garbled, tmp_path / "garbled")
+    assert objects.write(info.name, b"x" * 300_000, generation=info.generation)
+    with pytest.raises(NotFoundError):
+        download(objects, info, tmp_path / "replaced")

@@ -10,6 +10,7 @@ import pytest
 
 from maas_sdk.deploy.archive import zip_folder
 from maas_sdk.deploy.check import check_zip
+from maas_sdk.deploy.check_batch import check_batch_zip
 from maas_sdk.deploy.package import package
 from maas_sdk.errors import ConfigError, CorruptError, ModelError, TransportError
 from maas_sdk.export import ProgramSpec, default_targets, export
@@ -108,3 +109,35 @@ def test_a_cut_zip_is_named(archive: Path, tmp_path: Path) -> None:
     cut.write_bytes(archive.read_bytes()[:-100])
     with pytest.raises(CorruptError, match=r"cut\.zip is no whole zip file"):
         check_zip(cut, environment="this")
+
+
+@pytest.fixture(scope="module")
+def batch_archive(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("batch")
+    return zip_folder(package(bundle, folder / "out", function="batch"), folder / "out.zip")
+
+
+def test_a_batch_function_answers_its_golden_rows(batch_archive: Path) -> None:
+    """By what is in the zip, and the function takes an event."""
+    found = check_batch_zip(batch_archive, environment="this")
+    assert found.programs == {"predict": 3, "double": 3}
+    assert (found.environment, found.tier, found.bundle) == ("this", "executable", "inside")
+
+
+def test_a_broken_batch_function_fails_its_check(batch_archive: Path, tmp_path: Path) -> None:
+    """Readers that cannot be imported, or a main.py that does not start."""
+
+    def broken(name: str) -> Path:
+        target = tmp_path / f"{name.replace('/', '-')}.zip"
+        with zipfile.ZipFile(batch_archive) as source, zipfile.ZipFile(target, "w") as out:
+            for info in source.infolist():
+                # Bytecode that is not checked would hide it.
+                if "batch/__pycache__" not in info.filename:
+                    data = b"raise OSError(7)" if info.filename == name else source.read(info)
+                    out.writestr(info, data)
+        return target
+
+    with pytest.raises(ModelError, match=r"golden rows get no answers: .*OSError: 7"):
+        check_batch_zip(broken("maas_sdk/batch/npy.py"), environment="this")
+    with pytest.raises(TransportError, match=r"OSError: 7"):
+        check_batch_zip(broken("main.py"), environment="this")

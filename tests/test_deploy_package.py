@@ -16,7 +16,7 @@ import pytest
 from maas_sdk.bundle.folder import BundleWriter, open_bundle
 from maas_sdk.bundle.manifest import Manifest, Program, Target
 from maas_sdk.deploy.archive import zip_folder
-from maas_sdk.deploy.package import main_source, package
+from maas_sdk.deploy.package import FUNCTIONS, main_source, package
 from maas_sdk.deploy.requirements import requirements
 from maas_sdk.deploy.size import Part, Size, check_limits, folder_size, zip_size
 from maas_sdk.errors import ConfigError, CorruptError
@@ -64,12 +64,26 @@ def test_folder_holds_what_runs(bundle: Path, tmp_path: Path) -> None:
     assert vendored == {"__init__.py", "bundle", "errors.py", "serve", "tensors.py", "wire"}
 
 
-def test_function_source_is_the_template() -> None:
-    """functions/predict/main.py is the file that ``package`` writes, and is short."""
-    source = main_source()
-    assert (REPOSITORY / "functions" / "predict" / "main.py").read_text() == source
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_function_source_is_the_template(function: str) -> None:
+    """functions/<name>/main.py is the file that ``package`` writes, and is short."""
+    source = main_source(function=function)
+    assert (REPOSITORY / "functions" / function / "main.py").read_text() == source
     assert len(source.splitlines()) <= 30
     compile(source, "main.py", "exec")
+
+
+def test_a_batch_function_has_what_reads_files(bundle: Path, tmp_path: Path) -> None:
+    """The readers and the client of buckets, and not the server; no other kind is made."""
+    out = package(bundle, tmp_path / "out", function="batch")
+    vendored = {path.name for path in (out / "maas_sdk").iterdir()}
+    assert {"batch", "bundle", "runtime"} <= vendored
+    assert "serve" not in vendored
+    listed = (out / "requirements.txt").read_text()
+    assert all(f"\n{name}==" in listed for name in ("pyarrow", "google-cloud-storage", "jaxlib"))
+    with pytest.raises(ConfigError, match="no function 'train': expected one of predict, batch"):
+        package(bundle, tmp_path / "other", function="train")
+    assert not (tmp_path / "other").exists()
 
 
 def test_bytecode_stands_when_times_change(bundle: Path, tmp_path: Path) -> None:

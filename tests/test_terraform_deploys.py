@@ -7,6 +7,7 @@ the modules, Terraform and the client are the real ones.
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import zipfile
 from collections.abc import Iterator
@@ -14,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow.parquet
 import pytest
 
+from maas_sdk.bundle.gcs import GcsObjects
 from maas_sdk.client import Client
 from maas_sdk.deploy.package import package
 from tests.gcs import Gcs, gcs
@@ -109,15 +112,6 @@ def test_a_bundle_becomes_an_endpoint(
     assert sorted(storage.storage.buckets) == []
 
 
-MAIN = """
-import os
-import functions_framework
-
-@functions_framework.cloud_event
-def batch(event):
-    with open(os.environ["MAAS_OUTPUT"].removeprefix("gs://maas-test-results"), "a") as file:
-        print(event["type"], event.data["name"], file=file)
-"""
 EVENT = {
     "ce-id": "1",
     "ce-source": "//storage.googleapis.com/projects/_/buckets/maas-test-inputs",
@@ -125,34 +119,67 @@ EVENT = {
     "ce-type": "google.cloud.storage.object.v1.finalized",
     "Content-Type": "application/json",
 }
+BUCKET = """
+resource "google_storage_bucket" "%s" {
+  name     = "maas-test-%s"
+  location = "EU"
+}
+"""
 
 
 @needs_terraform
-def test_a_trigger_s_function_takes_events(storage: Gcs, cloud: LocalCloud, tmp_path: Path) -> None:
-    """What module batch-function starts is called with an event, and has its output's address."""
-    (tmp_path / "source").mkdir()
-    (tmp_path / "source" / "main.py").write_text(MAIN, encoding="utf-8")
+def test_a_trigger_s_function_answers_an_object(
+    tiny_bundle: Path,
+    storage: Gcs,
+    cloud: LocalCloud,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Our batch function, packaged and applied by the module: an object arrives, its event comes
+    twice, its rows are answered once.
+    """
     folder = copied(tmp_path, providers=True)
-    zipped(tmp_path / "source", folder / "function.zip")
+    zipped(package(tiny_bundle, tmp_path / "out", function="batch"), folder / "function.zip")
     page = (folder / "modules" / "batch-function" / "README.md").read_text(encoding="utf-8")
-    example = page.partition("```hcl\n")[2].partition("```")[0]
-    done = tmp_path / "done"
-    main = example.replace("gs://maas-test-results/digits", f"gs://maas-test-results{done}")
-    bucket = 'resource "google_storage_bucket" "b" {\n  name = "maas-test-sources"\n' + (
-        '  location = "EU"\n}\n'
-    )
-    main = bucket + main.replace('"maas-test-sources"', "google_storage_bucket.b.name")
+    main = page.partition("```hcl\n")[2].partition("```")[0]
+    # The example names buckets that are made elsewhere; here that is beside it.
+    for name in ("sources", "inputs", "results"):
+        main = main.replace(f'= "maas-test-{name}"', f"= google_storage_bucket.{name}.name")
+        main += BUCKET % (name, name)
     (folder / "main.tf").write_text(main, encoding="utf-8")
+    x = np.random.default_rng(2).random((5, 4), np.float32)
+    file = io.BytesIO()
+    np.save(file, x)
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage.url)
+    inputs, results = GcsObjects("maas-test-inputs"), GcsObjects("maas-test-results")
     with attached(*providers(cloud.hooks)) as reattach:
         workspace = Workspace(folder=folder, reattach=reattach)
         workspace.run("init", "-backend=false", "-no-color")
         workspace.apply()
         (process,) = cloud.running.values()
         port = int(psutil.Process(process.pid).environ()["PORT"])
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        connection.request("POST", "/", json.dumps({"name": "in.npy"}), EVENT)
-        assert connection.getresponse().status == 200
-        connection.close()
+        arrived = inputs.write("day/1.npy", file.getvalue(), generation=0)
+        assert arrived is not None
+        about = {"bucket": "maas-test-inputs", "name": arrived.name}
+        body = json.dumps({**about, "generation": str(arrived.generation)})
+        seen = []
+        for _ in range(2):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connection.request("POST", "/", body, EVENT)
+            assert connection.getresponse().status == 200
+            connection.close()
+            seen.append({info.name: info.generation for info in results.find("")})
+        place = f"digits/day/1.npy/{arrived.generation}"
+        (part,) = (name for name in seen[0] if name.startswith(f"{place}/part-"))
+        assert f"{place}/done.json" in seen[0]
+        assert seen[0] == seen[1]
+        found = results.read(part)
+        assert found is not None
+        table = pyarrow.parquet.read_table(io.BytesIO(found[0]))
+        assert table["row"].to_pylist() == list(range(5))
+        expected = x @ np.arange(12, dtype=np.float32).reshape(4, 3)
+        np.testing.assert_allclose(table["y"].to_pylist(), expected, rtol=1e-5)
+        for objects in (inputs, results):
+            assert all(objects.delete(info) for info in objects.find(""))
         workspace.run("destroy", "-auto-approve", "-no-color")
-    assert done.read_text().split() == [EVENT["ce-type"], "in.npy"]
     assert cloud.running == {}

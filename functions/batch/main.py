@@ -9,7 +9,7 @@ from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
 if (_HERE / "maas_sdk").is_dir():
-    # Packed together with the bundle: it goes before an installed one.
+    # Packed together with the bundle by `maas package`: it goes before an installed one.
     sys.path.insert(0, str(_HERE))
 
 from maas_sdk.batch.event import on_event  # noqa: E402

@@ -17,11 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple, Self
 
-from maas_sdk.batch.bucket import Bucket, Prefix
 from maas_sdk.batch.config import BatchConfig
 from maas_sdk.batch.job import Job
 from maas_sdk.batch.parts import DONE
+from maas_sdk.batch.place import ObjectPlace
 from maas_sdk.batch.source import SUFFIXES
+from maas_sdk.bundle.objects import Objects
+from maas_sdk.bundle.store import find_bundle
+from maas_sdk.bundle.transfer import download
 from maas_sdk.errors import ConfigError, InputError, MaasError, NotFoundError
 
 __all__ = ["FAILED", "FINALIZED", "Arrived", "EventConfig", "answer", "on_event"]
@@ -29,6 +32,8 @@ __all__ = ["FAILED", "FINALIZED", "Arrived", "EventConfig", "answer", "on_event"
 # https://cloud.google.com/eventarc/docs/reference/supported-events
 FINALIZED: Final = "google.cloud.storage.object.v1.finalized"
 FAILED: Final = "failed.json"
+# https://cloud.google.com/storage/quotas: the largest object.
+_OBJECT_BYTES: Final = 5 * 2**40
 
 
 class Arrived(NamedTuple):
@@ -125,7 +130,8 @@ def on_event(
     """A function for functions-framework, of signature type ``cloudevent``.
 
     Args:
-        bundle: path of the bundle's folder.
+        bundle: path of the bundle's folder, or a model in a store,
+            ``<store URL>/<model>@<version>``, which is fetched when the first event comes.
         config: None: as the environment has it.
 
     Raises:
@@ -141,7 +147,7 @@ def on_event(
             _log("WARNING", error.message)
             return
         try:
-            _log("INFO", answer(bundle, arrived, chosen), arrived)
+            _log("INFO", answer(find_bundle(bundle), arrived, chosen), arrived)
         except MaasError as error:
             _log("ERROR", error.message, arrived)
             raise
@@ -167,7 +173,7 @@ def answer(bundle: str | os.PathLike[str], arrived: Arrived, config: EventConfig
         return "left alone: it is one of the answers"
     if not arrived.name.startswith(config.watched) or suffix not in SUFFIXES:
         return "left alone: it is no input"
-    place = Prefix(Bucket(target), f"{prefix}{arrived.name}/{arrived.generation}")
+    place = ObjectPlace(_objects(target, f"{prefix}{arrived.name}/{arrived.generation}"))
     names = place.names()
     if FAILED in names:
         return "nothing to do: it was found to be no input that can be answered"
@@ -176,9 +182,7 @@ def answer(bundle: str | os.PathLike[str], arrived: Arrived, config: EventConfig
     with tempfile.TemporaryDirectory(prefix="maas-batch-") as folder:
         # Its own name may be too long for a file, or climb out of the folder.
         path = Path(folder) / f"input{suffix}"
-        try:
-            Bucket(arrived.bucket).download(arrived.name, arrived.generation, path)
-        except NotFoundError:
+        if not _fetch(_objects(arrived.bucket), arrived, path):
             return "nothing to do: the object was deleted or replaced since"
         same = {"bucket": arrived.bucket, "name": arrived.name, "generation": arrived.generation}
         try:
@@ -193,6 +197,26 @@ def answer(bundle: str | os.PathLike[str], arrived: Arrived, config: EventConfig
         f"{report.answered} rows answered, {report.bad} not, {report.parts} files under "
         f"gs://{target}/{prefix}{arrived.name}/{arrived.generation}/"
     )
+
+
+def _objects(bucket: str, prefix: str = "") -> Objects:
+    # Only here: what reads events is tried out without a bucket.
+    from maas_sdk.bundle.gcs import GcsObjects
+
+    # In one request however large: parts of an object would lie among the answers.
+    return GcsObjects(bucket, prefix, part_bytes=_OBJECT_BYTES)
+
+
+def _fetch(objects: Objects, arrived: Arrived, path: Path) -> bool:
+    """Whether that generation of the object still was there; then it is in the file."""
+    info = objects.stat(arrived.name)
+    if info is None or info.generation != arrived.generation:
+        return False
+    try:
+        download(objects, info, path)
+    except NotFoundError:
+        return False
+    return True
 
 
 def _write(file: Path, text: str) -> None:

@@ -1,24 +1,30 @@
-"""Where a batch prediction writes: a folder of files that appear whole or not at all.
+"""Where a batch prediction writes: files, or objects, that appear whole or not at all.
 
-The rule it keeps: a file is written under a name that starts with a dot, flushed to the disk, and
-renamed; so at any moment, also after kill -9 or a power cut, each file that has its own name is
-whole. One process writes at a time: it holds a lock that ends with it.
+The rule it keeps in a folder: a file is written under a name that starts with a dot, flushed to the
+disk, and renamed; so at any moment, also after kill -9 or a power cut, each file that has its own
+name is whole. One process writes at a time: it holds a lock that ends with it.
+
+Among objects it is: one is made only where none is, so of two that write the same part one wins,
+and the other goes on; what was made is never replaced.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
 
 from maas_sdk.batch.parts import is_ours
+from maas_sdk.bundle.objects import Objects
 from maas_sdk.bundle.staging import disk_errors
-from maas_sdk.errors import ConfigError
+from maas_sdk.bundle.transfer import file_checksum
+from maas_sdk.errors import ConfigError, NotFoundError
 
-__all__ = ["Folder", "Place"]
+__all__ = ["Folder", "ObjectPlace", "Place"]
 
 _TEMPORARY: Final = ".writing-"
 
@@ -109,6 +115,35 @@ class Folder:
             if is_ours(name):
                 (self.path / name).unlink()
         os.fsync(self._lock)
+
+
+class ObjectPlace:
+    """Objects below a prefix: a ``Place`` that several processes may share.
+
+    Args:
+        objects: those of the prefix, and no others.
+    """
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+
+    def names(self) -> set[str]:
+        """As ``Place.names``."""
+        return {info.name for info in self._objects.find("")}
+
+    def read(self, name: str) -> bytes:
+        """As ``Place.read``."""
+        found = self._objects.read(name)
+        if found is None:
+            raise NotFoundError(f"{self._objects.url}/{name} is not there any more")
+        return found[0]
+
+    def put(self, name: str, write: Callable[[Path], None]) -> None:
+        """As ``Place.put``; one that is there, by whoever does the same job, stays."""
+        with tempfile.TemporaryDirectory(prefix="maas-batch-") as folder:
+            path = Path(folder) / name
+            write(path)
+            self._objects.upload(name, path, checksum=file_checksum(self._objects, path))
 
 
 def _flush(path: Path) -> None:

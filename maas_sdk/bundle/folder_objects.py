@@ -79,7 +79,9 @@ class FolderObjects:
             with open(self.root / info.name, "rb", buffering=0) as file:
                 file.seek(start)
                 done = 0
-                while done < len(target):
+                if _info(info.name, os.fstat(file.fileno())).generation != info.generation:
+                    done = -1
+                while 0 <= done < len(target):
                     count = file.readinto(target[done:])
                     if not count:
                         break

@@ -62,7 +62,11 @@ class Objects(Protocol):
         """A small object, whole, and the state that the bytes belong to."""
 
     def read_into(self, info: ObjectInfo, start: int, target: memoryview) -> None:
-        """Fill ``target`` with the bytes from ``start``. Raises ``NotFoundError`` if it is gone."""
+        """Fill ``target`` with the bytes from ``start`` of the generation that was seen.
+
+        Raises:
+            NotFoundError: it is gone, or replaced.
+        """
 
     def write(self, name: str, data: bytes, *, generation: int) -> ObjectInfo | None:
         """Write a small object where ``generation`` is the present one; 0: where there is none.

@@ -24,7 +24,16 @@ from maas_sdk.bundle.objects import ObjectInfo, Objects
 from maas_sdk.bundle.staging import disk_errors
 from maas_sdk.errors import CorruptError, TransportError
 
-__all__ = ["RANGE_BYTES", "allocate", "fetch", "object_name", "pull", "push"]
+__all__ = [
+    "RANGE_BYTES",
+    "allocate",
+    "download",
+    "fetch",
+    "file_checksum",
+    "object_name",
+    "pull",
+    "push",
+]
 
 RANGE_BYTES: Final = 8 * 2**20
 _CHUNK_BYTES: Final = 2**20
@@ -115,6 +124,44 @@ def allocate(path: Path, size_bytes: int) -> None:
     with disk_errors(path), open(path, "xb") as file:
         if size_bytes:
             os.posix_fallocate(file.fileno(), 0, size_bytes)
+
+
+def download(objects: Objects, info: ObjectInfo, path: Path) -> None:
+    """Write an object, whatever its name, to a new file: the bytes of the state that was seen.
+
+    Raises:
+        NotFoundError: it is in another state, or gone.
+        CorruptError: it came with another checksum, twice.
+        BundleError: the disk is full.
+    """
+    allocate(path, info.size_bytes)
+    for _ in "ab":
+        if info.size_bytes:
+            with (
+                _mapped(path, info.size_bytes) as view,
+                ThreadPoolExecutor(_THREADS, thread_name_prefix="maas-download") as pool,
+            ):
+
+                def read(start: int, view: memoryview = view) -> None:
+                    with view[start : start + RANGE_BYTES] as target:
+                        objects.read_into(info, start, target)
+
+                _all([pool.submit(read, start) for start in range(0, len(view), RANGE_BYTES)])
+        if info.checksum in (None, file_checksum(objects, path)):
+            return
+    raise CorruptError(
+        f"{objects.url}: {info.name} was garbled on its way here, twice: try again",
+        object=info.name,
+    )
+
+
+def file_checksum(objects: Objects, path: Path) -> int:
+    """The checksum of a file's bytes that is kept with its object."""
+    checksum = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            checksum = objects.checksum(chunk, checksum)
+    return checksum
 
 
 def pull(objects: Objects, files: Mapping[Path, FileEntry]) -> None:

@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
         "maas package digits.maas digits-function",
         "maas package digits.maas digits-function.zip --check",
         "maas package large.maas large.zip --bundle-from gs://my-models/store/large@3",
+        "maas package digits.maas digits-batch.zip --function batch",
         "maas package digits.maas digits-image --container --variant gpu",
     )
 
@@ -34,6 +35,10 @@ def package(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     out: Annotated[Path, typer.Argument(help="Folder to make, or a .zip file.")],
     overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
+    function: Annotated[
+        str,
+        typer.Option(help="predict: answers calls; batch: objects that arrive in a bucket."),
+    ] = "predict",
     bundle_from: Annotated[
         str | None,
         typer.Option(
@@ -65,10 +70,10 @@ def package(
     """
     with reporting(as_json, debug) as output:
         zipped = out.suffix == ".zip"
-        if container and (zipped or check or bundle_from):
+        if container and (zipped or check or bundle_from or function != "predict"):
             raise ConfigError(
-                "--container makes a folder with the bundle in it: leave out .zip, --check and "
-                "--bundle-from"
+                "--container makes a folder with the bundle in it that serves: leave out .zip, "
+                "--check, --bundle-from and --function"
             )
         if container:
             from maas_sdk.deploy.container import container as make_container
@@ -79,8 +84,16 @@ def package(
             return
         with tempfile.TemporaryDirectory(prefix="maas-package-") as scratch:
             archive = out if zipped else Path(scratch) / "function.zip"
-            size = _function(bundle, out, archive, overwrite, bundle_from, tuple(extras or ()))
-            found = _check(output, archive, bundle) if check else None
+            size = _function(
+                bundle,
+                out,
+                archive,
+                overwrite,
+                function=function,
+                bundle_from=bundle_from,
+                extras=tuple(extras or ()),
+            )
+            found = _check(output, archive, bundle, function) if check else None
         _show(output, out, size, {} if found is None else {"check": found})
 
 
@@ -89,8 +102,7 @@ def _function(
     out: Path,
     archive: Path,
     overwrite: bool,
-    bundle_from: str | None,
-    extras: tuple[str, ...],
+    **options: Any,
 ) -> Size:
     """Write the folder or the zip; of a folder a zip is made too, for its size and the check."""
     from maas_sdk.deploy.archive import zip_folder
@@ -104,15 +116,14 @@ def _function(
             bundle,
             Path(scratch) / "function" if zipped else out,
             overwrite=overwrite,
-            bundle_from=bundle_from,
-            extras=extras,
+            **options,
             accept=lambda folder: check_limits(zip_size(zip_folder(folder, seen))),
         )
         zip_folder(folder, archive, overwrite=overwrite)
         return zip_size(archive)
 
 
-def _check(output: Output, archive: Path, bundle: Path) -> dict[str, Any]:
+def _check(output: Output, archive: Path, bundle: Path, function: str) -> dict[str, Any]:
     from dataclasses import asdict
 
     from maas_sdk.charts.quantities import duration
@@ -121,10 +132,12 @@ def _check(output: Output, archive: Path, bundle: Path) -> dict[str, Any]:
         import functions_framework  # noqa: F401
 
         from maas_sdk.deploy.check import check_zip
+        from maas_sdk.deploy.check_batch import check_batch_zip
 
     with output.progress() as bar:
         bar.add_task("check", total=None)
-        found = check_zip(archive, bundle=bundle)
+        checks = {"predict": check_zip, "batch": check_batch_zip}
+        found = checks[function](archive, bundle=bundle)
     rows = ", ".join(f"{name} {rows}" for name, rows in found.programs.items())
     where = "an environment of its own" if found.environment == "installed" else "this interpreter"
     output.show(

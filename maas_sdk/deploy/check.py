@@ -27,7 +27,14 @@ from maas_sdk.deploy.package import BUNDLE
 from maas_sdk.deploy.process import FunctionProcess, framework_command
 from maas_sdk.errors import ConfigError, CorruptError, ModelError, NotFoundError
 
-__all__ = ["CheckReport", "Environment", "check_zip", "make_environment"]
+__all__ = [
+    "CheckReport",
+    "Environment",
+    "check_zip",
+    "clean_environment",
+    "make_environment",
+    "unzip",
+]
 
 Environment = Literal["auto", "installed", "this"]
 
@@ -88,7 +95,7 @@ def check_zip(
     with tempfile.TemporaryDirectory(prefix="maas-check-") as name:
         scratch = Path(name)
         began = time.perf_counter()
-        folder = _unzip(path, scratch / "function")
+        folder = unzip(path, scratch / "function")
         unzip_s = time.perf_counter() - began
         inside = (folder / BUNDLE).is_dir()
         model = folder / BUNDLE if inside else bundle
@@ -100,7 +107,7 @@ def check_zip(
         manifest = open_bundle(model).manifest
         progress("environment")
         began = time.perf_counter()
-        command, kind, why = _environment(folder, scratch, environment)
+        command, kind, why = clean_environment(folder, scratch, environment)
         install_s = time.perf_counter() - began if kind == "installed" else 0.0
         calls = {
             program: golden_call(model, program, whole=True)
@@ -179,7 +186,8 @@ def make_environment(requirements: Path, folder: Path, *, hashed: bool = True) -
     return python
 
 
-def _unzip(path: Path, folder: Path) -> Path:
+def unzip(path: Path, folder: Path) -> Path:
+    """Unpack a function; the folder. Raises ``CorruptError`` if the zip is not whole."""
     try:
         with zipfile.ZipFile(path) as archive:
             archive.extractall(folder)
@@ -188,8 +196,22 @@ def _unzip(path: Path, folder: Path) -> Path:
     return folder
 
 
-def _environment(folder: Path, scratch: Path, wanted: Environment) -> tuple[list[str], str, str]:
-    """What starts the framework, which environment that is, and why."""
+def clean_environment(
+    folder: Path, scratch: Path, wanted: Environment
+) -> tuple[list[str], str, str]:
+    """What starts the framework, which environment that is, and why.
+
+    Args:
+        folder: of the function, with its requirements.txt.
+        scratch: a folder to make the environment in.
+        wanted: as for ``check_zip``.
+
+    Returns:
+        A command whose first word is the interpreter; "installed" or "this"; a sentence.
+
+    Raises:
+        ConfigError: it cannot be made and ``wanted`` asks for it.
+    """
     requirements = folder / "requirements.txt"
     why = "asked for"
     if wanted != "this":

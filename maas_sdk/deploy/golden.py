@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from maas_sdk.bundle.manifest import Verification
     from maas_sdk.tensors import Array
 
-__all__ = ["FirstCall", "golden_call", "largest_excess"]
+__all__ = ["FirstCall", "golden_call", "golden_rows", "largest_excess"]
 
 # atol and rtol for a bundle that was exported without being verified.
 _UNVERIFIED: Final = (1e-5, 1e-4)
@@ -51,44 +51,20 @@ def golden_call(bundle: Path, program: str | None = None, *, whole: bool = False
         MaasError: the bundle cannot be opened, or has no golden rows for the program.
     """
     from maas_sdk.bundle import open_bundle
-    from maas_sdk.bundle.manifest import golden_path
     from maas_sdk.wire.frames import CONTENT_TYPE, Call, Failure, decode_results, encode_calls
 
-    opened = open_bundle(bundle)
-    manifest = opened.manifest
+    manifest = open_bundle(bundle).manifest
     name = program or (
         "predict" if "predict" in manifest.programs else next(iter(manifest.programs))
     )
-    chosen = manifest.programs[name]
-    if golden_path(name) not in manifest.files:
-        raise NotFoundError(
-            f"{manifest.name} has no golden rows for {name!r}, so no answer can be checked: "
-            "export it with examples",
-            program=name,
-        )
-    golden = opened.weights(golden_path(name))
-    rows = slice(0, 1) if chosen.row_independent and not whole else slice(None)
-
-    def part(kind: str) -> dict[str, Array]:
-        specs = getattr(chosen.signature, f"{kind}s")
-        return {
-            key: np.array(
-                golden[f"{kind}/{key}"][rows]
-                if spec.shape[:1] == (None,)
-                else golden[f"{kind}/{key}"]
-            )
-            for key, spec in specs.items()
-        }
-
-    inputs, expected = part("input"), part("output")
-    golden.close()
+    inputs, expected, verification = golden_rows(bundle, name, whole=whole)
 
     def check(body: bytes) -> None:
         [answer] = decode_results(body)
         if isinstance(answer, Failure):
             raise ModelError(f"the first answer was an error: {answer.message}")
         for key, wanted in expected.items():
-            excess = largest_excess(answer.outputs[key], wanted, chosen.verification)
+            excess = largest_excess(answer.outputs[key], wanted, verification)
             if excess > 0:
                 raise ModelError(
                     f"the first answer's {key!r} is off the golden one by {excess:.3g} more than "
@@ -102,6 +78,50 @@ def golden_call(bundle: Path, program: str | None = None, *, whole: bool = False
         check=check,
         rows=max((len(value) for value in inputs.values() if value.ndim), default=0),
     )
+
+
+def golden_rows(
+    bundle: Path, program: str, *, whole: bool = False
+) -> tuple[dict[str, Array], dict[str, Array], Verification | None]:
+    """Golden inputs and outputs of a program by name, and how near an answer has to be.
+
+    Args:
+        bundle: its folder.
+        program: its name.
+        whole: all rows; else the first, where rows can be taken apart.
+
+    Raises:
+        MaasError: the bundle cannot be opened, or has no golden rows for the program.
+    """
+    from maas_sdk.bundle import open_bundle
+    from maas_sdk.bundle.manifest import golden_path
+
+    opened = open_bundle(bundle)
+    manifest = opened.manifest
+    chosen = manifest.programs[program]
+    if golden_path(program) not in manifest.files:
+        raise NotFoundError(
+            f"{manifest.name} has no golden rows for {program!r}, so no answer can be checked: "
+            "export it with examples",
+            program=program,
+        )
+    golden = opened.weights(golden_path(program))
+    rows = slice(0, 1) if chosen.row_independent and not whole else slice(None)
+
+    def part(kind: str) -> dict[str, Array]:
+        specs = getattr(chosen.signature, f"{kind}s")
+        return {
+            key: np.array(
+                golden[f"{kind}/{key}"][rows]
+                if spec.shape[:1] == (None,)
+                else golden[f"{kind}/{key}"]
+            )
+            for key, spec in specs.items()
+        }
+
+    found = part("input"), part("output"), chosen.verification
+    golden.close()
+    return found
 
 
 def largest_excess(found: Array, wanted: Array, verification: Verification | None) -> float:

@@ -1,7 +1,7 @@
 """A bundle → a function's folder, which is the deployable unit.
 
     out/
-      main.py             binds ``predict``; the user's to edit
+      main.py             binds ``predict``, or ``batch``; the user's to edit
       requirements.txt    exact versions and hashes; jaxlib is the one that compiled the executables
       model.maas/         the bundle, every hash checked while it was copied; absent where the
                           function fetches it from a store at start
@@ -9,7 +9,8 @@
       **/__pycache__/     bytecode, so that a cold start compiles nothing
 
 It runs as it is, here and in the cloud:
-``functions-framework --source out/main.py --target predict``.
+``functions-framework --source out/main.py --target predict``. What answers objects that arrive in a
+bucket is the same with ``batch`` for ``predict``, and with the readers of files for the server.
 
 The rule: the same bundle, options and release give the same bytes, from whatever process, so that a
 deployment tool sees a change only where there is one. Our package goes in as a folder and not as a
@@ -30,22 +31,50 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from maas_sdk.bundle.folder import copy_bundle, open_bundle
 from maas_sdk.bundle.staging import Staging
 from maas_sdk.deploy.requirements import requirements
 from maas_sdk.errors import BundleError, ConfigError
 
-__all__ = ["BUNDLE", "SERVING", "compile_bytecode", "copy_sources", "main_source", "package"]
+__all__ = [
+    "BUNDLE",
+    "FUNCTIONS",
+    "SERVING",
+    "Function",
+    "compile_bytecode",
+    "copy_sources",
+    "main_source",
+    "package",
+]
 
 # Where main.py looks for the bundle, beside itself.
 BUNDLE: Final = "model.maas"
 
-# What serving imports, by the table of the house: ground, formats, service.
-SERVING: Final = ("__init__.py", "errors.py", "tensors.py", "bundle", "wire", "runtime", "serve")
+# By the table of the house: ground, formats, runtime; and, for serving, the service.
+_RUNTIME: Final = ("__init__.py", "errors.py", "tensors.py", "bundle", "wire", "runtime")
+SERVING: Final = (*_RUNTIME, "serve")
+
+
+class Function(NamedTuple):
+    """A kind of function that a bundle can be packaged as."""
+
+    # Of the template of its main.py.
+    template: str
+    # Parts of this package that it imports.
+    parts: tuple[str, ...]
+    # Names of locks that it needs in any case.
+    extras: tuple[str, ...] = ()
+
+
+# By the name that main.py binds, which is the platform's entry point.
+FUNCTIONS: Final[Mapping[str, Function]] = {
+    "predict": Function("main", SERVING),
+    "batch": Function("batch", (*_RUNTIME, "batch"), ("data", "gcp")),
+}
 
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 # A store's URL, a model, and its version or label; nothing that would end a Python string.
@@ -73,6 +102,7 @@ def package(
     bundle_path: str | os.PathLike[str],
     out_dir: str | os.PathLike[str],
     *,
+    function: str = "predict",
     overwrite: bool = False,
     bundle_from: str | None = None,
     extras: Iterable[str] = (),
@@ -83,6 +113,8 @@ def package(
     Args:
         bundle_path: the bundle's folder.
         out_dir: the folder to write; its parent exists.
+        function: a key of ``FUNCTIONS``: "predict" answers calls, "batch" objects that arrive in a
+            bucket.
         overwrite: replace ``out_dir`` if it is there.
         bundle_from: where the function fetches the bundle at start, ``<store>/<model>@<version>``;
             None: the bundle lies in the folder.
@@ -94,13 +126,15 @@ def package(
         The folder.
 
     Raises:
-        ConfigError: ``out_dir`` is there and ``overwrite`` is off; the bundle's executables were
-            compiled by several versions of jaxlib; ``bundle_from`` names no version.
+        ConfigError: no such function; ``out_dir`` is there and ``overwrite`` is off; the bundle's
+            executables were compiled by several versions of jaxlib; ``bundle_from`` names no
+            version.
         BundleError: the bundle cannot be used; ``CorruptError`` names the file.
     """
+    source = main_source(bundle_from, function=function)
+    kind = FUNCTIONS[function]
     bundle = open_bundle(bundle_path)
-    source = main_source(bundle_from)
-    wanted = {*extras, *({"gcp"} if (bundle_from or "").startswith("gs://") else ())}
+    wanted = {*extras, *kind.extras, *({"gcp"} if (bundle_from or "").startswith("gs://") else ())}
     # Checked where keys are trusted.
     wanted |= {"seal"} if bundle.signature is not None else set()
     listed = requirements(bundle.manifest, wanted)
@@ -110,7 +144,7 @@ def package(
             copy_bundle(bundle, root / BUNDLE)
         else:
             bundle.check()  # what is not copied is checked all the same: it was just published
-        copy_sources(root / "maas_sdk", SERVING)
+        copy_sources(root / "maas_sdk", kind.parts)
         (root / "main.py").write_text(source, encoding="utf-8")
         (root / "requirements.txt").write_text(listed.text, encoding="utf-8")
         compile_bytecode(root, "main.py", "maas_sdk")
@@ -119,17 +153,21 @@ def package(
     return staging.target
 
 
-def main_source(bundle_from: str | None = None) -> str:
+def main_source(bundle_from: str | None = None, *, function: str = "predict") -> str:
     """The source of a function's ``main.py``.
 
     Args:
+        function: a key of ``FUNCTIONS``.
         bundle_from: ``<store>/<model>@<version>`` to serve; None: the bundle beside the file.
 
     Raises:
-        ConfigError: it names no model and version: what a deployment serves has to be said, or two
-            instances of it would answer differently.
+        ConfigError: no such function; or it names no model and version: what a deployment serves
+            has to be said, or two instances of it would answer differently.
     """
-    source = (Path(__file__).parent / "templates" / "main.py.txt").read_text(encoding="utf-8")
+    if function not in FUNCTIONS:
+        raise ConfigError(f"no function {function!r}: expected one of {', '.join(FUNCTIONS)}")
+    template = f"{FUNCTIONS[function].template}.py.txt"
+    source = (Path(__file__).parent / "templates" / template).read_text(encoding="utf-8")
     if bundle_from is None:
         return source
     if not _REFERENCE.fullmatch(bundle_from):

@@ -38,6 +38,7 @@ LOCKS: Final = {
     "serve": "the runtime: jaxlib and its numpy and scipy, msgpack, functions-framework",
     "cli": "the command `maas serve` of a container: typer, rich, uvicorn",
     "gcp": "a bundle that is fetched from gs:// at start",
+    "data": "parquet files and pictures that a batch function reads and writes",
     "seal": "a bundle that is signed or encrypted",
     "zstd": "a bundle with tensors compressed by zstd",
     "cuda": "NVIDIA GPUs: the CUDA plugin and NVIDIA's libraries",

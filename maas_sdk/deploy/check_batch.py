@@ -1,0 +1,171 @@
+"""A zipped batch function, started away from everything that made it, and asked.
+
+The rule is that of ``check.py``. Answers go to a bucket, and a check needs no account: so the part
+of the zip that answers files is given the bundle's golden rows as a file, and the function that
+calls it is started and sent an event that asks for nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from maas_sdk.bundle.folder import open_bundle
+from maas_sdk.bundle.manifest import golden_path
+from maas_sdk.deploy.check import CheckReport, Environment, clean_environment, unzip
+from maas_sdk.deploy.golden import golden_rows, largest_excess
+from maas_sdk.deploy.package import BUNDLE
+from maas_sdk.deploy.process import FunctionProcess
+from maas_sdk.errors import ConfigError, ModelError, NotFoundError
+
+__all__ = ["check_batch_zip"]
+
+_ANSWER: Final = """
+import sys
+folder, model, program, rows, answers = sys.argv[1:]
+sys.path.insert(0, folder)
+from maas_sdk.batch import BatchConfig, predict_files
+from maas_sdk.runtime.load import load
+predict_files(model, rows, answers, BatchConfig(format="npz", program=program))
+print(load(model).report.tier)
+"""
+# Events of deleted objects ask for nothing; that they are read at all takes the whole function.
+_EVENT: Final = {
+    "ce-id": "1",
+    "ce-specversion": "1.0",
+    "ce-type": "google.cloud.storage.object.v1.deleted",
+    "ce-source": "//storage.googleapis.com/projects/_/buckets/check",
+    "Content-Type": "application/json",
+}
+
+
+def check_batch_zip(
+    path: Path,
+    *,
+    bundle: Path | None = None,
+    environment: Environment = "auto",
+    timeout_s: float = 60.0,
+) -> CheckReport:
+    """Answer golden rows by what is in a zipped batch function, and start the function.
+
+    Args:
+        path: the zip file.
+        bundle: for a function that fetches its bundle: that bundle, from disk.
+        environment: as for ``check_zip``.
+        timeout_s: that either may take.
+
+    Raises:
+        ConfigError: the zip has no bundle and none was given; the requirements cannot be installed
+            and ``environment`` asks for it.
+        ModelError: an answer is wrong, or none came.
+        MaasError: the function does not start or does not answer.
+    """
+    with tempfile.TemporaryDirectory(prefix="maas-check-") as name:
+        scratch = Path(name)
+        began = time.perf_counter()
+        folder = unzip(path, scratch / "function")
+        unzip_s = time.perf_counter() - began
+        inside = (folder / BUNDLE).is_dir()
+        model = folder / BUNDLE if inside else bundle
+        if model is None:
+            raise ConfigError(f"{path} has no bundle in it: give the bundle's folder as well")
+        began = time.perf_counter()
+        command, kind, why = clean_environment(folder, scratch, environment)
+        install_s = time.perf_counter() - began if kind == "installed" else 0.0
+        variables = {"LANG": "C.UTF-8", "PATH": os.defpath, "HOME": str(scratch)}
+        programs: dict[str, int] = {}
+        first_s, tier = 0.0, "unknown"
+        for program in _answerable(model):
+            began = time.perf_counter()
+            rows, tier = _answered(
+                [command[0], "-I"], folder, model.resolve(), program, scratch, variables, timeout_s
+            )
+            programs[program] = rows
+            first_s = first_s or time.perf_counter() - began
+        variables |= {
+            "FUNCTION_SIGNATURE_TYPE": "cloudevent",
+            "MAAS_BUNDLE": str(model.resolve()),
+            "MAAS_OUTPUT": "gs://check/answers",
+        }
+        with FunctionProcess(
+            folder, target="batch", environment=variables, command=command, inherit=False
+        ) as process:
+            status, body = process.first_answer(
+                "/", [json.dumps({}).encode()], headers=_EVENT, timeout_s=timeout_s
+            )
+            if status != 200:
+                raise ModelError(
+                    f"{path}: an event is answered with status {status}: "
+                    f"{body[:500].decode(errors='replace')}"
+                )
+    return CheckReport(
+        environment=kind,
+        why=why,
+        programs=programs,
+        first_answer_s=unzip_s + first_s,
+        install_s=install_s,
+        tier=tier,
+        bundle="inside" if inside else "handed in",
+    )
+
+
+def _answerable(model: Path) -> list[str]:
+    """Programs whose rows can be answered in any company, with golden ones."""
+    manifest = open_bundle(model).manifest
+    found = [
+        name
+        for name, program in manifest.programs.items()
+        if program.row_independent and golden_path(name) in manifest.files
+    ]
+    if not found:
+        raise NotFoundError(
+            f"{manifest.name} has no golden rows of a program whose rows are independent: nothing "
+            "can be checked"
+        )
+    return found
+
+
+def _answered(
+    python: list[str],
+    folder: Path,
+    model: Path,
+    program: str,
+    scratch: Path,
+    variables: dict[str, str],
+    timeout_s: float,
+) -> tuple[int, str]:
+    """How many golden rows of a program were answered rightly, and by which tier."""
+    inputs, expected, verification = golden_rows(model, program, whole=True)
+    rows, answers = scratch / f"{program}.npz", scratch / f"{program}-answers"
+    np.savez(rows, **inputs)  # type: ignore[arg-type]
+    done = subprocess.run(
+        [*python, "-c", _ANSWER, *map(str, (folder, model, program, rows, answers))],
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    if done.returncode:
+        words = " ".join(done.stderr.strip().splitlines()[-2:])
+        raise ModelError(f"program {program!r}: its golden rows get no answers: {words}")
+    parts = sorted(answers.glob("part-*.npz"))
+    if not parts:
+        raise NotFoundError(f"program {program!r}: no golden row was answered")
+    for name, wanted in expected.items():
+        found = np.concatenate([np.load(part)[name] for part in parts])
+        excess = largest_excess(found, wanted, verification)
+        if excess > 0:
+            raise ModelError(
+                f"program {program!r}: answers {name!r} are off the golden ones by {excess:.3g} "
+                "more than the tolerance of the export"
+            )
+    return len(wanted), done.stdout.strip()
