@@ -86,7 +86,7 @@ lock: setup  ## write requirements.lock anew from pyproject.toml
 		--generate-hashes --constraint requirements.lock --no-emit-index-url --no-annotate --no-header --quiet \
 		--output-file maas_sdk/deploy/locks/$$name.lock; }; \
 	lock serve functions-framework jaxlib ml_dtypes msgpack numpy scipy && lock cli rich typer uvicorn && \
-	lock gcp google-cloud-storage && lock seal cryptography && lock zstd zstandard && lock data pyarrow pillow && \
+	lock gcp google-cloud-storage && lock seal cryptography && lock zstd zstandard && lock data orjson pyarrow pillow && \
 	lock cuda 'jax-cuda12-plugin[with-cuda]==0.10.2' && lock tpu 'libtpu==0.0.42.*'
 
 clean:  ## remove .venv and everything that is made

@@ -112,6 +112,8 @@ PRIVILEGED = {
     # Buckets, in the extra [gcp].
     "google": {"bundle/gcs.py"},
     "google_crc32c": {"bundle/gcs.py"},
+    # Lines of JSON, in the extra [data]; without it the standard library reads them.
+    "orjson": {"batch/json_codec.py"},
     # One door to tables in each wing that reads some, in the extra [data].
     "pyarrow": {"training/data/columns.py", "batch/arrow.py"},
     # The quantiles of mixup's Beta distribution; jax depends on scipy anyway.

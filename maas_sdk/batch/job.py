@@ -21,7 +21,7 @@ from maas_sdk.batch.assembly import Run, assemble
 from maas_sdk.batch.config import BatchConfig
 from maas_sdk.batch.fingerprint import differences, fingerprint, identity
 from maas_sdk.batch.layout import check_signature
-from maas_sdk.batch.overlap import ahead
+from maas_sdk.batch.overlap import ahead, short_turns
 from maas_sdk.batch.parts import (
     DONE,
     JOB,
@@ -177,7 +177,8 @@ class Job:
         self.check(place)
         engine = load(self.bundle)
         try:
-            return self._run(place, partial(engine.run, program=self.program), progress)
+            with short_turns():
+                return self._run(place, partial(engine.run, program=self.program), progress)
         finally:
             engine.close()
 

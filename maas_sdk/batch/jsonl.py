@@ -8,7 +8,6 @@ Dimension letters: N rows of a block.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from maas_sdk.batch.config import BatchConfig
+from maas_sdk.batch.json_codec import decode_line
 from maas_sdk.batch.layout import ROW, Layout, layout_of
 from maas_sdk.batch.lines import blocks, lines_of
 from maas_sdk.batch.rows import Chunk, chunk_of
@@ -103,7 +103,7 @@ def _layout(path: Path, signature: Signature, config: BatchConfig) -> tuple[Layo
 def _row(line: bytes, *, bare: bool) -> tuple[dict[str, Any], str | None]:
     """A line as fields, or why it is not: JSON's nonsense is never an exception here."""
     try:
-        row = json.loads(line)
+        row = decode_line(line)
     except UnicodeDecodeError:
         return {}, "the line is not UTF-8"
     except (ValueError, RecursionError) as error:

@@ -10,8 +10,6 @@ Dimension letters: G rows that were answered.
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from maas_sdk.batch.arrow import arrow, column_of
+from maas_sdk.batch.json_codec import encode_line
 from maas_sdk.batch.rows import BadRow
 from maas_sdk.errors import ConfigError
 from maas_sdk.tensors import Array, Signature
@@ -52,11 +51,10 @@ class Part:
 
     def write_bad(self, path: Path, key: str) -> None:
         """Write the rows that were not answered: ``{"row": 7, "id": "a", "reason": "…"}``."""
-        with path.open("w", encoding="utf-8") as file:
+        with path.open("wb") as file:
             for bad in self.bad:
                 named = {key: bad.key} if bad.key is not None else {}
-                line = {"row": bad.row, **named, "reason": bad.reason}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.write(encode_line({"row": bad.row, **named, "reason": bad.reason}))
 
 
 def part_name(index: int, fingerprint: str, kind: str) -> str:
@@ -129,22 +127,14 @@ _LINES: Final = 4096
 
 def _write_jsonl(path: Path, columns: Mapping[str, Array]) -> None:
     arrays = {name: _plain(array) for name, array in columns.items()}
-    dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
     total = min(len(array) for array in arrays.values())
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("wb") as file:
         for start in range(0, total, _LINES):
-            pieces = [array[start : start + _LINES] for array in arrays.values()]
-            finite = all(p.dtype.kind != "f" or np.isfinite(p).all() for p in pieces)
-            values = [p.tolist() if finite else _nulls(p.tolist()) for p in pieces]
-            for row in zip(*values, strict=True):
-                file.write(dumps(dict(zip(arrays, row, strict=True))) + "\n")
-
-
-def _nulls(value: Any) -> Any:
-    """The same with null for NaN and infinity, which JSON does not know."""
-    if isinstance(value, list):
-        return [_nulls(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+            values = [array[start : start + _LINES].tolist() for array in arrays.values()]
+            file.writelines(
+                encode_line(dict(zip(arrays, row, strict=True)))
+                for row in zip(*values, strict=True)
+            )
 
 
 _WRITERS: Final = {"jsonl": _write_jsonl, "npz": _write_npz, "parquet": _write_parquet}
