@@ -298,7 +298,9 @@ class Executable:
         try:
             results = self._loaded.execute_sharded(buffers).consume_with_handlers(handlers)
             if self._client.platform != "cpu":
-                # A run on an accelerator is only begun; copying its results waits for it.
+                # A run on an accelerator is only begun; copying its results waits for it, all at once.
+                for result in results:
+                    result._copy_single_device_array_to_host_async()
                 return [_from_device(result) for result in results]
         except Exception as error:
             raise ModelError(f"the program failed while it ran: {_first_line(error)}") from error
@@ -328,6 +330,7 @@ def _to_numpy(result: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Arra
 
 
 def _from_device(result: Any) -> Array:
+    # Where jax is installed jaxlib imports it here; where a model is served it is not.
     array: Array = result._single_device_array_to_np_array_did_copy()[0]
     array.flags.writeable = False
     return array
