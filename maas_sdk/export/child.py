@@ -10,6 +10,7 @@ and, last, one with
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import threading
@@ -30,6 +31,8 @@ from maas_sdk.tensors import dtype_from_name
 __all__ = ["Say", "compile_programs", "describe", "run_programs"]
 
 _TIMED_RUNS = 3
+_TIMED_S = 0.1
+_MOST_RUNS = 200
 
 Say = Callable[[dict[str, Any]], None]
 
@@ -78,7 +81,7 @@ def run_programs(job: dict[str, Any], say: Say) -> dict[str, Any]:
         results = run["results"]
         specs = [(tuple(shape), dtype_from_name(dtype)) for _, dtype, shape in results]
         answers = program.run(arguments, specs)
-        run_s[run["name"]] = min(_seconds(program, arguments, specs) for _ in range(_TIMED_RUNS))
+        run_s[run["name"]] = _fastest_s(program, arguments, specs)
         named = {result[0]: answer for result, answer in zip(results, answers, strict=True)}
         with disk_errors(Path(run["outputs"])):
             write_weights(Path(run["outputs"]), named)
@@ -97,10 +100,15 @@ def _client(job: dict[str, Any]) -> xla.Client:
     return xla.Client() if platform == "cpu" else xla.Client(find_plugin(platform))
 
 
-def _seconds(program: xla.Executable, arguments: list[Any], specs: list[Any]) -> float:
-    began = time.perf_counter()
-    program.run(arguments, specs)
-    return time.perf_counter() - began
+def _fastest_s(program: xla.Executable, arguments: list[Any], specs: list[Any]) -> float:
+    """Seconds of the fastest run: of a few, or of many short ones, since other processes disturb."""
+    fastest_s, spent_s, runs = math.inf, 0.0, 0
+    while runs < _TIMED_RUNS or (spent_s < _TIMED_S and runs < _MOST_RUNS):
+        began = time.perf_counter()
+        program.run(arguments, specs)
+        took_s = time.perf_counter() - began
+        fastest_s, spent_s, runs = min(fastest_s, took_s), spent_s + took_s, runs + 1
+    return fastest_s
 
 
 def _main(job_file: str) -> None:

@@ -298,7 +298,8 @@ class Executable:
         try:
             results = self._loaded.execute_sharded(buffers).consume_with_handlers(handlers)
             if self._client.platform != "cpu":
-                # A run on an accelerator is only begun; copying its results waits for it, all at once.
+                # A run on an accelerator is only begun; copying its results, all at once, waits for
+                # it.
                 for result in results:
                     result._copy_single_device_array_to_host_async()
                 return [_from_device(result) for result in results]
