@@ -101,7 +101,7 @@ def _client(job: dict[str, Any]) -> xla.Client:
 
 
 def _fastest_s(program: xla.Executable, arguments: list[Any], specs: list[Any]) -> float:
-    """Seconds of the fastest run: of a few, or of many short ones, since other processes disturb."""
+    """Seconds of the fastest run: of a few, or of many short ones, as others disturb."""
     fastest_s, spent_s, runs = math.inf, 0.0, 0
     while runs < _TIMED_RUNS or (spent_s < _TIMED_S and runs < _MOST_RUNS):
         began = time.perf_counter()

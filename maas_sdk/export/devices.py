@@ -17,7 +17,7 @@ from maas_sdk.runtime.load import local_host
 from maas_sdk.runtime.plugins import find_plugin
 from maas_sdk.runtime.tiers import Host, obstacle
 
-__all__ = ["obstacles"]
+__all__ = ["accelerator", "obstacles"]
 
 
 def obstacles(targets: Mapping[str, Target], *, timeout_s: float) -> dict[str, str]:
@@ -31,7 +31,7 @@ def obstacles(targets: Mapping[str, Target], *, timeout_s: float) -> dict[str, s
     found = {}
     for name, target in targets.items():
         if target.platform not in hosts:
-            hosts[target.platform] = _accelerator(target.platform, timeout_s)
+            hosts[target.platform] = accelerator(target.platform, timeout_s=timeout_s)
         host = hosts[target.platform]
         reason = host if isinstance(host, str) else obstacle(target, host)
         if reason:
@@ -39,8 +39,13 @@ def obstacles(targets: Mapping[str, Target], *, timeout_s: float) -> dict[str, s
     return found
 
 
-def _accelerator(platform: str, timeout_s: float) -> Host | str:
-    """The device of a platform, or why there is none."""
+def accelerator(platform: str, *, timeout_s: float = 120.0) -> Host | str:
+    """The device of a platform, or why there is none.
+
+    Args:
+        platform: "cuda", "tpu", or another with a plugin.
+        timeout_s: seconds that it may take to say what it is.
+    """
     try:
         find_plugin(platform)
         child = Child(label=platform, job={"work": "describe", "platform": platform})

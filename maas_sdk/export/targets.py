@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from maas_sdk.errors import ConfigError, ExportError, MaasError
+from maas_sdk.export.devices import accelerator
 from maas_sdk.runtime import host
 from maas_sdk.runtime.plugins import find_plugin
 from maas_sdk.sharding.plan.libtpu import find_libtpu
@@ -84,7 +85,7 @@ def default_targets() -> tuple[str, ...]:
 
 
 def find_targets(names: Iterable[str] | None) -> tuple[TargetSpec, ...]:
-    """The targets asked for, or this machine's own for None.
+    """The targets asked for, or this machine's own for None; "cuda" is the GPU that is here.
 
     Raises:
         ExportError: a name is unknown, or this machine cannot compile for it.
@@ -93,7 +94,7 @@ def find_targets(names: Iterable[str] | None) -> tuple[TargetSpec, ...]:
         names = (names,)
     found = []
     for name in default_targets() if names is None else dict.fromkeys(names):
-        spec = TARGETS.get(name)
+        spec = TARGETS.get(_gpu_here() if name == "cuda" else name)
         if spec is None:
             raise ExportError(
                 f"unknown target {name!r}; known are {', '.join(TARGETS)}", target=name
@@ -110,6 +111,14 @@ def find_targets(names: Iterable[str] | None) -> tuple[TargetSpec, ...]:
             )
         found.append(spec)
     return tuple(found)
+
+
+def _gpu_here() -> str:
+    """The target of this machine's first GPU."""
+    found = accelerator("cuda")
+    if isinstance(found, str):
+        raise ExportError(f"target cuda: {found}", target="cuda")
+    return f"cuda-{found.arch}"
 
 
 def _obstacle(spec: TargetSpec) -> str | None:
