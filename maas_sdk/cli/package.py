@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from maas_sdk.cli.output import Debug, Json, Output, add_command, extra, reporting
+from maas_sdk.cli.output import (
+    BundlePlace,
+    Debug,
+    Json,
+    Output,
+    add_command,
+    extra,
+    reporting,
+)
 from maas_sdk.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,13 +33,14 @@ def register(app: typer.Typer) -> None:
         package,
         "maas package digits.maas digits-function",
         "maas package digits.maas digits-function.zip --check",
+        "maas package gs://my-models/store/digits@stable digits-function.zip",
         "maas package large.maas large.zip --bundle-from gs://my-models/store/large@3",
         "maas package digits.maas digits-image --container --variant gpu",
     )
 
 
 def package(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    bundle: BundlePlace,
     out: Annotated[Path, typer.Argument(help="Folder to make, or a .zip file.")],
     overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
     bundle_from: Annotated[
@@ -70,17 +79,20 @@ def package(
                 "--container makes a folder with the bundle in it: leave out .zip, --check and "
                 "--bundle-from"
             )
+        from maas_sdk.bundle.place import find_bundle
+
+        folder = find_bundle(bundle)
         if container:
             from maas_sdk.deploy.container import container as make_container
             from maas_sdk.deploy.size import folder_size
 
-            made = make_container(bundle, out, variant=variant, overwrite=overwrite)
+            made = make_container(folder, out, variant=variant, overwrite=overwrite)
             _show(output, out, folder_size(made), {"variant": variant})
             return
         with tempfile.TemporaryDirectory(prefix="maas-package-") as scratch:
             archive = out if zipped else Path(scratch) / "function.zip"
-            size = _function(bundle, out, archive, overwrite, bundle_from, tuple(extras or ()))
-            found = _check(output, archive, bundle) if check else None
+            size = _function(folder, out, archive, overwrite, bundle_from, tuple(extras or ()))
+            found = _check(output, archive, folder) if check else None
         _show(output, out, size, {} if found is None else {"check": found})
 
 
