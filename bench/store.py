@@ -45,11 +45,11 @@ from maas_sdk.bundle.objects import Objects
 from maas_sdk.bundle.remote import RemoteStore
 from maas_sdk.tensors import Signature
 
-TESTS = Path(__file__).parent.parent / "tests"
+ROOT = Path(__file__).parent.parent
 SERVER = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-from gcs import gcs
+from tests.gcs import gcs
 with gcs("bucket") as server:
     print(server.url, flush=True)
     sys.stdin.read()
@@ -64,7 +64,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 def emulator() -> Iterator[None]:
     """The emulated bucket, in a process of its own."""
     with subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(TESTS)],
+        [sys.executable, "-c", SERVER, str(ROOT)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

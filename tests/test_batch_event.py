@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import gcs as cloud
 import numpy as np
 import pytest
 
@@ -23,6 +22,7 @@ from maas_sdk.batch.event import FINALIZED, Arrived, EventConfig, answer, on_eve
 from maas_sdk.bundle.gcs import GcsObjects
 from maas_sdk.deploy.process import FunctionProcess
 from maas_sdk.errors import ConfigError, TransportError
+from tests import gcs as cloud
 
 FUNCTION = Path(__file__).parent.parent / "functions" / "batch"
 ROWS = 3000

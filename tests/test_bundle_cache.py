@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from stores import make_bundle
 
 from maas_sdk.bundle import open_bundle
 from maas_sdk.bundle.cache import BundleCache, default_cache
@@ -21,6 +20,7 @@ from maas_sdk.bundle.folder_objects import FolderObjects
 from maas_sdk.bundle.objects import MemoryObjects, ObjectInfo
 from maas_sdk.bundle.remote import RemoteStore
 from maas_sdk.errors import BundleError, ConfigError
+from tests.stores import make_bundle
 
 SIZE = 100_000
 

@@ -9,9 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import gcs as cloud
 import pytest
-from stores import make_bundle
 
 from maas_sdk.bundle import gcs as module
 from maas_sdk.bundle import open_bundle
@@ -26,6 +24,8 @@ from maas_sdk.errors import (
     OverloadedError,
     TransportError,
 )
+from tests import gcs as cloud
+from tests.stores import make_bundle
 
 PART = 40_000
 

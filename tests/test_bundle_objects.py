@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import gcs as cloud
 import pytest
 
 from maas_sdk.bundle.folder_objects import FolderObjects
@@ -16,6 +15,7 @@ from maas_sdk.bundle.gcs import GcsObjects
 from maas_sdk.bundle.objects import MemoryObjects, Objects
 from maas_sdk.bundle.transfer import download, file_checksum
 from maas_sdk.errors import CorruptError, NotFoundError
+from tests import gcs as cloud
 
 
 @pytest.fixture(params=["gs", "folder", "memory"])

@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import gcs as cloud
 import pytest
-from stores import make_bundle
 
 from maas_sdk.bundle import open_bundle
 from maas_sdk.bundle.cache import BundleCache
@@ -20,6 +18,8 @@ from maas_sdk.bundle.gcs import GcsObjects
 from maas_sdk.bundle.objects import MemoryObjects, ObjectInfo, Objects
 from maas_sdk.bundle.remote import RemoteStore
 from maas_sdk.errors import ConfigError, CorruptError, NotFoundError
+from tests import gcs as cloud
+from tests.stores import make_bundle
 
 NOW = 1_800_000_000.0
 

@@ -8,17 +8,24 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import google_crc32c
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from maas_sdk.bundle.keys import KeyKind, key_text, read_key
+from maas_sdk.bundle.secret_manager import _crc32c, read_secret
 from maas_sdk.errors import ConfigError, TransportError
 
 NAME = "projects/p-1/secrets/model_key/versions/3"
 KEY = bytes(range(32))
-SECRET = {
-    "name": NAME,
-    "payload": {"data": base64.b64encode(key_text(KeyKind.ENCRYPTION, KEY).encode()).decode()},
+LINE = key_text(KeyKind.ENCRYPTION, KEY).encode()
+PAYLOAD = {
+    "data": base64.b64encode(LINE).decode(),
+    # Of Google's own library, as text, since it is a 64-bit number.
+    "dataCrc32c": str(google_crc32c.value(LINE)),
 }
+SECRET = {"name": NAME, "payload": PAYLOAD}
 
 
 class Google(ThreadingHTTPServer):
@@ -118,7 +125,45 @@ def test_the_token_is_not_sent_elsewhere(google: Google) -> None:
     assert "/stolen" not in [path for path, _, _ in google.asked]
 
 
-@pytest.mark.parametrize("answer", [b"", b"[]", b'{"payload": {}}', b'{"payload": {"data": 1}}'])
+@given(st.binary(max_size=300))
+def test_the_checksum_is_googles(data: bytes) -> None:
+    """The same number as google-crc32c's, which is not there where servers run."""
+    assert _crc32c(data) == google_crc32c.value(data)
+
+
+@pytest.mark.parametrize("bit", [0, 7, 400])
+def test_a_garbled_secret_is_refused(google: Google, bit: int) -> None:
+    """One bit that differs from what Secret Manager vouches for; no character of it is told."""
+    garbled = bytearray(LINE)
+    garbled[bit // 8] ^= 1 << bit % 8
+    data = base64.b64encode(garbled).decode()
+    google.answers = [(200, {"payload": {**PAYLOAD, "data": data}})]
+    with pytest.raises(TransportError, match="garbled on its way: its CRC32C is") as caught:
+        read_secret(NAME)
+    assert NAME in caught.value.message
+    assert data not in caught.value.message
+    assert PAYLOAD["dataCrc32c"] in caught.value.message
+
+
+@pytest.mark.parametrize("crc", [None, int(PAYLOAD["dataCrc32c"])])
+def test_a_checksum_is_optional_and_may_be_a_number(google: Google, crc: int | None) -> None:
+    """A server without one is believed, as its answer's form allows; a plain number counts too."""
+    more = {} if crc is None else {"dataCrc32c": crc}
+    google.answers = [(200, {"payload": {"data": PAYLOAD["data"], **more}})]
+    assert read_secret(NAME) == LINE
+    google.answers = [(200, {"payload": {"data": PAYLOAD["data"], **more, "dataCrc32c": "0"}})]
+    with pytest.raises(TransportError, match="Secret Manager says 0;"):
+        read_secret(NAME)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(b"", b"[]", b'{"payload": {}}', b'{"payload": {"data": 1}}'),
+        *(b'{"payload": {"data": "", "dataCrc32c": ""}}', b'{"payload": []}'),
+        *(b'{"payload": {"data": "", "dataCrc32c": []}}',),
+    ],
+)
 def test_an_answer_of_something_else(google: Google, answer: bytes) -> None:
     """A proxy's page, for instance."""
     google.answers = [(200, answer)]

@@ -11,7 +11,7 @@ import pytest
 
 from maas_sdk.bundle import BundleWriter, Manifest, open_bundle
 from maas_sdk.bundle.manifest import Program
-from maas_sdk.bundle.store import LocalStore, Store, find_bundle, open_store
+from maas_sdk.bundle.store import LocalStore, Store, open_store
 from maas_sdk.errors import ConfigError, CorruptError, NotFoundError
 from maas_sdk.tensors import Signature
 
@@ -189,22 +189,3 @@ def test_a_copy_is_ones_own(store: LocalStore, bundle: Path, tmp_path: Path) -> 
     with pytest.raises(ConfigError, match="exists already"):
         store.copy("digits", tmp_path / "mine")
     store.copy("digits", tmp_path / "mine", overwrite=True).check()
-
-
-def test_a_bundle_is_found_by_path_or_url(
-    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What services are told: a folder as it is, and a model in any kind of store."""
-    monkeypatch.setenv("MAAS_BUNDLE_CACHE", str(tmp_path / "cache"))
-    assert find_bundle(bundle) == bundle
-    for url in (f"file://{tmp_path}/v", f"objects://{tmp_path}/o", f"memory://{tmp_path.name}"):
-        store = open_store(url)
-        assert store.publish(bundle, "m", label="stable") == "1"
-        assert open_store(url).versions("m") == ["1"]
-        for which in ("", "@1", "@stable"):
-            open_bundle(find_bundle(f"{url}/m{which}")).check()
-        with pytest.raises(NotFoundError, match="no version 2 of model 'm'"):
-            find_bundle(f"{url}/m@2")
-    assert find_bundle(f"file://{tmp_path}/v/m@1") == tmp_path / "v" / "m" / "1"
-    with pytest.raises(ConfigError, match="expected a store and a model"):
-        find_bundle("gs://bucket")

@@ -13,13 +13,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import gcs as cloud
 import pytest
-from stores import make_bundle
 
 from maas_sdk.bundle import open_bundle
 from maas_sdk.bundle.gcs import GcsObjects
 from maas_sdk.bundle.remote import RemoteStore
+from tests import gcs as cloud
+from tests.stores import make_bundle
 
 PART = 50_000
 PUBLISH = """

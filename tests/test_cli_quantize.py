@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from typer.testing import CliRunner, Result
 
 from maas_sdk import runtime
 from maas_sdk.bundle.folder import open_bundle
+from maas_sdk.bundle.store import open_store
 from maas_sdk.cli.app import app
 from maas_sdk.cli.export import source_metadata
 from maas_sdk.cli.rows import calibration_of, evaluation_of, example_of
+from maas_sdk.cli.source import find_source
 from maas_sdk.compress import RECIPES, SUMMARIES, find_recipe
 from maas_sdk.errors import MaasError
 
@@ -241,6 +244,20 @@ def test_a_model_is_quantized_once(small: tuple[Path, Any]) -> None:
     for result in (twice, again):
         assert result.exit_code == 1
         assert "is quantized already" in json.loads(result.stdout)["error"]
+
+
+def test_a_bundle_in_a_store_says_what_it_was_made_of(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As its folder would; files are called as the model is, not as a folder of the cache."""
+    monkeypatch.setenv("MAAS_BUNDLE_CACHE", str(tmp_path / "bundles"))
+    url = f"objects://{tmp_path}/store"
+    open_store(url).publish(tiny, "net", label="stable")
+    found = find_source(f"{url}/net@stable", None, None, None)
+    assert found.bundle == f"{url}/net@stable"
+    assert replace(found, bundle=str(tiny)) == find_source(str(tiny), None, None, None)
+    # A module whose file is in a folder with an @ is no model in a store.
+    assert find_source("me@home/net.py:make", None, None, None).bundle is None
 
 
 def test_a_bundle_without_its_model(tiny: Path, tmp_path: Path) -> None:

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gcs as cloud
 import httpx
 import pytest
-from stores import make_bundle
 from typer.testing import CliRunner
 
 from maas_sdk.bundle import open_bundle
 from maas_sdk.cli.app import app
+from tests import gcs as cloud
+from tests.stores import make_bundle
 
 MAAS = [sys.executable, "-c", "from maas_sdk.cli import main; main()"]
 STORE = "gs://bucket/models"

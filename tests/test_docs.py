@@ -190,6 +190,30 @@ def test_the_readme_trains_a_model(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "checkpoints").is_dir()
 
 
+VARIABLE = re.compile(r"\bMAAS_[A-Z0-9_]*[A-Z0-9]\b")
+SETTING = [
+    page
+    for page in (*PAGES, *sorted(ROOT.glob("terraform/**/*")))
+    if page.suffix in (".md", ".tf")
+    and ".terraform" not in page.parts
+    and VARIABLE.search(page.read_text(encoding="utf-8"))
+]
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=name(page)) for page in SETTING])
+def test_variables_are_read_by_somebody(page: Path) -> None:
+    """A variable that is named or set is one that our code reads, or it is said that none does."""
+    code = (p for top in ("maas_sdk", "functions") for p in (ROOT / top).rglob("*.py"))
+    read = {found for file in code for found in VARIABLE.findall(file.read_text(encoding="utf-8"))}
+    text = page.read_text(encoding="utf-8")
+    # Those that the page's own code reads are its reader's to set.
+    read |= set(re.findall(r'environ\["(\w+)"\]', text))
+    about = text if page.suffix == ".md" else (page.parent / "README.md").read_text("utf-8")
+    told = "nothing in maas_sdk reads it yet" in " ".join(about.split()).lower()
+    unread = set(VARIABLE.findall(text)) - read
+    assert not unread or (told and unread <= set(VARIABLE.findall(about))), unread
+
+
 def shell_lines(page: Path) -> Iterator[str]:
     for block in blocks(page, *SHELL):
         yield from block.code.replace("\\\n", " ").splitlines()

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from maas_sdk.bundle.seal import seal_bundle
@@ -136,6 +137,30 @@ def test_a_first_served_answer_without_jax(tiny_bundle):
     unwanted = {*WORKSHOP, *SLOW, "flask", "uvicorn", "maas_sdk.client", "jaxlib.mlir"}
     # A program of the bundle calls LAPACK, which is scipy's.
     assert (found - loaded_by("import scipy.linalg")) & unwanted == set()
+
+
+# What knows stores, which a bundle's folder is read without.
+STORES = {
+    *("cache", "folder_objects", "garbage", "gcs", "labels", "local", "objects", "pointer"),
+    *("pointers", "reference", "remote", "store", "transfer"),
+}
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "predict", "batch"])
+def test_a_command_on_a_folder_knows_no_store(command, nothing, tiny_bundle, tmp_path):
+    """That a model in a store would do costs a folder nothing: neither stores nor Google's code."""
+    np.save(tmp_path / "rows.npy", np.ones((3, 4), np.float32))
+    more = {
+        "predict": [tmp_path / "rows.npy"],
+        "batch": [tmp_path / "rows.npy", "--out", tmp_path / "out", "--format", "npz"],
+    }
+    code = (
+        "import sys\nfrom maas_sdk.cli.app import app\n"
+        "app([*sys.argv[1:], '--json'], standalone_mode=False)"
+    )
+    found = loaded_by(code, command, tiny_bundle, *more.get(command, []))
+    assert not found & {f"maas_sdk.bundle.{name}" for name in STORES}
+    assert not {name for name in found - nothing if name.startswith("google.")}
 
 
 def test_the_client_is_light(nothing):

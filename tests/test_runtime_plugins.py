@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from plugin import ARCH, LIBRARY, NEEDS_PLUGIN, PLATFORM
 
 from maas_sdk.errors import ConfigError, ExportError, IncompatibleError
 from maas_sdk.export import export, targets, verify
 from maas_sdk.export.targets import TargetSpec
 from maas_sdk.runtime import load, plugins, xla
+from tests.plugin import ARCH, LIBRARY, NEEDS_PLUGIN, PLATFORM
 
 WEIGHTS = {"w": np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)}
 ROWS = np.random.default_rng(1).normal(size=(3, 16)).astype(np.float32)

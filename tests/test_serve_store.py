@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import gcs as cloud
 import httpx
 import pytest
 
 from maas_sdk.bundle.store import open_store
 from maas_sdk.deploy.package import main_source
 from maas_sdk.deploy.process import FunctionProcess
+from tests import gcs as cloud
 
 STORE = "gs://bucket/models"
 

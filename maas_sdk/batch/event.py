@@ -23,7 +23,7 @@ from maas_sdk.batch.parts import DONE
 from maas_sdk.batch.place import ObjectPlace
 from maas_sdk.batch.source import SUFFIXES
 from maas_sdk.bundle.objects import Objects
-from maas_sdk.bundle.store import find_bundle
+from maas_sdk.bundle.place import find_bundle
 from maas_sdk.bundle.transfer import download
 from maas_sdk.errors import ConfigError, InputError, MaasError, NotFoundError
 

@@ -3,13 +3,13 @@
 The rule: a token goes to Secret Manager and nowhere else, so redirects are not followed. Who asks
 is the machine's service account, by the metadata server's token, or whoever's token is in
 ``GOOGLE_OAUTH_ACCESS_TOKEN``. ``GCE_METADATA_HOST`` and
-``CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER`` are Google's own names for other addresses.
+``CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER`` are Google's own names for other addresses. What
+comes is held against its checksum where the answer has one, as Google's has.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import http.client
 import json
 import os
@@ -39,7 +39,7 @@ def read_secret(name: str) -> bytes:
 
     Raises:
         ConfigError: no such name or secret, no right to it, or no credentials here.
-        TransportError: no answer after three tries.
+        TransportError: no answer after three tries, or one that was garbled on its way.
     """
     if not _NAME.fullmatch(name):
         raise ConfigError(
@@ -52,11 +52,32 @@ def read_secret(name: str) -> bytes:
     if status != 200:
         raise ConfigError(_refusal(name, status, answer), status=status)
     try:
-        return base64.b64decode(json.loads(answer)["payload"]["data"], validate=True)
-    except (ValueError, KeyError, TypeError, binascii.Error) as error:
+        payload = json.loads(answer)["payload"]
+        secret = base64.b64decode(payload["data"], validate=True)
+        # A 64-bit number, which protobuf's JSON writes as text.
+        text = payload.get("dataCrc32c")
+        said = None if text is None else int(str(text))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TransportError(
             f"gcp-secret:{name}: the answer is not one of Secret Manager"
         ) from error
+    if said is not None and said != (found := _crc32c(secret)):
+        raise TransportError(
+            f"gcp-secret:{name}: garbled on its way: its CRC32C is {found}, and Secret Manager "
+            f"says {said}; it is not used: try again, and if it stays so look for what changes "
+            "answers between here and Google"
+        )
+    return secret
+
+
+def _crc32c(data: bytes) -> int:
+    """The checksum with Castagnoli's polynomial. zlib has another one; a secret is short."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
 
 
 def _token() -> str:

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from maas_sdk.bundle.local import LocalStore
-from maas_sdk.bundle.reference import Published, parse_reference
 from maas_sdk.errors import ConfigError
 
 if TYPE_CHECKING:
     from maas_sdk.bundle.folder import Bundle
     from maas_sdk.bundle.objects import MemoryObjects
+    from maas_sdk.bundle.reference import Published
 
-__all__ = ["LocalStore", "Store", "find_bundle", "find_version", "is_url", "open_store"]
+__all__ = ["LocalStore", "Store", "open_store"]
 
 # https://cloud.google.com/storage/docs/buckets#naming
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
@@ -83,36 +83,6 @@ class Store(Protocol):
 
     def rollback(self, model: str, label: str = "stable") -> str:
         """Set a label back to the version that it was at before, and return that."""
-
-
-def is_url(text: str | os.PathLike[str]) -> bool:
-    """Whether a text names something in a store, and not a folder."""
-    return "://" in os.fspath(text)
-
-
-def find_bundle(place: str | os.PathLike[str]) -> Path:
-    """The local folder of a bundle: a path as it is, ``<store URL>/<model>[@<version>]`` fetched.
-
-    Raises as ``find_version``.
-    """
-    return find_version(place)[0]
-
-
-def find_version(place: str | os.PathLike[str]) -> tuple[Path, str | None]:
-    """As ``find_bundle``, and the version's number; None for a path, which is in no store.
-
-    Raises:
-        ConfigError: no such kind of URL, or no model in it; no credentials; no right.
-        NotFoundError: no such store, model, version or label.
-        BundleError: what was fetched is not what was published, or there is no room for it.
-        TransportError: no answer came.
-    """
-    if not is_url(place):
-        return Path(place), None
-    found = parse_reference(place)
-    store = open_store(found.store)
-    number = found.version or store.number(found.model, found.label)
-    return store.resolve(found.model, number), number
 
 
 def open_store(url: str | os.PathLike[str]) -> Store:

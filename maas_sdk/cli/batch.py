@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from maas_sdk.cli.output import Debug, Json, Output, add_command, extra, reporting
+from maas_sdk.cli.output import (
+    BundlePlace,
+    Debug,
+    Json,
+    Output,
+    add_command,
+    extra,
+    reporting,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,11 +37,12 @@ def register(app: typer.Typer) -> None:
         "maas batch iris.maas iris.csv --out answers --ignore species --format jsonl",
         "maas batch digits.maas scans/ --out answers --resize --invert",
         "maas batch digits.maas rows.parquet --out answers --key id --resume",
+        "maas batch gs://my-bucket/models/digits@stable rows.parquet --out answers --key id",
     )
 
 
 def batch(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    bundle: BundlePlace,
     file: Annotated[
         Path,
         typer.Argument(
@@ -88,6 +97,7 @@ def batch(
     Rows that cannot be answered are written to files of their own, with the reasons.
     """
     with reporting(as_json, debug) as output:
+        from maas_sdk.bundle.place import find_bundle
         from maas_sdk.errors import ConfigError
 
         with extra("serve"):
@@ -107,10 +117,11 @@ def batch(
             bucket=bucket,
             part_rows=part_rows,
         )
+        folder = find_bundle(bundle)
         try:
             with _bar(output) as tell:
                 report = predict_files(
-                    bundle,
+                    folder,
                     file,
                     out,
                     config,

@@ -24,7 +24,11 @@ app = typer.Typer(
 
 def cold(
     bundle: Annotated[
-        Path | None, typer.Argument(help="Folder of the bundle; with --url: to check the answers.")
+        str | None,
+        typer.Argument(
+            help="Folder of the bundle, or a model in a store: gs://bucket/models/digits@stable; "
+            "with --url: to check the answers."
+        ),
     ] = None,
     url: Annotated[
         str | None, typer.Option(metavar="URL", help="Measure an endpoint that is deployed.")
@@ -48,10 +52,13 @@ def cold(
     one by the age that the endpoint gives.
     """
     with reporting(as_json, debug) as output:
+        from maas_sdk.bundle.place import find_bundle
+
+        folder = None if bundle is None else find_bundle(bundle)
         if url is not None:
-            _cold_deployed(output, url, bundle, runs, idle_s, token)
-        elif bundle is not None:
-            _cold_here(output, bundle, runs)
+            _cold_deployed(output, url, folder, runs, idle_s, token)
+        elif folder is not None:
+            _cold_here(output, folder, runs)
         else:
             raise ConfigError("what is to be measured? Give a bundle's folder, or --url")
 
@@ -222,6 +229,7 @@ add_command(
     cold,
     "maas bench cold digits.maas",
     "maas bench cold digits.maas --runs 9",
+    "maas bench cold gs://my-bucket/models/digits@stable",
     "maas bench cold --url https://digits-abc.a.run.app/v1/models/digits --idle 1200",
 )
 add_command(

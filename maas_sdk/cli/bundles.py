@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from maas_sdk.cli.output import (
+    BundlePlace,
     Debug,
     Json,
     Output,
@@ -24,16 +24,27 @@ if TYPE_CHECKING:
 
 __all__ = ["inspect", "register", "verify"]
 
-_BundleArgument = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    add_command(app, inspect, "maas inspect digits.maas", "maas inspect digits.maas --json")
-    add_command(app, verify, "maas verify digits.maas", "maas verify digits.maas --tier program")
+    stored = "gs://my-bucket/models/digits@stable"
+    add_command(
+        app,
+        inspect,
+        "maas inspect digits.maas",
+        "maas inspect digits.maas --json",
+        f"maas inspect {stored}",
+    )
+    add_command(
+        app,
+        verify,
+        "maas verify digits.maas",
+        "maas verify digits.maas --tier program",
+        f"maas verify {stored}",
+    )
 
 
-def inspect(bundle: _BundleArgument, as_json: Json = False, debug: Debug = False) -> None:
+def inspect(bundle: BundlePlace, as_json: Json = False, debug: Debug = False) -> None:
     """Show what a bundle is: programs, inputs and outputs, sizes, targets, compression.
 
     Says which tier would open on this machine (a compiled executable, or the portable program),
@@ -43,18 +54,23 @@ def inspect(bundle: _BundleArgument, as_json: Json = False, debug: Debug = False
         import json
 
         from maas_sdk.bundle.folder import open_bundle
+        from maas_sdk.bundle.place import find_version
 
-        opened = open_bundle(bundle)
+        folder, version = find_version(bundle)
+        opened = open_bundle(folder)
         manifest = opened.manifest
         tier, target, reason = _tier(manifest)
         output.document(
             {
                 "manifest": json.loads(manifest.to_json()),
                 "here": {"tier": tier, "target": target, "reason": reason},
+                "version": version,
             }
         )
         if not as_json:
             tree = _tree(manifest, tier, target, reason)
+            if version is not None:
+                tree.add(f"version {version} in its store")
             if opened.signature is not None:
                 tree.add("signed; maas verify says by whom")
             if manifest.encryption is not None:
@@ -153,7 +169,7 @@ def _by_folder(manifest: Manifest) -> dict[str, tuple[int, int]]:
 
 
 def verify(
-    bundle: _BundleArgument,
+    bundle: BundlePlace,
     tier: Annotated[
         str | None, typer.Option(help="Run this tier, executable or program; else the usual one.")
     ] = None,
@@ -169,16 +185,18 @@ def verify(
     """
     with reporting(as_json, debug) as output:
         from maas_sdk.bundle.folder import open_bundle
+        from maas_sdk.bundle.place import find_bundle
         from maas_sdk.errors import ConfigError
 
         if tier not in (None, "executable", "program"):
             raise ConfigError(f"--tier: expected executable or program, got {tier!r}")
-        opened = open_bundle(bundle, trusted_keys=trusted_key or None)
+        folder = find_bundle(bundle)
+        opened = open_bundle(folder, trusted_keys=trusted_key or None)
         opened.check()
         seal = seal_of(opened)
         with extra("serve"):
             from maas_sdk.runtime import load
-        engine = load(bundle, tier=tier, trusted_keys=trusted_key or None)  # type: ignore[arg-type]
+        engine = load(folder, tier=tier, trusted_keys=trusted_key or None)  # type: ignore[arg-type]
         try:
             engine.prime()
             report = engine.report

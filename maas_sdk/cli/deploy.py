@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maas_sdk.cli.output import Debug, Json, Output, add_command, reporting
+from maas_sdk.cli.output import BundlePlace, Debug, Json, Output, add_command, reporting
 from maas_sdk.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def register(app: typer.Typer) -> None:
 
 
 def deploy(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    bundle: BundlePlace,
     project: _Project,
     region: _Region = _REGION,
     name: Annotated[
@@ -87,6 +87,7 @@ def deploy(
     """
     with reporting(as_json, debug) as output:
         from maas_sdk.bundle.folder import open_bundle
+        from maas_sdk.bundle.place import find_bundle
         from maas_sdk.cli.package import size_table
         from maas_sdk.deploy.archive import zip_folder
         from maas_sdk.deploy.package import package
@@ -94,7 +95,8 @@ def deploy(
         from maas_sdk.deploy.size import check_limits, zip_size
 
         _ask_first(as_json, yes or dry_run)
-        model = open_bundle(bundle).manifest.name
+        folder = find_bundle(bundle)
+        model = open_bundle(folder).manifest.name
         settings = Settings(
             project_id=project,
             region=region,
@@ -109,10 +111,10 @@ def deploy(
             public=public,
         )
         made = _deployment(output, workspace, stack, project, region, settings.name)
-        bundle_from = bundle_from or _placed(output, bundle, store, dry_run)
+        bundle_from = bundle_from or _placed(output, folder, store, dry_run)
         with tempfile.TemporaryDirectory(prefix="maas-deploy-") as scratch:
-            folder = package(bundle, Path(scratch) / "function", bundle_from=bundle_from)
-            archive = zip_folder(folder, Path(scratch) / "function.zip")
+            function = package(folder, Path(scratch) / "function", bundle_from=bundle_from)
+            archive = zip_folder(function, Path(scratch) / "function.zip")
             size = zip_size(archive)
             output.show(size_table(size))
             check_limits(size)

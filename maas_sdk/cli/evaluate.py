@@ -26,12 +26,18 @@ def register(app: typer.Typer) -> None:
         "maas evaluate digits.maas test.npz",
         "maas evaluate http://127.0.0.1:8080/v1/models/digits test.npz --out report.html",
         "maas evaluate digits.maas test.npz --against digits-int8.maas",
+        "maas evaluate digits.maas test.npz --against gs://my-bucket/models/digits@stable",
     )
 
 
 def evaluate(
     source: Annotated[
-        str, typer.Argument(metavar="BUNDLE|URL", help="A bundle's folder, or an endpoint.")
+        str,
+        typer.Argument(
+            metavar="BUNDLE|URL",
+            help="A bundle's folder, a model in a store, gs://bucket/models/digits@stable, or an "
+            "endpoint.",
+        ),
     ],
     file: Annotated[
         Path, typer.Argument(help="An .npz with the program's inputs and an array of labels.")
@@ -148,9 +154,10 @@ def _opened(target: str, how: _How) -> Iterator[tuple[Any, Signature, str]]:
         return
     with extra("serve"):
         from maas_sdk.runtime import load
+    from maas_sdk.bundle.place import find_bundle
     from maas_sdk.errors import NotFoundError
 
-    with load(Path(target)) as engine:
+    with load(find_bundle(target)) as engine:
         programs = engine.manifest.programs
         name = how.program or ("predict" if "predict" in programs else next(iter(programs)))
         if name not in programs:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 __all__ = [
+    "BundlePlace",
     "Debug",
     "Json",
     "Output",
@@ -38,6 +39,14 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout, for machines.")
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+# What ``bundle.place.find_bundle`` takes. A text, for a path would lose a slash of ``gs://``.
+BundlePlace = Annotated[
+    str,
+    typer.Argument(
+        help="Folder of the bundle, or a model in a store: gs://bucket/models/digits@stable."
+    ),
+]
 
 TrustedKey = Annotated[
     list[str] | None,

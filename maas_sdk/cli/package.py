@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from maas_sdk.cli.output import Debug, Json, Output, add_command, extra, reporting
+from maas_sdk.cli.output import (
+    BundlePlace,
+    Debug,
+    Json,
+    Output,
+    add_command,
+    extra,
+    reporting,
+)
 from maas_sdk.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,6 +33,7 @@ def register(app: typer.Typer) -> None:
         package,
         "maas package digits.maas digits-function",
         "maas package digits.maas digits-function.zip --check",
+        "maas package gs://my-models/store/digits@stable digits-function.zip",
         "maas package large.maas large.zip --bundle-from gs://my-models/store/large@3",
         "maas package digits.maas digits-batch.zip --function batch",
         "maas package digits.maas digits-image --container --variant gpu",
@@ -32,7 +41,7 @@ def register(app: typer.Typer) -> None:
 
 
 def package(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    bundle: BundlePlace,
     out: Annotated[Path, typer.Argument(help="Folder to make, or a .zip file.")],
     overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
     function: Annotated[
@@ -75,17 +84,20 @@ def package(
                 "--container makes a folder with the bundle in it that serves: leave out .zip, "
                 "--check, --bundle-from and --function"
             )
+        from maas_sdk.bundle.place import find_bundle
+
+        folder = find_bundle(bundle)
         if container:
             from maas_sdk.deploy.container import container as make_container
             from maas_sdk.deploy.size import folder_size
 
-            made = make_container(bundle, out, variant=variant, overwrite=overwrite)
+            made = make_container(folder, out, variant=variant, overwrite=overwrite)
             _show(output, out, folder_size(made), {"variant": variant})
             return
         with tempfile.TemporaryDirectory(prefix="maas-package-") as scratch:
             archive = out if zipped else Path(scratch) / "function.zip"
             size = _function(
-                bundle,
+                folder,
                 out,
                 archive,
                 overwrite,
@@ -93,7 +105,7 @@ def package(
                 bundle_from=bundle_from,
                 extras=tuple(extras or ()),
             )
-            found = _check(output, archive, bundle, function) if check else None
+            found = _check(output, archive, folder, function) if check else None
         _show(output, out, size, {} if found is None else {"check": found})
 
 

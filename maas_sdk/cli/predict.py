@@ -28,13 +28,19 @@ def register(app: typer.Typer) -> None:
         predict,
         "maas predict digits.maas rows.npy",
         "maas predict digits.maas seven.png --invert",
+        "maas predict gs://my-bucket/models/digits@stable rows.npy",
         "maas predict http://127.0.0.1:8080/v1/models/digits rows.npz --out answers.npz",
     )
 
 
 def predict(
     source: Annotated[
-        str, typer.Argument(metavar="BUNDLE|URL", help="A bundle's folder, or an endpoint.")
+        str,
+        typer.Argument(
+            metavar="BUNDLE|URL",
+            help="A bundle's folder, a model in a store, gs://bucket/models/digits@stable, or an "
+            "endpoint.",
+        ),
     ],
     file: Annotated[Path, typer.Argument(help="Inputs: .npy, .npz, .json, or a picture.")],
     program: Annotated[str | None, typer.Option(help="Which of the model's programs.")] = None,
@@ -57,7 +63,7 @@ def predict(
         if source.startswith(("http://", "https://")):
             outputs = _remote(source, model, program, file, invert)
         else:
-            outputs = _local(Path(source), program, file, invert)
+            outputs = _local(source, program, file, invert)
         if out is not None:
             from maas_sdk.cli.arrays import write_outputs
 
@@ -80,19 +86,20 @@ def predict(
         )
 
 
-def _local(bundle: Path, program: str | None, file: Path, invert: bool) -> dict[str, Array]:
+def _local(place: str, program: str | None, file: Path, invert: bool) -> dict[str, Array]:
+    from maas_sdk.bundle.place import find_bundle
     from maas_sdk.cli.arrays import read_inputs
     from maas_sdk.errors import NotFoundError
 
     with extra("serve"):
         from maas_sdk.runtime import load
-    engine = load(bundle)
+    engine = load(find_bundle(place))
     try:
         programs = engine.manifest.programs
         name = program or ("predict" if "predict" in programs else next(iter(programs)))
         if name not in programs:
             raise NotFoundError(
-                f"{bundle}: no program {name!r}; the model has {', '.join(programs)}"
+                f"{place}: no program {name!r}; the model has {', '.join(programs)}"
             )
         inputs = read_inputs(file, programs[name].signature, invert=invert)
         return dict(engine.run(inputs, program=name))

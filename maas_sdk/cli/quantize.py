@@ -39,7 +39,8 @@ def quantize(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="MODEL", help="MODULE:OBJECT as for maas export, or a bundle that it made."
+            metavar="MODEL",
+            help="MODULE:OBJECT as for maas export, or a bundle that it made, also one in a store.",
         ),
     ] = None,
     recipe: Annotated[str, typer.Option(help="What to do; --list shows what there is.")] = "int8",

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from maas_sdk.cli.output import Debug, Json, add_command, extra, reporting
+from maas_sdk.cli.output import BundlePlace, Debug, Json, add_command, extra, reporting
 
 __all__ = ["register", "reweight"]
 
@@ -20,17 +20,18 @@ def register(app: typer.Typer) -> None:
         reweight,
         "maas reweight store/digits/1 trained.safetensors",
         "maas reweight digits.maas trained.safetensors --out digits-2.maas",
+        "maas reweight gs://my-bucket/models/digits@3 trained.safetensors --out digits-4.maas",
     )
 
 
 def reweight(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    bundle: BundlePlace,
     weights: Annotated[
         Path, typer.Argument(help="A safetensors file with the tensors of the bundle, by name.")
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="The folder to write; else the next version, in a store."),
+        typer.Option(help="The folder to write; else the next version, in a folder of versions."),
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -41,16 +42,24 @@ def reweight(
     must have finite answers, or nothing is written.
     """
     with reporting(as_json, debug) as output:
+        from maas_sdk.bundle.place import find_version
         from maas_sdk.bundle.weights import open_weights
         from maas_sdk.charts.quantities import data_size
-        from maas_sdk.errors import NotFoundError
+        from maas_sdk.errors import ConfigError, NotFoundError
 
         if not weights.is_file():
             raise NotFoundError(f"no file at {weights}; check the path", path=str(weights))
         with extra("train"):
             from maas_sdk.export.reweight import reweight as make
         tensors = open_weights(weights)
-        sealed = make(bundle, dict(tensors), path=out)
+        folder, version = find_version(bundle)
+        # What comes from a bucket lies in the cache, which is nobody's to add to.
+        if out is None and version is not None and folder.name != version:
+            raise ConfigError(
+                f"{bundle}: the new version is made in a folder first: name it with --out, then "
+                "maas push"
+            )
+        sealed = make(folder, dict(tensors), path=out)
         output.show(
             f"{escape(str(sealed.path))}  {len(tensors)} tensors, {data_size(tensors.nbytes)}"
         )

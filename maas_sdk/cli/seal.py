@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from maas_sdk.cli.output import Debug, Json, Output, add_command, reporting
+from maas_sdk.cli.output import BundlePlace, Debug, Json, Output, add_command, reporting
 
 if TYPE_CHECKING:
     from maas_sdk.bundle import Bundle
@@ -66,7 +66,7 @@ def keygen(
 
 
 def seal(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    bundle: BundlePlace,
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     sign: Annotated[
         str | None,
@@ -89,10 +89,12 @@ def seal(
     MAAS_DECRYPTION_KEY names another place there.
     """
     with reporting(as_json, debug) as output:
+        from maas_sdk.bundle.place import find_bundle
         from maas_sdk.bundle.seal import seal_bundle
         from maas_sdk.charts.quantities import data_size
 
-        made = seal_bundle(bundle, out, sign=sign, encrypt=encrypt, overwrite=overwrite)
+        folder = find_bundle(bundle)
+        made = seal_bundle(folder, out, sign=sign, encrypt=encrypt, overwrite=overwrite)
         nbytes = sum(entry.size_bytes for entry in made.manifest.files.values())
         output.show(
             f"{escape(str(made.path))}  {len(made.manifest.files)} files, {data_size(nbytes)}"

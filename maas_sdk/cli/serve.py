@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from maas_sdk.cli.output import Debug, Json, TrustedKey, add_command, extra, reporting
+from maas_sdk.cli.output import (
+    BundlePlace,
+    Debug,
+    Json,
+    TrustedKey,
+    add_command,
+    extra,
+    reporting,
+)
 from maas_sdk.errors import ConfigError
 
 __all__ = ["register", "serve"]
@@ -26,12 +34,7 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    bundle: Annotated[
-        str,
-        typer.Argument(
-            help="Folder of the bundle, or a model in a store: gs://bucket/models/digits@stable."
-        ),
-    ],
+    bundle: BundlePlace,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
@@ -50,7 +53,7 @@ def serve(
             import uvicorn
 
             from maas_sdk.bundle.folder import open_bundle
-            from maas_sdk.bundle.store import find_version
+            from maas_sdk.bundle.place import find_version
             from maas_sdk.runtime import load
             from maas_sdk.serve.asgi import asgi_app
             from maas_sdk.serve.endpoint import Endpoint, EndpointLimits

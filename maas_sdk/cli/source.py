@@ -29,8 +29,8 @@ class Source:
     stem: str
     # Of the bundle that it was named by; else those of ``export``.
     buckets: tuple[int, ...] | None = None
-    # The folder of that bundle, for what goes wrong.
-    bundle: Path | None = None
+    # The word for that bundle, for what goes wrong.
+    bundle: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,14 +52,19 @@ def find_source(model: str, example: str | None, weights: str | None, name: str 
     Raises:
         ConfigError: a bundle that was quantized, or that does not say what it was made of.
         NotFoundError: no bundle there.
+        MaasError: of a model in a store: as ``find_bundle``.
     """
+    from maas_sdk.bundle.place import find_bundle, in_store
+
+    # A module's file may lie in a folder with an @; no model's name has a colon.
+    stored = in_store(model) and ":" not in model.rpartition("/")[2]
     folder = Path(model)
-    if not folder.is_dir() and folder.suffix != ".maas":
+    if not stored and not folder.is_dir() and folder.suffix != ".maas":
         title = name or model.rpartition(":")[2].rpartition(".")[2]
         return Source(model=model, example=example, weights=weights, name=title, stem=title)
     from maas_sdk.bundle.folder import open_bundle
 
-    manifest = open_bundle(folder).manifest
+    manifest = open_bundle(find_bundle(model) if stored else folder).manifest
     if manifest.compression is not None:
         raise ConfigError(
             f"{model} is quantized already ({manifest.compression.recipe}), and quantizing it "
@@ -78,9 +83,9 @@ def find_source(model: str, example: str | None, weights: str | None, name: str 
         example=example or words.get("source_example"),
         weights=weights or words.get("source_weights"),
         name=name or manifest.name,
-        stem=name or folder.resolve().stem,
+        stem=name or (manifest.name if stored else folder.resolve().stem),
         buckets=manifest.programs.get("predict", first).buckets,
-        bundle=folder,
+        bundle=model,
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from maas_sdk.cli.output import Debug, Json, Output, add_command, reporting
+from maas_sdk.cli.output import BundlePlace, Debug, Json, Output, add_command, reporting
 
 if TYPE_CHECKING:
     from maas_sdk.bundle.reference import Published, Reference
@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
         push,
         "maas push digits.maas gs://my-bucket/models/digits",
         "maas push digits.maas store/digits@7 --label stable",
+        "maas push gs://my-bucket/models/digits@stable gs://other-bucket/models/digits",
     )
     add_command(app, pull, "maas pull gs://my-bucket/models/digits@stable digits.maas")
     add_command(
@@ -49,7 +50,7 @@ def register(app: typer.Typer) -> None:
 
 
 def push(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    bundle: BundlePlace,
     model: _Model,
     label: Annotated[
         str | None, typer.Option(help="Set this label to the version in the same step.")
@@ -63,12 +64,13 @@ def push(
     again after an interruption goes on where it was cut.
     """
     with reporting(as_json, debug) as output:
+        from maas_sdk.bundle.place import find_bundle
         from maas_sdk.errors import ConfigError
 
         store, found = _open(model)
         if found.label is not None:
             raise ConfigError(f"{model}: a label is no version: give it with --label {found.label}")
-        version = store.publish(bundle, found.model, found.version, label=label)
+        version = store.publish(find_bundle(bundle), found.model, found.version, label=label)
         at = f", which {label} now is at" if label else ""
         output.lines(f"{found.store}/{found.model}@{version}{at}")
         output.document({**_document(found, version), "label": label})

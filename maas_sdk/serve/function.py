@@ -122,7 +122,7 @@ class _Loader:
 
     def __init__(self, bundle: str, trusted_keys: TrustedKeys, decryption_key: str | None) -> None:
         self._bundle = bundle
-        # Said here as in ``store.is_url``, which a bundle's folder starts without.
+        # As ``place.in_store`` tells URLs, which a bundle's folder starts without.
         self._remote = "://" in bundle
         self._trusted_keys = trusted_keys
         self._decryption_key = decryption_key
@@ -143,7 +143,7 @@ class _Loader:
             return self._prepared.load()
         bundle: str | Path = self._bundle
         if self._remote:
-            from maas_sdk.bundle.store import find_version
+            from maas_sdk.bundle.place import find_version
 
             bundle, version = find_version(self._bundle)
             if self.host is not None and version is not None:
