@@ -16,13 +16,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from maas_sdk.batch.parts import is_ours
-from maas_sdk.bundle.objects import Objects
 from maas_sdk.bundle.staging import disk_errors
-from maas_sdk.bundle.transfer import file_checksum
 from maas_sdk.errors import ConfigError, NotFoundError
+
+if TYPE_CHECKING:
+    from maas_sdk.bundle.objects import Objects
 
 __all__ = ["Folder", "ObjectPlace", "Place"]
 
@@ -140,6 +141,9 @@ class ObjectPlace:
 
     def put(self, name: str, write: Callable[[Path], None]) -> None:
         """As ``Place.put``; one that is there, by whoever does the same job, stays."""
+        # Only here: a folder knows no store.
+        from maas_sdk.bundle.transfer import file_checksum
+
         with tempfile.TemporaryDirectory(prefix="maas-batch-") as folder:
             path = Path(folder) / name
             write(path)
