@@ -15,6 +15,7 @@ from maas_sdk.cli.output import Debug, Json, Output, add_command, reporting
 from maas_sdk.errors import ConfigError
 
 if TYPE_CHECKING:
+    from maas_sdk.bundle.manifest import Manifest
     from maas_sdk.deploy.deployment import Deployment, Outcome
 
 __all__ = ["deploy", "destroy", "register", "run_again", "status"]
@@ -44,6 +45,9 @@ def register(app: typer.Typer) -> None:
         "maas deploy digits.maas --project my-project",
         "maas deploy digits.maas --project my-project --dry-run",
         "maas deploy digits.maas --project my-project --memory 2Gi --min-instances 1 --public",
+        "maas deploy digits.maas --project my-project --invoker user:you@example.com",
+        "maas deploy digits.maas --project my-project --set-env MAAS_READY_WAIT_S=60",
+        "maas deploy digits.maas --project my-project --state-bucket my-project-states",
     )
     where = "--project my-project --name digits"
     add_command(app, status, f"maas status {where}")
@@ -57,12 +61,28 @@ def deploy(
     name: Annotated[
         str | None, typer.Option(help="Name of the function; else after the model.")
     ] = None,
-    cpu: Annotated[float, typer.Option(help="Processors of an instance.")] = 1,
-    memory: Annotated[str, typer.Option(help="Memory of an instance.")] = "1Gi",
+    cpu: Annotated[
+        float | None, typer.Option(help="Processors of an instance; else what its memory asks for.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory of an instance; else after the bundle's size.")
+    ] = None,
     concurrency: Annotated[int, typer.Option(help="Requests at once in an instance.")] = 32,
     min_instances: Annotated[int, typer.Option(help="Instances kept running: never cold.")] = 0,
     max_instances: Annotated[int, typer.Option(help="Instances at most.")] = 10,
     public: Annotated[bool, typer.Option(help="Let everybody call it.")] = False,
+    invoker: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MEMBER", help="Who may call it, as user:you@example.com; can be repeated."
+        ),
+    ] = None,
+    set_env: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="Environment variable of the function; can be repeated."
+        ),
+    ] = None,
     bundle_from: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Let the function fetch <store>/<model>@<version>."),
@@ -70,6 +90,12 @@ def deploy(
     store: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Publish a bundle there that is too large to go inside."),
+    ] = None,
+    state_bucket: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BUCKET", help="Bucket for Terraform's state; else it stays where it is."
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Package and write the variables; no account needed.")
@@ -88,18 +114,21 @@ def deploy(
     with reporting(as_json, debug) as output:
         from maas_sdk.bundle.folder import open_bundle
         from maas_sdk.cli.package import size_table
+        from maas_sdk.deploy import settings as of
         from maas_sdk.deploy.archive import zip_folder
         from maas_sdk.deploy.package import package
-        from maas_sdk.deploy.settings import Instance, Settings, name_from_model
-        from maas_sdk.deploy.size import check_limits, zip_size
+        from maas_sdk.deploy.size import bundle_fits, check_limits, zip_size
 
         _ask_first(as_json, yes or dry_run)
-        model = open_bundle(bundle).manifest.name
-        settings = Settings(
+        manifest = open_bundle(bundle).manifest
+        model = manifest.name
+        publish_in = None if bundle_from or bundle_fits(manifest) else store
+        cpu, memory = _sized(output, manifest, bool(bundle_from or publish_in), cpu, memory)
+        settings = of.Settings(
             project_id=project,
             region=region,
-            name=name or name_from_model(model),
-            instance=Instance(
+            name=name or of.name_from_model(model),
+            instance=of.Instance(
                 cpu=cpu,
                 memory=memory,
                 concurrency=concurrency,
@@ -107,9 +136,14 @@ def deploy(
                 max=max_instances,
             ),
             public=public,
+            invokers=tuple(dict.fromkeys(invoker or ())),
+            environment=of.environment_from(set_env or ()),
+            model_buckets=of.model_buckets_of(bundle_from or publish_in),
         )
-        made = _deployment(output, workspace, stack, project, region, settings.name)
-        bundle_from = bundle_from or _placed(output, bundle, store, dry_run)
+        made = _deployment(output, workspace, stack, project, region, settings.name, state_bucket)
+        made.check(settings)
+        if publish_in:
+            bundle_from = _published(output, bundle, model, publish_in, dry_run)
         with tempfile.TemporaryDirectory(prefix="maas-deploy-") as scratch:
             folder = package(bundle, Path(scratch) / "function", bundle_from=bundle_from)
             archive = zip_folder(folder, Path(scratch) / "function.zip")
@@ -208,9 +242,29 @@ def destroy(
         output.document({"destroyed": found.changed})
 
 
+def _sized(
+    output: Output, manifest: Manifest, fetched: bool, cpu: float | None, memory: str | None
+) -> tuple[float, str]:
+    """Processors and memory of an instance; what nobody said is chosen, and said."""
+    from maas_sdk.deploy.memory import choose, need_of
+
+    need = need_of(manifest, fetched=fetched)
+    cpu, memory, chosen = choose(need, cpu, memory)
+    if chosen:
+        output.note(f"an instance has {cpu:g} CPU and {memory} of memory: {need}")
+    return cpu, memory
+
+
 def _deployment(
-    output: Output, workspace: Path, stack: Path | None, project: str, region: str, name: str
+    output: Output,
+    workspace: Path,
+    stack: Path | None,
+    project: str,
+    region: str,
+    name: str,
+    state_bucket: str | None = None,
 ) -> Deployment:
+    from maas_sdk.deploy.backend import StateBucket
     from maas_sdk.deploy.deployment import Deployment
     from maas_sdk.deploy.settings import Settings
     from maas_sdk.deploy.terraform import TerraformBinary, find_stack
@@ -225,23 +279,19 @@ def _deployment(
         Workspace(workspace, project, region, name),
         find_stack(stack),
         lambda folder: TerraformBinary(folder, show),
+        None if state_bucket is None else StateBucket.of(state_bucket, project, region, name),
     )
 
 
-def _placed(output: Output, bundle: Path, store: str | None, dry_run: bool) -> str | None:
-    """Where a bundle is published that is too large for the source; None: it goes inside."""
-    from maas_sdk.bundle.folder import open_bundle
+def _published(output: Output, bundle: Path, model: str, store: str, dry_run: bool) -> str:
+    """Publish a bundle that is too large for the source; where it is now."""
     from maas_sdk.bundle.store import open_store
-    from maas_sdk.deploy.size import bundle_fits
 
-    manifest = open_bundle(bundle).manifest
-    if store is None or bundle_fits(manifest):
-        return None
-    place = f"{store.rstrip('/')}/{manifest.name}"
+    place = f"{store.rstrip('/')}/{model}"
     if dry_run:
         output.note(f"the bundle is too large to go inside: it would be published as {place}@…")
         return f"{place}@next"
-    version = open_store(store).publish(bundle, manifest.name)
+    version = open_store(store).publish(bundle, model)
     output.note(f"the bundle is too large to go inside: published as {place}@{version}")
     return f"{place}@{version}"
 
@@ -263,12 +313,23 @@ def _show_dry_run(output: Output, made: Deployment, release: Any) -> None:
     file = made.workspace.variables_file
     text = file.read_text(encoding="utf-8")
     terraform = f"terraform -chdir={made.stack}"
+    state, copy = "", ""
+    if made.state is not None:
+        state = f"state: {made.state.url}\n"
+        copy = f"cp {made.workspace.backend_file} {made.stack}/\n"
     output.lines(
-        f"{text}\nsource: {source}\n\nwould run, and ask before the last one:\n"
-        f"{terraform} init\n{terraform} plan -var-file={file} -out=maas.tfplan\n"
+        f"{text}\nsource: {source}\n{state}\nwould run, and ask before the last one:\n"
+        f"{copy}{terraform} init\n{terraform} plan -var-file={file} -out=maas.tfplan\n"
         f"{terraform} apply maas.tfplan"
     )
-    output.document({"release": asdict(release), "variables": str(file), "source": str(source)})
+    output.document(
+        {
+            "release": asdict(release),
+            "variables": str(file),
+            "source": str(source),
+            "state": made.state and made.state.url,
+        }
+    )
 
 
 def _show(output: Output, found: Outcome, model: str) -> None:
