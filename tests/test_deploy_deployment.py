@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ from maas_sdk.deploy.terraform import (
 )
 from maas_sdk.deploy.workspace import Workspace
 from maas_sdk.errors import ConfigError, CorruptError
+from tests.terraform.workspace import TERRAFORM
+from tests.terraform.workspace import Workspace as RealTerraform
 
 needs_terraform = pytest.mark.skipif(
     shutil.which("terraform") is None, reason="terraform is not installed"
@@ -288,6 +291,45 @@ def test_an_instance_is_one_that_the_platform_has(change: dict[str, Any]) -> Non
     """The same limits as the modules have."""
     with pytest.raises(ConfigError, match=r"expected|less than one CPU"):
         Instance(**change)
+
+
+@needs_terraform
+@pytest.mark.parametrize(
+    ("variable", "value", "change", "fine"),
+    [
+        *(
+            ("environment", {name: "x"}, {"environment": {name: "x"}}, fine)
+            for name, fine in {
+                **dict.fromkeys(("MAAS_READY_WAIT_S", "THREADS", "_a1", "PORTS"), True),
+                **dict.fromkeys(("1A", "A-B", "Ä", "PORT", "K_REVISION"), False),
+                **dict.fromkeys(("FUNCTION_TARGET", "X_GOOGLE_A", "my_Token", "DB_SECRET"), False),
+            }.items()
+        ),
+        *(
+            ("invokers", {"members": {"who": member}}, {"invokers": (member,)}, fine)
+            for member, fine in {
+                **dict.fromkeys(("user:you@example.com", "domain:example.com"), True),
+                "principalSet://iam.googleapis.com/projects/1/x": True,
+                **dict.fromkeys(("you@example.com", "allUsers", "owner:you@example.com"), False),
+            }.items()
+        ),
+    ],
+)
+def test_the_module_says_the_same(
+    variable: str, value: Any, change: dict[str, Any], fine: bool, tmp_path: Path
+) -> None:
+    """Of variables and callers: what one of the two refuses, the other does."""
+    text = (TERRAFORM / "modules" / "model-function" / "variables.tf").read_text(encoding="utf-8")
+    [block] = re.findall(rf'^variable "{variable}" \{{.*?^\}}', text, re.M | re.S)
+    (tmp_path / "main.tf").write_text(block, encoding="utf-8")
+    (tmp_path / "terraform.tfvars.json").write_text(json.dumps({variable: value}))
+    ran = RealTerraform(folder=tmp_path, reattach="{}").run("plan", "-no-color", code=None)
+    assert ran.code == (0 if fine else 1), ran.output
+    if fine:
+        Settings(project_id="my-project", name="digits", **change)
+    else:
+        with pytest.raises(ConfigError, match=r"--set-env|--invoker"):
+            Settings(project_id="my-project", name="digits", **change)
 
 
 @pytest.mark.parametrize("model", ["digits", "My Model 2", "7b", "x", "ä-ö", "a" * 80, "a-" * 40])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,30 +105,28 @@ def test_quickstart_lives(standins: tuple[StandIn, StandIn], reattach: str, tmp_
 
 
 @needs_terraform
-def test_quickstart_reads_another_bucket_before_it_starts(
-    standins: tuple[StandIn, StandIn], reattach: str, tmp_path: Path
-) -> None:
+def test_quickstart_reads_another_bucket_before_it_starts(tmp_path: Path) -> None:
     """The right to fetch its bundle is there before the function is, and goes after it."""
-    google, _ = standins
-    other, own = "other-models", f"{PROJECT}-digits-models"
-    workspace = stack("quickstart", reattach, tmp_path, model_buckets=[other, own])
-    workspace.apply()
-    made = [kind for what, kind, _ in google.calls if what == "create"]
-    grants = [
-        state["bucket"]
-        for (kind, _), state in google.cloud.items()
-        if kind == "google_storage_bucket_iam_member"
-    ]
-    assert sorted(grants) == [own, other], "one each"
-    function = made.index("google_cloudfunctions2_function")
-    assert made[:function].count("google_storage_bucket_iam_member") >= 1
-    assert changes(workspace.plan()) == {}
-    workspace.run("destroy", "-auto-approve", "-no-color")
-    gone = [kind for what, kind, _ in google.calls if what == "delete"]
-    assert gone.index("google_cloudfunctions2_function") < max(
-        at for at, kind in enumerate(gone) if kind == "google_storage_bucket_iam_member"
-    )
-    assert google.cloud == {}
+    other, own, order = "other-models", f"{PROJECT}-digits-models", []
+
+    def granted(prior: dict[str, Any] | None, new: dict[str, Any] | None) -> None:
+        time.sleep(0.5)  # What does not wait for it is earlier.
+        order.append((prior or new or {})["bucket"])
+
+    hooks = {
+        "google_storage_bucket_iam_member": granted,
+        "google_cloudfunctions2_function": lambda prior, new: order.append("function"),
+    }
+    with attached(*(standins := providers(hooks))) as reattach:
+        workspace = stack("quickstart", reattach, tmp_path, model_buckets=[other, own])
+        workspace.apply()
+        assert sorted(order) == ["function", own, other], "one grant each"
+        assert order.index(other) < order.index("function")
+        assert changes(workspace.plan()) == {}
+        order.clear()
+        workspace.run("destroy", "-auto-approve", "-no-color")
+        assert order.index("function") < order.index(other)
+        assert standins[0].cloud == {}
 
 
 @needs_terraform
