@@ -278,6 +278,20 @@ def test_a_bad_setting_leaves_nothing(
     assert sorted(path.name for path in here.iterdir()) == ["terraform"]
 
 
+def test_what_the_stack_would_lose_leaves_nothing(
+    bundle: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stack without the variable is told of before the bundle is published."""
+    monkeypatch.setattr(size, "MAX_UNPACKED_BYTES", 10)
+    main = here / "terraform" / "stacks" / "quickstart" / "main.tf"
+    main.write_text(STACK.replace('variable "environment"', 'variable "other"'))
+    words = ("deploy", bundle, "--project", "my-project", "--store", f"file://{here}/store")
+    result = maas(*words, "--set-env", "A=1", "--yes")
+    assert result.exit_code == 1
+    assert "the stack has no variable environment" in " ".join(result.stderr.split())
+    assert sorted(path.name for path in here.iterdir()) == ["terraform"]
+
+
 def test_weights_that_do_not_fit_are_not_published(
     bundle: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,6 +165,13 @@ def test_a_bucket_that_is_not_there(storage: Gcs, stack: Path, tmp_path: Path) -
     assert not (made.stack / BACKEND).exists()
     assert deployment(stack, tmp_path / "work").status()[1] == {"zip": first}
 
+    # Nothing was deployed: what was named in vain is not kept either.
+    made = deployment(stack, tmp_path / "new", "no-such-states")
+    with pytest.raises(ConfigError, match="gcloud storage buckets create gs://BUCKET"):
+        deployed(made, tmp_path, b"two")
+    deployed(plain := deployment(stack, tmp_path / "new"), tmp_path, b"two")
+    assert local_state(plain)
+
 
 @needs_terraform
 def test_a_stack_that_wants_a_bucket_is_given_it(storage: Gcs, stack: Path, tmp_path: Path) -> None:
