@@ -25,6 +25,18 @@ variable "project_id" { type = string }
 variable "region" { type = string }
 variable "name" { type = string }
 variable "source_zip" { type = string }
+variable "instance" {
+  type = any
+  default = {}
+}
+variable "environment" {
+  type = map(string)
+  default = {}
+}
+variable "invokers" {
+  type = any
+  default = {}
+}
 resource "terraform_data" "this" { input = filesha256(var.source_zip) }
 output "url" { value = "https://${var.name}.example" }
 """
@@ -211,6 +223,114 @@ def test_a_wrong_project_is_said_at_once(bundle: Path, here: Path) -> None:
     result = maas("deploy", bundle, "--project", "My Project", "--dry-run")
     assert "expected a project's id" in result.stderr
     assert not (here / "deployments").exists()
+
+
+def told(here: Path) -> Any:
+    """What Terraform is told of the only deployment."""
+    [file] = (here / "deployments").rglob("deployment.tfvars.json")
+    return json.loads(file.read_text())
+
+
+def test_memory_is_chosen_and_said(bundle: Path, here: Path) -> None:
+    """From the bundle's size, with processors to go with it; what is said is taken."""
+    words = ("deploy", bundle, "--project", "my-project", "--dry-run")
+    result = maas(*words)
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.stderr.split())
+    assert "an instance has 1 CPU and 1Gi of memory: 0 kB of weights and about 200 MB" in said
+    assert told(here)["instance"] == {
+        "cpu": "1",
+        "memory": "1Gi",
+        "concurrency": 32,
+        "min": 0,
+        "max": 10,
+        "timeout_s": 60,
+    }
+    assert "2 CPU and 6Gi" in " ".join(maas(*words, "--memory", "6Gi").stderr.split())
+    assert (told(here)["instance"]["cpu"], told(here)["instance"]["memory"]) == ("2", "6Gi")
+    assert "an instance has" not in maas(*words, "--memory", "2Gi").stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["--memory", "6Gi", "--cpu", "1"], "memory 6Gi with 1 CPU: expected at least 2 CPU"),
+        (["--memory", "33Gi"], "memory 33Gi: expected 128Mi to 32Gi"),
+        (["--memory", "128Mi"], "needs 200 MB .* --memory 128Mi is 134 MB: say --memory 1Gi"),
+        (["--cpu", "0.5"], "concurrency 32 with 0.5 CPU: .* say --concurrency 1, or --cpu 1"),
+        (["--cpu", "3"], "cpu 3: expected 1, 2, 4, 6 or 8"),
+        (["--set-env", "A"], "--set-env 'A': expected NAME=VALUE"),
+        (["--set-env", "K_SERVICE=x"], "--set-env K_SERVICE: the platform sets it itself"),
+        (["--set-env", "DB_PASSWORD=x"], "put it into Secret Manager"),
+        (["--invoker", "you@example.com"], "did you mean user:you@example.com"),
+        (["--invoker", "allUsers"], "say --public"),
+        (["--state-bucket", "gs://states"], "expected the name of a bucket"),
+    ],
+)
+def test_a_bad_setting_leaves_nothing(
+    bundle: Path, here: Path, words: list[str], error: str
+) -> None:
+    """It is refused before anything is packaged, published or written."""
+    store = f"file://{here}/store"
+    result = maas("deploy", bundle, "--project", "my-project", "--store", store, "--yes", *words)
+    assert result.exit_code == 1, result.output
+    assert re.search(error, " ".join(result.stderr.split())), result.stderr
+    assert sorted(path.name for path in here.iterdir()) == ["terraform"]
+
+
+def test_what_the_stack_would_lose_leaves_nothing(
+    bundle: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stack without the variable is told of before the bundle is published."""
+    monkeypatch.setattr(size, "MAX_UNPACKED_BYTES", 10)
+    main = here / "terraform" / "stacks" / "quickstart" / "main.tf"
+    main.write_text(STACK.replace('variable "environment"', 'variable "other"'))
+    words = ("deploy", bundle, "--project", "my-project", "--store", f"file://{here}/store")
+    result = maas(*words, "--set-env", "A=1", "--yes")
+    assert result.exit_code == 1
+    assert "the stack has no variable environment" in " ".join(result.stderr.split())
+    assert sorted(path.name for path in here.iterdir()) == ["terraform"]
+
+
+def test_weights_that_do_not_fit_are_not_published(
+    bundle: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory is looked at before the store is."""
+    monkeypatch.setattr(size, "MAX_UNPACKED_BYTES", 10)
+    store = f"file://{here}/store"
+    words = ("deploy", bundle, "--project", "my-project", "--store", store, "--memory", "128Mi")
+    result = maas(*words, "--json", "--yes")
+    assert result.exit_code == 1
+    assert re.search(
+        r"the bundle needs 200 MB of memory \(\d kB of weights, \d+ kB of fetched files and about",
+        json.loads(result.stdout)["error"],
+    ), result.stdout
+    assert not (here / "store").exists()
+
+
+def test_callers_variables_and_the_state_are_written(bundle: Path, here: Path) -> None:
+    """With --dry-run, so without an account; once each, however often they are said."""
+    result = maas(
+        *("deploy", bundle, "--project", "my-project", "--dry-run"),
+        *("--set-env", "A=1", "--set-env", "B=x=y"),
+        *("--invoker", "user:you@example.com", "--invoker", "user:you@example.com"),
+        *("--state-bucket", "my-states"),
+    )
+    assert result.exit_code == 0, result.output
+    found = told(here)
+    assert found["environment"] == {"A": "1", "B": "x=y"}
+    assert found["invokers"] == {
+        "public": False,
+        "members": {"user:you@example.com": "user:you@example.com"},
+    }
+    place = "gs://my-states/maas/my-project/europe-west1/toy"
+    assert f"state: {place}\n" in result.stdout
+    [file] = (here / "deployments").rglob("backend_override.tf")
+    assert f"cp {file} " in result.stdout
+    plain = maas("deploy", bundle, "--project", "my-project", "--dry-run", "--json")
+    assert document(plain)["state"] is None
+    assert told(here)["environment"] == {}
+    assert told(here)["invokers"] == {"public": False, "members": {}}
 
 
 def test_a_real_function_is_measured_over_its_url(bundle: Path, tmp_path: Path) -> None:

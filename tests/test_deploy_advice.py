@@ -250,6 +250,18 @@ CASES = [
         "registry.terraform.io once",
     ),
     (
+        "╷\n│ Error: Error applying IAM policy for cloudrunv2 service: googleapi: Error 400: User "
+        "nobody@example.com does not exist., badRequest\n╵",
+        "member_unknown",
+        "User nobody@example.com does not exist: check what --invoker names",
+    ),
+    (
+        "╷\n│ Error: Failed to get existing workspaces: querying Cloud Storage failed: storage: "
+        "bucket doesn't exist\n╵",
+        "state_bucket",
+        "gcloud storage buckets create gs://BUCKET",
+    ),
+    (
         "╷\n│ Error: Unsupported Terraform Core version\n│ \n│   on versions.tf line 2",
         "terraform_old",
         "install a newer one",

@@ -9,14 +9,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from maas_sdk.deploy.deployment import Deployment
-from maas_sdk.deploy.settings import Instance, Settings, name_from_model, variables
+from maas_sdk.deploy.settings import (
+    Instance,
+    Settings,
+    environment_from,
+    model_buckets_of,
+    name_from_model,
+    settings_document,
+    settings_from,
+    variables,
+)
 from maas_sdk.deploy.terraform import (
     TerraformBinary,
     copy_stack,
@@ -25,6 +37,8 @@ from maas_sdk.deploy.terraform import (
 )
 from maas_sdk.deploy.workspace import Workspace
 from maas_sdk.errors import ConfigError, CorruptError
+from tests.terraform.workspace import TERRAFORM
+from tests.terraform.workspace import Workspace as RealTerraform
 
 needs_terraform = pytest.mark.skipif(
     shutil.which("terraform") is None, reason="terraform is not installed"
@@ -245,6 +259,18 @@ def test_a_new_stack_does_not_touch_the_state(tmp_path: Path, stack: Path) -> No
         ({"region": "europe-west1-b"}, "not a zone"),
         ({"name": "Digits"}, "beginning with a letter"),
         ({"name": "d" * 21}, "2 to 20"),
+        ({"invokers": ("allUsers",)}, "--invoker allUsers: to let everybody call, say --public"),
+        ({"invokers": ("you@example.com",)}, "did you mean user:you@example.com"),
+        ({"invokers": ("user:you",)}, "expected a member, as user:you@example.com"),
+        ({"invokers": ("robot:r@example.com",)}, "expected a member"),
+        ({"invokers": ("",)}, "expected a member"),
+        ({"environment": {"1A": "x"}}, "not beginning with a digit"),
+        ({"environment": {"": "x"}}, "expected a name"),
+        ({"environment": {"PORT": "1"}}, "--set-env PORT: the platform sets it itself"),
+        ({"environment": {"X_GOOGLE_A": "1"}}, "the platform sets it itself"),
+        ({"environment": {"API_TOKEN": "x"}}, "put it into Secret Manager"),
+        ({"environment": {"MAAS_BUNDLE": "gs://b/m@1"}}, "say --bundle-from"),
+        ({"environment": {"A": "x" * 40_000}}, "40,001 bytes, a function takes at most 32,768"),
     ],
 )
 def test_settings_are_checked_before_anything_is_made(change: dict[str, str], words: str) -> None:
@@ -257,13 +283,53 @@ def test_settings_are_checked_before_anything_is_made(change: dict[str, str], wo
     "change",
     [
         *({"memory": "1GB"}, {"cpu": 0}, {"cpu": 0.5}, {"concurrency": 0}, {"min": 11}),
-        *({"max": 0}, {"timeout_s": 0}),
+        *({"max": 0}, {"timeout_s": 0}, {"cpu": 3}, {"memory": "5Gi"}),
+        {"cpu": 8, "memory": "33Gi"},
     ],
 )
 def test_an_instance_is_one_that_the_platform_has(change: dict[str, Any]) -> None:
     """The same limits as the modules have."""
     with pytest.raises(ConfigError, match=r"expected|less than one CPU"):
         Instance(**change)
+
+
+@needs_terraform
+@pytest.mark.parametrize(
+    ("variable", "value", "change", "fine"),
+    [
+        *(
+            ("environment", {name: "x"}, {"environment": {name: "x"}}, fine)
+            for name, fine in {
+                **dict.fromkeys(("MAAS_READY_WAIT_S", "THREADS", "_a1", "PORTS"), True),
+                **dict.fromkeys(("1A", "A-B", "Ä", "PORT", "K_REVISION"), False),
+                **dict.fromkeys(("FUNCTION_TARGET", "X_GOOGLE_A", "my_Token", "DB_SECRET"), False),
+            }.items()
+        ),
+        *(
+            ("invokers", {"members": {"who": member}}, {"invokers": (member,)}, fine)
+            for member, fine in {
+                **dict.fromkeys(("user:you@example.com", "domain:example.com"), True),
+                "principalSet://iam.googleapis.com/projects/1/x": True,
+                **dict.fromkeys(("you@example.com", "allUsers", "owner:you@example.com"), False),
+            }.items()
+        ),
+    ],
+)
+def test_the_module_says_the_same(
+    variable: str, value: Any, change: dict[str, Any], fine: bool, tmp_path: Path
+) -> None:
+    """Of variables and callers: what one of the two refuses, the other does."""
+    text = (TERRAFORM / "modules" / "model-function" / "variables.tf").read_text(encoding="utf-8")
+    [block] = re.findall(rf'^variable "{variable}" \{{.*?^\}}', text, re.M | re.S)
+    (tmp_path / "main.tf").write_text(block, encoding="utf-8")
+    (tmp_path / "terraform.tfvars.json").write_text(json.dumps({variable: value}))
+    ran = RealTerraform(folder=tmp_path, reattach="{}").run("plan", "-no-color", code=None)
+    assert ran.code == (0 if fine else 1), ran.output
+    if fine:
+        Settings(project_id="my-project", name="digits", **change)
+    else:
+        with pytest.raises(ConfigError, match=r"--set-env|--invoker"):
+            Settings(project_id="my-project", name="digits", **change)
 
 
 @pytest.mark.parametrize("model", ["digits", "My Model 2", "7b", "x", "ä-ö", "a" * 80, "a-" * 40])
@@ -282,3 +348,91 @@ def test_a_broken_list_of_releases_is_named(tmp_path: Path) -> None:
         with pytest.raises(CorruptError, match=r"releases\.json: expected what `maas deploy`"):
             workspace.releases()
     assert os.listdir(workspace.folder) == ["releases.json"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], {}),
+        (["A=1", "b_2=x=y", "EMPTY="], {"A": "1", "b_2": "x=y", "EMPTY": ""}),
+    ],
+)
+def test_assignments_are_read(words: list[str], expected: dict[str, str]) -> None:
+    """A value may hold what it likes, an equals sign as well, or nothing."""
+    assert environment_from(words) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["A"], "--set-env 'A': expected NAME=VALUE"),
+        (["A=1", "A=2"], "--set-env A: is said twice"),
+        (["A=\0"], "--set-env A: the value has a null"),
+    ],
+)
+def test_what_is_no_assignment_is_refused(words: list[str], error: str) -> None:
+    """Nothing is dropped in silence."""
+    with pytest.raises(ConfigError, match=error):
+        environment_from(words)
+
+
+@given(words=st.lists(st.text(max_size=20), max_size=4))
+def test_any_assignments_are_taken_or_refused(words: list[str]) -> None:
+    """What comes through is what was typed."""
+    try:
+        found = environment_from(words)
+    except ConfigError:
+        return
+    assert [f"{name}={value}" for name, value in found.items()] == words
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        *("user:you@example.com", "group:team@example.com", "domain:example.com"),
+        "serviceAccount:web@my-project.iam.gserviceaccount.com",
+        "principal://iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/subject/s",
+    ],
+)
+def test_members_are_told_to_the_stack(member: str, tmp_path: Path) -> None:
+    """Under their own names, beside nobody else."""
+    settings = Settings(project_id="my-project", name="digits", invokers=(member,))
+    found = variables(settings, tmp_path / "x.zip", declared_variables(find_stack()))
+    assert found["invokers"] == {"public": False, "members": {member: member}}
+
+
+def test_a_function_may_read_the_bucket_that_it_fetches_from() -> None:
+    """A store that is no bucket asks for no right."""
+    assert model_buckets_of("gs://my-models/store/large@3") == ("my-models",)
+    assert model_buckets_of("file:///srv/store/large@3") == model_buckets_of(None) == ()
+
+
+def test_what_a_stack_does_not_take_is_said(tmp_path: Path) -> None:
+    """Callers and variables that would be lost without a word."""
+    needed = {"project_id", "region", "name", "source_zip"}
+    for change, words in (
+        ({"environment": {"A": "1"}}, "no variable environment, so what --set-env says would be"),
+        ({"invokers": ("user:you@example.com",)}, "no variable invokers, so what --invoker"),
+        ({"public": True}, "no variable invokers, so what --invoker and --public"),
+    ):
+        settings = Settings(project_id="my-project", name="digits", **change)
+        with pytest.raises(ConfigError, match=words):
+            variables(settings, tmp_path / "x.zip", needed)
+    assert variables(SETTINGS, tmp_path / "x.zip", needed).keys() == needed
+
+
+def test_settings_come_back_from_a_release() -> None:
+    """Through JSON, all of them; those of a release that an earlier version made as well."""
+    settings = Settings(
+        project_id="my-project",
+        name="digits",
+        instance=Instance(cpu=2, memory="8Gi"),
+        invokers=("user:you@example.com", "domain:example.com"),
+        environment={"A": "1"},
+        model_buckets=("my-models",),
+    )
+    document = json.loads(json.dumps(settings_document(settings)))
+    assert settings_from(document) == settings
+    for later in ("invokers", "model_buckets", "environment"):
+        del document[later]
+    assert settings_from(document).invokers == ()

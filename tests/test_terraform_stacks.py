@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,31 @@ def test_quickstart_lives(standins: tuple[StandIn, StandIn], reattach: str, tmp_
 
 
 @needs_terraform
+def test_quickstart_reads_another_bucket_before_it_starts(tmp_path: Path) -> None:
+    """The right to fetch its bundle is there before the function is, and goes after it."""
+    other, own, order = "other-models", f"{PROJECT}-digits-models", []
+
+    def granted(prior: dict[str, Any] | None, new: dict[str, Any] | None) -> None:
+        time.sleep(0.5)  # What does not wait for it is earlier.
+        order.append((prior or new or {})["bucket"])
+
+    hooks = {
+        "google_storage_bucket_iam_member": granted,
+        "google_cloudfunctions2_function": lambda prior, new: order.append("function"),
+    }
+    with attached(*(standins := providers(hooks))) as reattach:
+        workspace = stack("quickstart", reattach, tmp_path, model_buckets=[other, own])
+        workspace.apply()
+        assert sorted(order) == ["function", own, other], "one grant each"
+        assert order.index(other) < order.index("function")
+        assert changes(workspace.plan()) == {}
+        order.clear()
+        workspace.run("destroy", "-auto-approve", "-no-color")
+        assert order.index("function") < order.index(other)
+        assert standins[0].cloud == {}
+
+
+@needs_terraform
 @pytest.mark.slow
 def test_production_lives(standins: tuple[StandIn, StandIn], reattach: str, tmp_path: Path) -> None:
     """Two regions, the canary raised and taken back, protected from destroy until told."""
@@ -163,7 +189,14 @@ REFUSED = {
     "missing": ({"project_id": None}, "project_id"),
     "instances": ({"instance": {"min": 5, "max": 2}}, "max at least 1 and at least min"),
     "memory": ({"instance": {"memory": "2 GB"}}, "a whole number with Mi, Gi, M or G"),
-    "processors": ({"instance": {"memory": "8Gi"}}, "more than 4Gi of memory needs at least 2"),
+    "processors": ({"instance": {"memory": "8Gi"}}, "more than 4Gi 2, more than 8Gi 4"),
+    "fraction": (
+        {"instance": {"cpu": "0.3", "concurrency": 1}},
+        "more than 512Mi of memory needs at least 0.5 CPUs",
+    ),
+    "least": ({"instance": {"cpu": "4"}}, "4 CPUs need at least 2Gi of memory"),
+    "three": ({"instance": {"cpu": "3"}}, "instance.cpu: 1, 2, 4, 6 or 8, or a fraction"),
+    "most": ({"instance": {"cpu": "8", "memory": "33Gi"}}, "instance.memory: 128Mi to 32Gi"),
     "concurrency": (
         {"instance": {"cpu": "0.5"}},
         "more than one request at once needs at least one CPU",
@@ -172,6 +205,10 @@ REFUSED = {
         {"environment": {"DB_PASSWORD": "x"}},
         "what is secret belongs into secrets",
     ),
+    "reserved": ({"environment": {"K_SERVICE": "x"}}, "are set by the platform"),
+    "name": ({"environment": {"A-B": "x"}}, "a name has letters, digits and _"),
+    "kind": ({"invokers": {"members": {"web": "you@example.com"}}}, "a member is written user:…"),
+    "bucket": ({"model_buckets": ["gs://b/store"]}, "without gs:// and without a folder"),
     "public": ({"invokers": {"members": {"web": "allUsers"}}}, "allUsers is said with public"),
     "publisher": ({"publishers": {"all": "allUsers"}}, "models are not for allUsers"),
 }

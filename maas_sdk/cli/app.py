@@ -13,6 +13,7 @@ from maas_sdk.cli import (
     bundles,
     demo,
     deploy,
+    deployed,
     evaluate,
     export,
     package,
@@ -56,7 +57,19 @@ def _options(
 
 
 for family in (
-    *(demo, export, quantize, bundles, package, deploy, reweight, serve, predict, evaluate),
+    *(
+        demo,
+        export,
+        quantize,
+        bundles,
+        package,
+        deploy,
+        deployed,
+        reweight,
+        serve,
+        predict,
+        evaluate,
+    ),
     *(parity, plan, seal, store, rollback, batch),
 ):
     family.register(app)

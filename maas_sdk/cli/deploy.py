@@ -1,4 +1,4 @@
-"""``maas deploy``, ``status`` and ``destroy``: a bundle in the cloud, and back.
+"""``maas deploy``: a bundle in the cloud.
 
 Plans are shown before anything is changed, and a person is asked, unless ``--yes`` was said.
 """
@@ -11,29 +11,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from maas_sdk.cli.deployed import (
+    REGION,
+    WORKSPACE,
+    Project,
+    Region,
+    Stack,
+    WorkspaceFolder,
+    Yes,
+    ask_first,
+    asker,
+    open_deployment,
+)
 from maas_sdk.cli.output import BundlePlace, Debug, Json, Output, add_command, reporting
-from maas_sdk.errors import ConfigError
 
 if TYPE_CHECKING:
+    from maas_sdk.bundle.manifest import Manifest
     from maas_sdk.deploy.deployment import Deployment, Outcome
 
-__all__ = ["deploy", "destroy", "register", "run_again", "status"]
-
-_Project = Annotated[
-    str,
-    typer.Option("--project", envvar="GOOGLE_CLOUD_PROJECT", help="Id of the project."),
-]
-_Region = Annotated[str, typer.Option(help="Region to run in.")]
-_Name = Annotated[str, typer.Option(help="Name of the function.")]
-_Workspace = Annotated[
-    Path, typer.Option(help="Folder of releases and of Terraform's state; keep it.")
-]
-_Stack = Annotated[
-    Path | None, typer.Option(help="Terraform stack; else terraform/stacks/quickstart.")
-]
-_Yes = Annotated[bool, typer.Option("--yes", help="Apply the plan without asking.")]
-_WORKSPACE = Path("deployments")
-_REGION = "europe-west1"
+__all__ = ["deploy", "register", "run_again"]
 
 
 def register(app: typer.Typer) -> None:
@@ -44,25 +40,41 @@ def register(app: typer.Typer) -> None:
         "maas deploy digits.maas --project my-project",
         "maas deploy digits.maas --project my-project --dry-run",
         "maas deploy digits.maas --project my-project --memory 2Gi --min-instances 1 --public",
+        "maas deploy digits.maas --project my-project --invoker user:you@example.com",
+        "maas deploy digits.maas --project my-project --set-env MAAS_READY_WAIT_S=60",
+        "maas deploy digits.maas --project my-project --state-bucket my-project-states",
     )
-    where = "--project my-project --name digits"
-    add_command(app, status, f"maas status {where}")
-    add_command(app, destroy, f"maas destroy {where}")
 
 
 def deploy(
     bundle: BundlePlace,
-    project: _Project,
-    region: _Region = _REGION,
+    project: Project,
+    region: Region = REGION,
     name: Annotated[
         str | None, typer.Option(help="Name of the function; else after the model.")
     ] = None,
-    cpu: Annotated[float, typer.Option(help="Processors of an instance.")] = 1,
-    memory: Annotated[str, typer.Option(help="Memory of an instance.")] = "1Gi",
+    cpu: Annotated[
+        float | None, typer.Option(help="Processors of an instance; else what its memory asks for.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory of an instance; else after the bundle's size.")
+    ] = None,
     concurrency: Annotated[int, typer.Option(help="Requests at once in an instance.")] = 32,
     min_instances: Annotated[int, typer.Option(help="Instances kept running: never cold.")] = 0,
     max_instances: Annotated[int, typer.Option(help="Instances at most.")] = 10,
     public: Annotated[bool, typer.Option(help="Let everybody call it.")] = False,
+    invoker: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MEMBER", help="Who may call it, as user:you@example.com; can be repeated."
+        ),
+    ] = None,
+    set_env: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="Environment variable of the function; can be repeated."
+        ),
+    ] = None,
     bundle_from: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Let the function fetch <store>/<model>@<version>."),
@@ -71,12 +83,18 @@ def deploy(
         str | None,
         typer.Option(metavar="URL", help="Publish a bundle there that is too large to go inside."),
     ] = None,
+    state_bucket: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BUCKET", help="Bucket for Terraform's state; else it stays where it is."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Package and write the variables; no account needed.")
     ] = False,
-    yes: _Yes = False,
-    stack: _Stack = None,
-    workspace: _Workspace = _WORKSPACE,
+    yes: Yes = False,
+    stack: Stack = None,
+    workspace: WorkspaceFolder = WORKSPACE,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -89,19 +107,22 @@ def deploy(
         from maas_sdk.bundle.folder import open_bundle
         from maas_sdk.bundle.place import find_bundle
         from maas_sdk.cli.package import size_table
+        from maas_sdk.deploy import settings as of
         from maas_sdk.deploy.archive import zip_folder
         from maas_sdk.deploy.package import package
-        from maas_sdk.deploy.settings import Instance, Settings, name_from_model
-        from maas_sdk.deploy.size import check_limits, zip_size
+        from maas_sdk.deploy.size import bundle_fits, check_limits, zip_size
 
-        _ask_first(as_json, yes or dry_run)
+        ask_first(as_json, yes or dry_run)
         folder = find_bundle(bundle)
-        model = open_bundle(folder).manifest.name
-        settings = Settings(
+        manifest = open_bundle(folder).manifest
+        model = manifest.name
+        publish_in = None if bundle_from or bundle_fits(manifest) else store
+        cpu, memory = _sized(output, manifest, bool(bundle_from or publish_in), cpu, memory)
+        settings = of.Settings(
             project_id=project,
             region=region,
-            name=name or name_from_model(model),
-            instance=Instance(
+            name=name or of.name_from_model(model),
+            instance=of.Instance(
                 cpu=cpu,
                 memory=memory,
                 concurrency=concurrency,
@@ -109,9 +130,16 @@ def deploy(
                 max=max_instances,
             ),
             public=public,
+            invokers=tuple(dict.fromkeys(invoker or ())),
+            environment=of.environment_from(set_env or ()),
+            model_buckets=of.model_buckets_of(bundle_from or publish_in),
         )
-        made = _deployment(output, workspace, stack, project, region, settings.name)
-        bundle_from = bundle_from or _placed(output, folder, store, dry_run)
+        made = open_deployment(
+            output, workspace, stack, project, region, settings.name, state_bucket
+        )
+        made.check(settings)
+        if publish_in:
+            bundle_from = _published(output, folder, model, publish_in, dry_run)
         with tempfile.TemporaryDirectory(prefix="maas-deploy-") as scratch:
             function = package(folder, Path(scratch) / "function", bundle_from=bundle_from)
             archive = zip_folder(function, Path(scratch) / "function.zip")
@@ -122,7 +150,7 @@ def deploy(
         if dry_run:
             _show_dry_run(output, made, release)
             return
-        _show(output, made.apply(release, _asker("Apply this plan?", yes)), model)
+        _show(output, made.apply(release, asker("Apply this plan?", yes)), model)
 
 
 def run_again(
@@ -138,124 +166,36 @@ def run_again(
     as_json: bool,
 ) -> None:
     """Run an earlier release of a deployment again, for ``maas rollback``."""
-    _ask_first(as_json, yes)
-    made = _deployment(output, workspace, stack, project, region, name)
-    found = made.rollback(_asker("Apply this plan?", yes), to)
+    ask_first(as_json, yes)
+    made = open_deployment(output, workspace, stack, project, region, name)
+    found = made.rollback(asker("Apply this plan?", yes), to)
     _show(output, found, found.release.model if found.release else name)
 
 
-def status(
-    project: _Project,
-    name: _Name,
-    region: _Region = _REGION,
-    stack: _Stack = None,
-    workspace: _Workspace = _WORKSPACE,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Show what is deployed, its address, and the releases to go back to."""
-    with reporting(as_json, debug) as output:
-        import time
-        from dataclasses import asdict
+def _sized(
+    output: Output, manifest: Manifest, fetched: bool, cpu: float | None, memory: str | None
+) -> tuple[float, str]:
+    """Processors and memory of an instance; what nobody said is chosen, and said."""
+    from maas_sdk.deploy.memory import choose, need_of
 
-        from rich.table import Table
-
-        made = _deployment(output, workspace, stack, project, region, name)
-        releases, outputs = made.status()
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for title in ("", "release", "model", "source", "made"):
-            table.add_column(title)
-        for release in releases.made:
-            mark = "[green]●[/green]" if release.number == releases.current else ""
-            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(release.made_unix_s))
-            table.add_row(mark, str(release.number), release.model, release.source[:12], when)
-        output.show(table)
-        if releases.begun is not None:
-            output.show(
-                f"[yellow]the apply of release {releases.begun} did not end: "
-                "deploy or roll back again[/yellow]"
-            )
-        output.lines(str(outputs.get("url") or "nothing is deployed"))
-        if store := outputs.get("store"):
-            output.lines(f"{store}  for models: the function may read it")
-        output.document(
-            {
-                "current": releases.current,
-                "begun": releases.begun,
-                "releases": [asdict(release) for release in releases.made],
-                "outputs": outputs,
-            }
-        )
+    need = need_of(manifest, fetched=fetched)
+    cpu, memory, chosen = choose(need, cpu, memory)
+    if chosen:
+        output.note(f"an instance has {cpu:g} CPU and {memory} of memory: {need}")
+    return cpu, memory
 
 
-def destroy(
-    project: _Project,
-    name: _Name,
-    region: _Region = _REGION,
-    with_models: Annotated[
-        bool, typer.Option("--with-models", help="Delete the models in its bucket as well.")
-    ] = False,
-    yes: _Yes = False,
-    stack: _Stack = None,
-    workspace: _Workspace = _WORKSPACE,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Remove everything that was deployed under a name; asks first."""
-    with reporting(as_json, debug) as output:
-        _ask_first(as_json, yes)
-        made = _deployment(output, workspace, stack, project, region, name)
-        found = made.destroy(_asker(f"Destroy {name}?", yes), with_models=with_models)
-        output.show("destroyed" if found.changed else "there was nothing to destroy")
-        output.document({"destroyed": found.changed})
-
-
-def _deployment(
-    output: Output, workspace: Path, stack: Path | None, project: str, region: str, name: str
-) -> Deployment:
-    from maas_sdk.deploy.deployment import Deployment
-    from maas_sdk.deploy.settings import Settings
-    from maas_sdk.deploy.terraform import TerraformBinary, find_stack
-    from maas_sdk.deploy.workspace import Workspace
-
-    Settings(project_id=project, region=region, name=name)  # names are checked before paths are
-
-    def show(line: str) -> None:
-        output.notes.print(line, markup=False, soft_wrap=True)
-
-    return Deployment(
-        Workspace(workspace, project, region, name),
-        find_stack(stack),
-        lambda folder: TerraformBinary(folder, show),
-    )
-
-
-def _placed(output: Output, bundle: Path, store: str | None, dry_run: bool) -> str | None:
-    """Where a bundle is published that is too large for the source; None: it goes inside."""
-    from maas_sdk.bundle.folder import open_bundle
+def _published(output: Output, bundle: Path, model: str, store: str, dry_run: bool) -> str:
+    """Publish a bundle that is too large for the source; where it is now."""
     from maas_sdk.bundle.store import open_store
-    from maas_sdk.deploy.size import bundle_fits
 
-    manifest = open_bundle(bundle).manifest
-    if store is None or bundle_fits(manifest):
-        return None
-    place = f"{store.rstrip('/')}/{manifest.name}"
+    place = f"{store.rstrip('/')}/{model}"
     if dry_run:
         output.note(f"the bundle is too large to go inside: it would be published as {place}@…")
         return f"{place}@next"
-    version = open_store(store).publish(bundle, manifest.name)
+    version = open_store(store).publish(bundle, model)
     output.note(f"the bundle is too large to go inside: published as {place}@{version}")
     return f"{place}@{version}"
-
-
-def _ask_first(as_json: bool, settled: bool) -> None:
-    """Machines are not asked. Raises ``ConfigError`` where a question would come up."""
-    if as_json and not settled:
-        raise ConfigError("--json asks nothing: say --yes to apply the plan, whatever it is")
-
-
-def _asker(question: str, yes: bool) -> Any:
-    return lambda: yes or typer.confirm(question, default=False, err=True)
 
 
 def _show_dry_run(output: Output, made: Deployment, release: Any) -> None:
@@ -265,12 +205,23 @@ def _show_dry_run(output: Output, made: Deployment, release: Any) -> None:
     file = made.workspace.variables_file
     text = file.read_text(encoding="utf-8")
     terraform = f"terraform -chdir={made.stack}"
+    state, copy = "", ""
+    if made.state is not None:
+        state = f"state: {made.state.url}\n"
+        copy = f"cp {made.workspace.backend_file} {made.stack}/\n"
     output.lines(
-        f"{text}\nsource: {source}\n\nwould run, and ask before the last one:\n"
-        f"{terraform} init\n{terraform} plan -var-file={file} -out=maas.tfplan\n"
+        f"{text}\nsource: {source}\n{state}\nwould run, and ask before the last one:\n"
+        f"{copy}{terraform} init\n{terraform} plan -var-file={file} -out=maas.tfplan\n"
         f"{terraform} apply maas.tfplan"
     )
-    output.document({"release": asdict(release), "variables": str(file), "source": str(source)})
+    output.document(
+        {
+            "release": asdict(release),
+            "variables": str(file),
+            "source": str(source),
+            "state": made.state and made.state.url,
+        }
+    )
 
 
 def _show(output: Output, found: Outcome, model: str) -> None:

@@ -11,12 +11,11 @@ from typing import Annotated
 import typer
 
 from maas_sdk.cli import deploy, store
+from maas_sdk.cli.deployed import WORKSPACE
 from maas_sdk.cli.output import Debug, Json, add_command, reporting
 from maas_sdk.errors import ConfigError
 
 __all__ = ["register", "rollback"]
-
-_WORKSPACE = Path("deployments")
 
 
 def register(app: typer.Typer) -> None:
@@ -49,7 +48,7 @@ def rollback(
     ] = None,
     workspace: Annotated[
         Path, typer.Option(help="Folder of releases and of Terraform's state; keep it.")
-    ] = _WORKSPACE,
+    ] = WORKSPACE,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:

@@ -98,6 +98,13 @@ ADVICE: Final = (
         "have an owner of the project grant it roles/iam.serviceAccountUser",
     ),
     _row(
+        "member_unknown",
+        r"Error 400: (?P<member>(?:User|Group|Service account|Domain) \S+) does not exist",
+        "{member} does not exist",
+        "check what --invoker names: an address that Google knows, after user:, group:, "
+        "serviceAccount: or domain:",
+    ),
+    _row(
         "policy",
         r"(?:violates constraint )?'?(?P<constraint>constraints/[\w.]+)"
         r"|do not belong to a permitted customer|orgpolicy|violates constraint",
@@ -193,6 +200,13 @@ ADVICE: Final = (
         r"Error acquiring the state lock",
         "somebody else is deploying from the same state, or died while doing so",
         "wait; if nobody is: `terraform force-unlock ID`, with the ID below",
+    ),
+    _row(
+        "state_bucket",
+        r"storage: bucket doesn't exist|querying Cloud Storage failed[^\n]*(?:404|notFound)",
+        "there is no bucket of this name for Terraform's state, or none was named",
+        "make one: `gcloud storage buckets create gs://BUCKET --project PROJECT --location REGION "
+        "--uniform-bucket-level-access`, and say it with --state-bucket",
     ),
     _row(
         "no_provider",

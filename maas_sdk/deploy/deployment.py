@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from maas_sdk.deploy.backend import StateBucket
 from maas_sdk.deploy.settings import Settings, variables
 from maas_sdk.deploy.terraform import Terraform, copy_stack, declared_variables
 from maas_sdk.deploy.workspace import Release, Releases, Workspace
@@ -44,6 +45,8 @@ class Deployment:
     Attributes:
         workspace: its folder.
         stack: where its stack was copied to, once it was.
+        state: the bucket that its state is to be in from now on; None: where it is, which is
+            beside the stack unless it was moved.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Deployment:
         workspace: Workspace,
         stack: Path,
         terraform: Callable[[Path], Terraform],
+        state: StateBucket | None = None,
     ) -> None:
         """Take what is needed; nothing is written.
 
@@ -59,14 +63,24 @@ class Deployment:
             stack: folder of the stack to deploy with.
             terraform: makes what runs Terraform in a folder; raises ``ConfigError`` where it is not
                 installed.
+            state: the bucket to have the state in.
         """
         self.workspace = workspace
+        self.state = state
         self.stack: Path | None = None
         self._from = stack
         self._make = terraform
 
+    def check(self, settings: Settings) -> None:
+        """Hold settings against the stack; nothing is written.
+
+        Raises:
+            ConfigError: the stack does not take what they say.
+        """
+        variables(settings, self.workspace.folder, declared_variables(self._from))
+
     def prepare(self, settings: Settings, archive: Path, model: str) -> Release:
-        """Keep the zip, copy the stack, write its variables.
+        """Keep the zip, copy the stack, write its variables and where its state will be.
 
         No account is needed, nor Terraform, and nothing in the cloud is changed.
 
@@ -77,6 +91,8 @@ class Deployment:
         self.stack = copy_stack(self._from, self.workspace.folder)
         digest, kept = self.workspace.add_source(archive)
         self.workspace.write_variables({**values, "source_zip": str(kept)})
+        if self.state is not None:
+            self.workspace.write_backend(self.state.block)
         return self.workspace.add(settings, model, digest, time.time())
 
     def apply(self, release: Release, agree: Callable[[], bool]) -> Outcome:
@@ -174,5 +190,8 @@ class Deployment:
         self.workspace.folder.mkdir(parents=True, exist_ok=True)
         self.stack = copy_stack(self._from, self.workspace.folder)
         terraform = self._make(self.stack)
-        terraform.init()
+        if self.state is None:
+            terraform.init()
+        else:
+            terraform.keep_state(self.state)
         return terraform

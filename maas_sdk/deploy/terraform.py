@@ -11,11 +11,13 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from maas_sdk.deploy.advice import failure
+from maas_sdk.deploy.backend import BACKEND, StateBucket
 from maas_sdk.errors import ConfigError
 
 __all__ = ["Terraform", "TerraformBinary", "copy_stack", "declared_variables", "find_stack"]
@@ -30,6 +32,9 @@ class Terraform(Protocol):
 
     def init(self) -> None:
         """Fetch the provider. Raises ``ConfigError``."""
+
+    def keep_state(self, place: StateBucket) -> None:
+        """As ``init``; from now on the state is in a bucket, and what there is of it moves."""
 
     def plan(self, variables: Path, *, destroy: bool = False) -> bool:
         """Show what would change and keep it for ``apply``; False: nothing would."""
@@ -66,6 +71,36 @@ class TerraformBinary:
         """Fetch the provider. Raises ``ConfigError``."""
         self._run("init")
 
+    def keep_state(self, place: StateBucket) -> None:
+        """As ``init``; from now on the state is in a bucket, and what there is of it moves.
+
+        Should that fail, it is where it was.
+
+        Raises:
+            ConfigError: Terraform failed; the state would replace another one.
+        """
+        file = self._folder / BACKEND
+        before = file.read_text(encoding="utf-8") if file.is_file() else None
+        if before == place.block:
+            self.init()
+            return
+        moves = self._has_state()
+        if moves and _resources(self._state_in(place)):
+            raise ConfigError(
+                f"{place.url} holds the state of something that is deployed, and so does "
+                f"{self._folder}: expected one of them. To go on with that of the bucket, deploy "
+                "with another --workspace; to keep both, choose another --name or --state-bucket"
+            )
+        file.write_text(place.block, encoding="utf-8")
+        try:
+            self._run("init", *(("-migrate-state", "-force-copy") if moves else ("-reconfigure",)))
+        except BaseException:
+            if before is None:
+                file.unlink()
+            else:
+                file.write_text(before, encoding="utf-8")
+            raise
+
     def plan(self, variables: Path, *, destroy: bool = False) -> bool:
         """Show what would change and keep it for ``apply``; False: nothing would."""
         options = [f"-var-file={variables.resolve()}", f"-out={_PLAN}", "-detailed-exitcode"]
@@ -91,9 +126,40 @@ class TerraformBinary:
             raise failure("terraform output", done.stdout + done.stderr)
         return {name: entry.get("value") for name, entry in json.loads(done.stdout).items()}
 
-    def _run(self, command: str, *options: str, fine: tuple[int, ...] = (0,)) -> int:
+    def _has_state(self) -> bool:
+        """Whether anything is deployed as far as the state knows, wherever that is."""
+        local, remote = self._folder / "terraform.tfstate", self._folder / ".terraform"
+        if (remote / "terraform.tfstate").is_file():
+            self.init()
+            return _resources(self._pulled(self._folder))
+        return local.is_file() and _resources(local.read_text(encoding="utf-8"))
+
+    def _state_in(self, place: StateBucket) -> str:
+        """What a bucket holds, looked at from a folder that is in nobody's way."""
+        with tempfile.TemporaryDirectory(prefix="maas-state-") as scratch:
+            (Path(scratch) / "main.tf").write_text(place.block, encoding="utf-8")
+            self._run("init", folder=Path(scratch))
+            return self._pulled(Path(scratch))
+
+    def _pulled(self, folder: Path) -> str:
+        done = subprocess.run(
+            [self._binary, f"-chdir={folder}", "state", "pull"],
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise failure("terraform state pull", done.stdout + done.stderr)
+        return done.stdout
+
+    def _run(
+        self, command: str, *options: str, fine: tuple[int, ...] = (0,), folder: Path | None = None
+    ) -> int:
         """Run a command, its lines shown unless it is ``init``; gives its exit code."""
-        words = [f"-chdir={self._folder}", command, "-no-color", "-input=false", *options]
+        where = folder or self._folder
+        words = [f"-chdir={where}", command, "-no-color", "-input=false", *options]
         lines = []
         with subprocess.Popen(
             [self._binary, *words],
@@ -139,7 +205,8 @@ def find_stack(stack: Path | None = None) -> Path:
 def copy_stack(stack: Path, workspace: Path) -> Path:
     """Copy a stack, with the modules beside it, to where its state may lie.
 
-    Files of Terraform's own (state, provider) that lie in the workspace stay.
+    Files of Terraform's own (state, provider) that lie in the workspace stay, and so does the one
+    that says where the state is.
 
     Returns:
         The stack's folder in the workspace.
@@ -159,3 +226,8 @@ def declared_variables(stack: Path) -> set[str]:
     """Names of the variables that a stack takes."""
     texts = [path.read_text(encoding="utf-8") for path in sorted(stack.glob("*.tf"))]
     return {name for text in texts for name in _VARIABLE.findall(text)}
+
+
+def _resources(state: str) -> bool:
+    """Whether a state, as Terraform writes it, has anything in it."""
+    return bool(state.strip()) and bool(json.loads(state).get("resources"))

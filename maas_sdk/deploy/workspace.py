@@ -4,6 +4,7 @@
       releases.json             what was deployed, and which of it is running
       sources/<sha256>.zip      each release's source, for going back
       deployment.tfvars.json    what Terraform is told
+      backend_override.tf       where its state is to be, if a bucket was named: goes into the stack
       terraform/                the stack and its modules, and the state unless it lies elsewhere
 
 The rule: ``releases.json`` is written whole or not at all, and says of an apply that it was begun
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from maas_sdk.bundle.staging import disk_errors
+from maas_sdk.deploy.backend import BACKEND
 from maas_sdk.deploy.settings import Settings, render, settings_document, settings_from
 from maas_sdk.errors import ConfigError, CorruptError
 
@@ -90,6 +92,7 @@ class Workspace:
     def __init__(self, root: Path, project_id: str, region: str, name: str) -> None:
         self.folder = root.absolute() / project_id / region / name
         self.variables_file = self.folder / "deployment.tfvars.json"
+        self.backend_file = self.folder / BACKEND
 
     def releases(self) -> Releases:
         """What was deployed; nothing where the folder is not there.
@@ -160,6 +163,11 @@ class Workspace:
         """Write what Terraform is told."""
         self._replace(self.variables_file, render(values))
         return self.variables_file
+
+    def write_backend(self, block: str) -> Path:
+        """Write where the state is to be."""
+        self._replace(self.backend_file, block)
+        return self.backend_file
 
     def _write(self, releases: Releases) -> None:
         document = {**asdict(releases), "made": [asdict(release) for release in releases.made]}

@@ -2,6 +2,7 @@
 
 locals {
   labels = { app = "maas", model = var.name }
+  models = "${var.project_id}-${var.name}-models"
   apis   = ["artifactregistry", "cloudbuild", "cloudfunctions", "cloudresourcemanager", "iam", "logging", "run", "storage"]
 }
 
@@ -37,7 +38,7 @@ module "models" {
   depends_on = [google_project_service.this]
 
   project_id = var.project_id
-  name       = "${var.project_id}-${var.name}-models"
+  name       = local.models
   location   = var.region
   labels     = local.labels
   protection = { force_destroy = var.force_destroy }
@@ -45,6 +46,15 @@ module "models" {
     readers = { function = module.access.members.run }
     writers = var.publishers
   }
+}
+
+# Its own bucket has this grant already.
+resource "google_storage_bucket_iam_member" "models" {
+  for_each = setsubtract(var.model_buckets, [local.models])
+
+  bucket = each.value
+  role   = "roles/storage.objectViewer"
+  member = module.access.members.run
 }
 
 # Sources can be packaged again: no versions, and destroy takes them along.
@@ -60,8 +70,9 @@ module "sources" {
 }
 
 module "function" {
-  source     = "../../modules/model-function"
-  depends_on = [google_project_service.this]
+  source = "../../modules/model-function"
+  # An instance that may not read its bundle when it starts does not ask again.
+  depends_on = [google_project_service.this, google_storage_bucket_iam_member.models]
 
   project_id = var.project_id
   region     = var.region

@@ -72,6 +72,18 @@ variable "invokers" {
   nullable = false
 }
 
+variable "model_buckets" {
+  description = "Further buckets that the function fetches its bundle from: it is let in as a reader before it is made. Its own one for models needs no mention."
+  type        = set(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for name in var.model_buckets : can(regex("^[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]$", name))])
+    error_message = "model_buckets: names of buckets, without gs:// and without a folder."
+  }
+}
+
 variable "publishers" {
   description = "Who may publish models into the bucket: a name of your choice → member."
   type        = map(string)

@@ -103,3 +103,79 @@ run "refuses_more_memory_than_its_cpus_take" {
     instance = { cpu = "2", memory = "9Gi" }
   }
 }
+
+run "takes_a_fraction_of_a_cpu_with_what_goes_with_it" {
+  command = plan
+
+  variables {
+    instance = { cpu = "0.5", memory = "1Gi", concurrency = 1 }
+  }
+
+  assert {
+    condition     = google_cloudfunctions2_function.this.service_config[0].available_memory == "1Gi"
+    error_message = "The memory is another one."
+  }
+}
+
+run "refuses_more_memory_than_a_fraction_takes" {
+  command         = plan
+  expect_failures = [var.instance]
+
+  variables {
+    instance = { cpu = "0.5", memory = "1025Mi", concurrency = 1 }
+  }
+}
+
+run "refuses_less_memory_than_many_cpus_want" {
+  command         = plan
+  expect_failures = [var.instance]
+
+  variables {
+    instance = { cpu = "8", memory = "2Gi" }
+  }
+}
+
+run "refuses_more_memory_than_there_is" {
+  command         = plan
+  expect_failures = [var.instance]
+
+  variables {
+    instance = { cpu = "8", memory = "33Gi" }
+  }
+}
+
+run "refuses_cpus_that_there_are_not" {
+  command         = plan
+  expect_failures = [var.instance]
+
+  variables {
+    instance = { cpu = "3" }
+  }
+}
+
+run "refuses_what_the_platform_sets" {
+  command         = plan
+  expect_failures = [var.environment]
+
+  variables {
+    environment = { K_SERVICE = "digits" }
+  }
+}
+
+run "refuses_names_that_no_shell_takes" {
+  command         = plan
+  expect_failures = [var.environment]
+
+  variables {
+    environment = { "A-B" = "1" }
+  }
+}
+
+run "refuses_an_address_without_its_kind" {
+  command         = plan
+  expect_failures = [var.invokers]
+
+  variables {
+    invokers = { members = { web = "you@example.com" } }
+  }
+}

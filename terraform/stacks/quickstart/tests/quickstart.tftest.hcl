@@ -54,3 +54,25 @@ run "refuses_a_name_that_accounts_cannot_have" {
     name = "a-model-with-a-very-long-name"
   }
 }
+
+run "reads_the_buckets_that_it_is_told_of" {
+  command = plan
+
+  variables {
+    model_buckets = ["other-models", "maas-test-digits-models"]
+  }
+
+  assert {
+    condition     = { for key, grant in google_storage_bucket_iam_member.models : key => grant.role } == { other-models = "roles/storage.objectViewer" }
+    error_message = "It may read other buckets, write to them, or its own one has two grants."
+  }
+}
+
+run "refuses_a_bucket_s_address" {
+  command         = plan
+  expect_failures = [var.model_buckets]
+
+  variables {
+    model_buckets = ["gs://other-models/store"]
+  }
+}

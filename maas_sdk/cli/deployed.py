@@ -1,0 +1,167 @@
+"""``maas status`` and ``maas destroy``: what is deployed, and its end.
+
+The options that name a deployment are here, and how one is opened.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from maas_sdk.cli.output import Debug, Json, Output, add_command, reporting
+from maas_sdk.errors import ConfigError
+
+if TYPE_CHECKING:
+    from maas_sdk.deploy.deployment import Deployment
+
+__all__ = [
+    "REGION",
+    "WORKSPACE",
+    "Name",
+    "Project",
+    "Region",
+    "Stack",
+    "WorkspaceFolder",
+    "Yes",
+    "ask_first",
+    "asker",
+    "destroy",
+    "open_deployment",
+    "register",
+    "status",
+]
+
+Project = Annotated[
+    str,
+    typer.Option("--project", envvar="GOOGLE_CLOUD_PROJECT", help="Id of the project."),
+]
+Region = Annotated[str, typer.Option(help="Region to run in.")]
+Name = Annotated[str, typer.Option(help="Name of the function.")]
+WorkspaceFolder = Annotated[
+    Path, typer.Option(help="Folder of releases and of Terraform's state; keep it.")
+]
+Stack = Annotated[
+    Path | None, typer.Option(help="Terraform stack; else terraform/stacks/quickstart.")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Apply the plan without asking.")]
+WORKSPACE = Path("deployments")
+REGION = "europe-west1"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    where = "--project my-project --name digits"
+    add_command(app, status, f"maas status {where}")
+    add_command(app, destroy, f"maas destroy {where}")
+
+
+def status(
+    project: Project,
+    name: Name,
+    region: Region = REGION,
+    stack: Stack = None,
+    workspace: WorkspaceFolder = WORKSPACE,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what is deployed, its address, and the releases to go back to."""
+    with reporting(as_json, debug) as output:
+        import time
+        from dataclasses import asdict
+
+        from rich.table import Table
+
+        made = open_deployment(output, workspace, stack, project, region, name)
+        releases, outputs = made.status()
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for title in ("", "release", "model", "source", "made"):
+            table.add_column(title)
+        for release in releases.made:
+            mark = "[green]●[/green]" if release.number == releases.current else ""
+            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(release.made_unix_s))
+            table.add_row(mark, str(release.number), release.model, release.source[:12], when)
+        output.show(table)
+        if releases.begun is not None:
+            output.show(
+                f"[yellow]the apply of release {releases.begun} did not end: "
+                "deploy or roll back again[/yellow]"
+            )
+        output.lines(str(outputs.get("url") or "nothing is deployed"))
+        if store := outputs.get("store"):
+            output.lines(f"{store}  for models: the function may read it")
+        output.document(
+            {
+                "current": releases.current,
+                "begun": releases.begun,
+                "releases": [asdict(release) for release in releases.made],
+                "outputs": outputs,
+            }
+        )
+
+
+def destroy(
+    project: Project,
+    name: Name,
+    region: Region = REGION,
+    with_models: Annotated[
+        bool, typer.Option("--with-models", help="Delete the models in its bucket as well.")
+    ] = False,
+    yes: Yes = False,
+    stack: Stack = None,
+    workspace: WorkspaceFolder = WORKSPACE,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Remove everything that was deployed under a name; asks first."""
+    with reporting(as_json, debug) as output:
+        ask_first(as_json, yes)
+        made = open_deployment(output, workspace, stack, project, region, name)
+        found = made.destroy(asker(f"Destroy {name}?", yes), with_models=with_models)
+        output.show("destroyed" if found.changed else "there was nothing to destroy")
+        output.document({"destroyed": found.changed})
+
+
+def open_deployment(
+    output: Output,
+    workspace: Path,
+    stack: Path | None,
+    project: str,
+    region: str,
+    name: str,
+    state_bucket: str | None = None,
+) -> Deployment:
+    """The deployment that the options name.
+
+    Raises:
+        ConfigError: a name that cannot be one; no stack there.
+    """
+    from maas_sdk.deploy.backend import StateBucket
+    from maas_sdk.deploy.deployment import Deployment
+    from maas_sdk.deploy.settings import Settings
+    from maas_sdk.deploy.terraform import TerraformBinary, find_stack
+    from maas_sdk.deploy.workspace import Workspace
+
+    Settings(project_id=project, region=region, name=name)  # names are checked before paths are
+
+    def show(line: str) -> None:
+        output.notes.print(line, markup=False, soft_wrap=True)
+
+    return Deployment(
+        Workspace(workspace, project, region, name),
+        find_stack(stack),
+        lambda folder: TerraformBinary(folder, show),
+        None if state_bucket is None else StateBucket.of(state_bucket, project, region, name),
+    )
+
+
+def ask_first(as_json: bool, settled: bool) -> None:
+    """Machines are not asked. Raises ``ConfigError`` where a question would come up."""
+    if as_json and not settled:
+        raise ConfigError("--json asks nothing: say --yes to apply the plan, whatever it is")
+
+
+def asker(question: str, yes: bool) -> Any:
+    """What asks a person, unless ``yes`` was said."""
+    return lambda: yes or typer.confirm(question, default=False, err=True)
