@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 
 from maas_sdk.bundle.manifest import Manifest, Program
-from maas_sdk.errors import CorruptError, ModelError, NotFoundError, NotReadyError
+from maas_sdk.errors import (
+    ConfigError,
+    CorruptError,
+    MaasError,
+    ModelError,
+    NotFoundError,
+    NotReadyError,
+    TransportError,
+)
 from maas_sdk.serve.host import ModelHost, State
 from maas_sdk.tensors import Array, Signature
 
@@ -89,6 +99,56 @@ def test_load_error_is_told_to_all() -> None:
         seen.append(caught.value)
     assert len(set(map(id, [*seen, original]))) == 4
     assert host.state is State.FAILED
+
+
+@pytest.mark.parametrize("kind", [TransportError, ConfigError])
+@pytest.mark.parametrize("probe", [False, True])
+def test_what_may_pass_is_tried_again(probe: bool, kind: type[MaasError]) -> None:
+    """Later, by a call or a probe of readiness; until then the error stands and nothing loads."""
+    loads = []
+
+    def load() -> FakeEngine:
+        loads.append(time.monotonic())
+        if len(loads) < 3:
+            raise kind("gs://models: no answer, or not allowed")
+        return FakeEngine()
+
+    pause_s = 0.2
+    host = ModelHost(load, load_again_after_s=pause_s)
+    ends = time.monotonic() + 30
+    errors = 0
+    while len(loads) < 3 and time.monotonic() < ends:
+        try:
+            if probe:
+                host.start()
+                host.check()
+            else:
+                host.engine(30)
+        except kind:
+            errors += 1
+        except NotReadyError:
+            assert probe
+    assert host.engine(30).manifest.name == "toy"
+    assert host.state is State.READY
+    assert errors > 1
+    assert all(later - earlier >= pause_s for earlier, later in pairwise(loads))
+
+
+def test_any_other_failure_stays() -> None:
+    """What is wrong with the bundle is as wrong a moment later: it is loaded once."""
+    loads = []
+
+    def load() -> FakeEngine:
+        loads.append(1)
+        raise CorruptError("cut")
+
+    host = ModelHost(load, load_again_after_s=0)
+    for _ in range(3):
+        with pytest.raises(CorruptError):
+            host.engine(30)
+        with pytest.raises(CorruptError):
+            host.check()
+    assert len(loads) == 1
 
 
 def test_foreign_load_error_is_a_model_error(capsys: pytest.CaptureFixture[str]) -> None:

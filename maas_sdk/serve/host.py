@@ -1,12 +1,13 @@
 """A model and the life it leads: loading, ready or failed, draining.
 
     LOADING ──▶ READY ──▶ DRAINING          calls wait while it loads, and are
-       └──────▶ FAILED                      refused once it drains
+       └─◀───▶ FAILED                       refused once it drains
 
 Loading runs in a thread of its own, begun by ``start`` and off the path of any request. Callers
 wait for it within a bound instead of being refused; when it failed, every one of them gets the
-error that it failed with. What a load is, is the ``load`` function's business: tests hand in a
-fake.
+error that it failed with. Where that may pass, as when a store gave no answer or lets this account
+in only in a minute, a later call or probe begins anew; any other failure stays. What a load is, is
+the ``load`` function's business: tests hand in a fake.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ from enum import Enum
 from typing import Any, Protocol
 
 from maas_sdk.bundle.manifest import Manifest
-from maas_sdk.errors import MaasError, ModelError, NotReadyError, traits
+from maas_sdk.errors import (
+    ConfigError,
+    MaasError,
+    ModelError,
+    NotReadyError,
+    OverloadedError,
+    TransportError,
+    traits,
+)
 from maas_sdk.serve.logs import log
 from maas_sdk.tensors import Array
 
@@ -67,14 +76,17 @@ class ModelHost:
         name: str | None = None,
         version: str = "1",
         is_stopping: Callable[[], bool] = lambda: False,
+        load_again_after_s: float = 5.0,
     ) -> None:
         """Nothing is loaded yet: this may run before a fork.
 
         Args:
-            load: loads the model; called once, in a thread.
+            load: loads the model; called in a thread, and again only after ``TransportError``,
+                ``OverloadedError`` or ``ConfigError``.
             name: of the model; None: the manifest's, known once it is loaded.
             version: of the model, a positive integer in digits.
             is_stopping: whether the server around this host has begun to stop; asked at each call.
+            load_again_after_s: how long such an error stands before a call begins to load again.
         """
         self._load = load
         self._name = name
@@ -84,6 +96,8 @@ class ModelHost:
         self._thread: threading.Thread | None = None
         self._engine: Engine | None = None
         self._error: BaseException | None = None
+        self._load_again_after_s = load_again_after_s
+        self._load_again_at = 0.0
         self._draining = False
         self._in_flight = 0
 
@@ -130,6 +144,7 @@ class ModelHost:
                 ``ModelError``.
         """
         if self._engine is None:
+            self._forget_what_may_pass()
             self.start()
             self.wait(wait_s)
         self.check()
@@ -155,6 +170,8 @@ class ModelHost:
 
     def check(self) -> None:
         """Return if a call could run now. Raises as ``engine``, without waiting."""
+        if self._engine is None and self._forget_what_may_pass():
+            self.start()
         match self.state:
             case State.DRAINING:
                 raise NotReadyError(
@@ -188,6 +205,16 @@ class ModelHost:
             engine.close()
         return idle
 
+    def _forget_what_may_pass(self) -> bool:
+        """Whether loading had failed by what may pass, long enough ago to be tried again."""
+        if not isinstance(self._error, TransportError | OverloadedError | ConfigError):
+            return False
+        with self._changed:
+            if self._error is None or time.monotonic() < self._load_again_at:
+                return False
+            self._error = self._thread = None
+            return True
+
     def _failure(self) -> BaseException | None:
         """What loading failed with, or what the engine found wrong with itself since."""
         return self._error if self._engine is None else self._engine.fault
@@ -212,6 +239,7 @@ class ModelHost:
                 self._name, self._engine = name, engine
             else:
                 self._error = error
+                self._load_again_at = time.monotonic() + self._load_again_after_s
             self._changed.notify_all()
         # After the callers were woken: the line must not delay the first answer.
         seconds = round(time.monotonic() - began, 4)
