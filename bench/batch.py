@@ -4,7 +4,8 @@
 
 - Rows per second of ``predict_files``, from the opened file to the last flushed part, loading not
   counted; of the demo's convnet (8 × 8 images of float32), with --rows rows in each kind of file,
-  in eight parts. In turn with the bare executable of the same batch size: rows that lie in
+  in eight parts; a few seconds, of which importing pyarrow and the first file are little. In turn
+  with the bare executable of the same batch size: rows that lie in
   memory are handed to XLA, run and taken back, nothing is read or written. The batch size is the
   one of the bundle's with which the bare executable is fastest.
 - ``growth_mb``: what the process holds (RSS, looked at every 20 ms) at its most in the last half
@@ -40,7 +41,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rows", type=int, default=8192, help="images in a file")
+    parser.add_argument("--rows", type=int, default=65536, help="images in a file")
     parser.add_argument("--small-rows", type=int, default=10_000_000, help="rows of 4 floats")
 
 
