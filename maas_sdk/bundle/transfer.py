@@ -135,7 +135,7 @@ def download(objects: Objects, info: ObjectInfo, path: Path) -> None:
         BundleError: the disk is full.
     """
     allocate(path, info.size_bytes)
-    for _ in "ab":
+    for _ in range(2):
         if info.size_bytes:
             with (
                 _mapped(path, info.size_bytes) as view,

@@ -57,20 +57,8 @@ def _options(
 
 
 for family in (
-    *(
-        demo,
-        export,
-        quantize,
-        bundles,
-        package,
-        deploy,
-        deployed,
-        reweight,
-        serve,
-        predict,
-        evaluate,
-    ),
-    *(parity, plan, seal, store, rollback, batch),
+    *(demo, export, quantize, bundles, package, deploy, deployed, reweight, serve, predict),
+    *(evaluate, parity, plan, seal, store, rollback, batch),
 ):
     family.register(app)
 app.add_typer(bench.app, name="bench")
