@@ -66,18 +66,36 @@ variable "instance" {
   default  = {}
   nullable = false
 
-  # https://cloud.google.com/run/docs/configuring/services/memory-limits
+  # What follows on cpu and memory is that of model-function.
+  # https://cloud.google.com/run/docs/configuring/services/memory-limits: more than so many GiB → CPUs at least
   validation {
     condition = alltrue([
-      for gib, cpus in { "4" = 2, "8" = 4, "16" = 6, "24" = 8 } :
-      try(tonumber(regex("^[0-9]+", var.instance.memory)), 0) / (strcontains(var.instance.memory, "M") ? 1024 : 1) <= tonumber(gib) || try(tonumber(var.instance.cpu), 0) >= cpus
+      for gib, cpus in { "0.5" = 0.5, "1" = 1, "4" = 2, "8" = 4, "16" = 6, "24" = 8 } :
+      try(tonumber(regex("^[0-9]+", var.instance.memory)) * { Mi = 1048576, Gi = 1073741824, M = 1000000, G = 1000000000 }[regex("[MG]i?$", var.instance.memory)], 0) <= tonumber(gib) * 1073741824 || try(tonumber(var.instance.cpu), 0) >= cpus
     ])
-    error_message = "instance: more than 4Gi of memory needs at least 2 CPUs, more than 8Gi 4, more than 16Gi 6, more than 24Gi 8."
+    error_message = "instance: more than 512Mi of memory needs at least 0.5 CPUs, more than 1Gi 1, more than 4Gi 2, more than 8Gi 4, more than 16Gi 6, more than 24Gi 8."
+  }
+
+  # https://cloud.google.com/run/docs/configuring/services/cpu: CPUs → GiB at least
+  validation {
+    condition = alltrue([
+      for cpus, gib in { "4" = 2, "6" = 4, "8" = 4 } :
+      try(tonumber(regex("^[0-9]+", var.instance.memory)) * { Mi = 1048576, Gi = 1073741824, M = 1000000, G = 1000000000 }[regex("[MG]i?$", var.instance.memory)], 0) >= gib * 1073741824 || try(tonumber(var.instance.cpu), 0) < tonumber(cpus)
+    ])
+    error_message = "instance: 4 CPUs need at least 2Gi of memory, 6 and 8 at least 4Gi."
   }
 
   validation {
-    condition     = can(regex("^[0-9]+(Mi|Gi)$", var.instance.memory))
-    error_message = "instance.memory: a whole number with Mi or Gi."
+    condition     = can(regex("^[1-9][0-9]*(Mi|Gi|M|G)$", var.instance.memory))
+    error_message = "instance.memory: a whole number with Mi, Gi, M or G."
+  }
+
+  validation {
+    condition = alltrue([
+      for nbytes in [try(tonumber(regex("^[0-9]+", var.instance.memory)) * { Mi = 1048576, Gi = 1073741824, M = 1000000, G = 1000000000 }[regex("[MG]i?$", var.instance.memory)], 0)] :
+      nbytes >= 134217728 && nbytes <= 34359738368
+    ])
+    error_message = "instance.memory: 128Mi to 32Gi."
   }
 
   validation {
