@@ -34,12 +34,12 @@ class FolderObjects:
 
     Attributes:
         root: the folder.
-        url: its path.
+        url: ``objects://`` and its path.
     """
 
     def __init__(self, root: Path, clock: Callable[[], float] = time.time) -> None:
         self.root = root
-        self.url = str(root)
+        self.url = f"objects://{root}"
         self._clock = clock
 
     def checksum(self, data: bytes | memoryview, value: int = 0) -> int:
