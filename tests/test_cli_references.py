@@ -185,12 +185,14 @@ def test_a_new_version_is_never_made_in_the_cache(
     assert (tmp_path / "out" / WEIGHTS).read_bytes() != (tiny_bundle / WEIGHTS).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_cold_start_of_a_model_in_a_bucket(tmp_path: Path, tiny_bundle: Path) -> None:
     """Packaged, started, and its answer checked, as one of a folder."""
     store = filled("bucket", tmp_path, tiny_bundle)
     assert run("bench cold", f"{store}/tiny@stable", tmp_path)["ratio"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_what_a_store_does_not_have_is_named(
     command: str, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
@@ -215,6 +217,7 @@ def test_what_a_store_does_not_have_is_named(
     assert not (tmp_path / "deployments").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("kind", ["bucket", "objects"])
 def test_a_bundle_that_was_altered_in_its_store_is_refused(

@@ -78,6 +78,7 @@ def test_every_recipe_has_a_bound() -> None:
     assert RECIPES.keys() <= BOUNDS.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", BOUNDS)
 def test_a_trained_model_through_every_recipe(recipe: str, model: Any, digits: Any) -> None:
     """Bytes and accuracy on held-out digits stay within what each recipe promises."""

@@ -45,6 +45,7 @@ def filled(config: Any) -> nnx.Module:
     return nnx.merge(graphdef, jax.tree.map(fill, state))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_bundle_answers_as_its_model(name: str, tmp_path: Path) -> None:
     """Exported, opened again by the runtime, and equal within float32's rounding, row by row."""

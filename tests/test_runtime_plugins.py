@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,14 +37,23 @@ def plugged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(plugins.PLUGIN, str(LIBRARY))
 
 
-@pytest.fixture
-def compiled(tmp_path: Path, plugged: None, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bundle with executables that the plugin compiled."""
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with executables that the plugin compiled, and that nobody may change."""
     spec = TargetSpec(name=TARGET, arch=ARCH, platform=PLATFORM)
-    monkeypatch.setitem(targets.TARGETS, TARGET, spec)
-    path = tmp_path / "model.maas"
-    sealed = export(apply, ROWS, weights=WEIGHTS, path=path, buckets=(1, 4), targets=[TARGET])
-    return sealed.path
+    path = tmp_path_factory.mktemp("plugin") / "model.maas"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(plugins.PLUGIN, str(LIBRARY))
+        patch.setitem(targets.TARGETS, TARGET, spec)
+        return export(
+            apply, ROWS, weights=WEIGHTS, path=path, buckets=(1, 4), targets=[TARGET]
+        ).path
+
+
+@pytest.fixture
+def compiled(exported: Path, tmp_path: Path, plugged: None) -> Path:
+    """A copy of it."""
+    return shutil.copytree(exported, tmp_path / "model.maas")
 
 
 @NEEDS_PLUGIN

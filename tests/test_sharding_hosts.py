@@ -107,6 +107,7 @@ def same_as_one_process(
     assert set.union(*parts) == set(rows_read(one))
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_of_one(
     program: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -147,7 +147,7 @@ class ModelHost:
             self._forget_what_may_pass()
             self.start()
             self.wait(wait_s)
-        self.check()
+        self._check()
         assert self._engine is not None
         return self._engine
 
@@ -157,7 +157,7 @@ class ModelHost:
         if self._engine is None:
             self.engine(wait_s)
         with self._changed:
-            self.check()  # under the lock: from here on a drain sees this call
+            self._check()  # under the lock: from here on a drain sees this call
             self._in_flight += 1
         assert self._engine is not None
         try:
@@ -172,6 +172,9 @@ class ModelHost:
         """Return if a call could run now. Raises as ``engine``, without waiting."""
         if self._engine is None and self._forget_what_may_pass():
             self.start()
+        self._check()
+
+    def _check(self) -> None:
         match self.state:
             case State.DRAINING:
                 raise NotReadyError(
