@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from maas_sdk.bundle.folder import open_bundle
 from maas_sdk.bundle.manifest import golden_path
@@ -30,10 +30,10 @@ from maas_sdk.errors import ConfigError, CorruptError, ModelError, NotFoundError
 __all__ = [
     "CheckReport",
     "Environment",
+    "Unpacked",
     "check_zip",
-    "clean_environment",
     "make_environment",
-    "unzip",
+    "unpack",
 ]
 
 Environment = Literal["auto", "installed", "this"]
@@ -94,21 +94,9 @@ def check_zip(
     """
     with tempfile.TemporaryDirectory(prefix="maas-check-") as name:
         scratch = Path(name)
-        began = time.perf_counter()
-        folder = unzip(path, scratch / "function")
-        unzip_s = time.perf_counter() - began
-        inside = (folder / BUNDLE).is_dir()
-        model = folder / BUNDLE if inside else bundle
-        if model is None:
-            raise ConfigError(
-                f"{path} has no bundle in it, its function fetches one: give the bundle's folder "
-                "as well, so that the answers can be checked"
-            )
+        unpacked = unpack(path, scratch, bundle, environment, progress)
+        model = unpacked.model
         manifest = open_bundle(model).manifest
-        progress("environment")
-        began = time.perf_counter()
-        command, kind, why = clean_environment(folder, scratch, environment)
-        install_s = time.perf_counter() - began if kind == "installed" else 0.0
         calls = {
             program: golden_call(model, program, whole=True)
             for program in manifest.programs
@@ -118,12 +106,12 @@ def check_zip(
             raise NotFoundError(f"{manifest.name} has no golden inputs: nothing can be checked")
         progress("function")
         variables = {**_VARIABLES, "HOME": str(scratch)}
-        if not inside:
+        if not unpacked.inside:
             variables["MAAS_BUNDLE"] = str(model.resolve())
         began = time.perf_counter()
         first_s = 0.0
         with FunctionProcess(
-            folder, environment=variables, command=command, inherit=False
+            unpacked.folder, environment=variables, command=unpacked.command, inherit=False
         ) as process:
             for program, call in calls.items():
                 status, body = process.first_answer(
@@ -137,15 +125,67 @@ def check_zip(
                 call.check(body)
                 first_s = first_s or time.perf_counter() - began
             tier = next((str(e["tier"]) for _, e in process.events() if "tier" in e), "unknown")
-    return CheckReport(
-        environment=kind,
-        why=why,
+    return unpacked.report(
         programs={program: call.rows for program, call in calls.items()},
-        first_answer_s=unzip_s + first_s,
-        install_s=install_s,
+        first_s=first_s,
         tier=tier,
-        bundle="inside" if inside else "handed in",
     )
+
+
+class Unpacked(NamedTuple):
+    """A zipped function in a folder, and what starts it."""
+
+    folder: Path
+    # The bundle: in the folder, or handed in.
+    model: Path
+    inside: bool
+    # Its first word is the interpreter.
+    command: list[str]
+    # "installed" or "this", and a sentence about it.
+    kind: str
+    why: str
+    unzip_s: float
+    install_s: float
+
+    def report(self, *, programs: dict[str, int], first_s: float, tier: str) -> CheckReport:
+        """The report of a check; ``first_s`` is the time from the folder to the first answer."""
+        return CheckReport(
+            environment=self.kind,
+            why=self.why,
+            programs=programs,
+            first_answer_s=self.unzip_s + first_s,
+            install_s=self.install_s,
+            tier=tier,
+            bundle="inside" if self.inside else "handed in",
+        )
+
+
+def unpack(
+    path: Path,
+    scratch: Path,
+    bundle: Path | None,
+    environment: Environment,
+    progress: Callable[[str], None] = lambda step: None,
+) -> Unpacked:
+    """Unpack a zipped function beside an environment for it, both in ``scratch``.
+
+    Other arguments and errors are those of ``check_zip``.
+    """
+    began = time.perf_counter()
+    folder = _unzip(path, scratch / "function")
+    unzip_s = time.perf_counter() - began
+    inside = (folder / BUNDLE).is_dir()
+    model = folder / BUNDLE if inside else bundle
+    if model is None:
+        raise ConfigError(
+            f"{path} has no bundle in it, its function fetches one: give the bundle's folder "
+            "as well, so that the answers can be checked"
+        )
+    progress("environment")
+    began = time.perf_counter()
+    command, kind, why = _environment(folder, scratch, environment)
+    install_s = time.perf_counter() - began if kind == "installed" else 0.0
+    return Unpacked(folder, model, inside, command, kind, why, unzip_s, install_s)
 
 
 def make_environment(requirements: Path, folder: Path, *, hashed: bool = True) -> Path:
@@ -186,8 +226,7 @@ def make_environment(requirements: Path, folder: Path, *, hashed: bool = True) -
     return python
 
 
-def unzip(path: Path, folder: Path) -> Path:
-    """Unpack a function; the folder. Raises ``CorruptError`` if the zip is not whole."""
+def _unzip(path: Path, folder: Path) -> Path:
     try:
         with zipfile.ZipFile(path) as archive:
             archive.extractall(folder)
@@ -196,22 +235,8 @@ def unzip(path: Path, folder: Path) -> Path:
     return folder
 
 
-def clean_environment(
-    folder: Path, scratch: Path, wanted: Environment
-) -> tuple[list[str], str, str]:
-    """What starts the framework, which environment that is, and why.
-
-    Args:
-        folder: of the function, with its requirements.txt.
-        scratch: a folder to make the environment in.
-        wanted: as for ``check_zip``.
-
-    Returns:
-        A command whose first word is the interpreter; "installed" or "this"; a sentence.
-
-    Raises:
-        ConfigError: it cannot be made and ``wanted`` asks for it.
-    """
+def _environment(folder: Path, scratch: Path, wanted: Environment) -> tuple[list[str], str, str]:
+    """What starts the framework, which environment that is, and why."""
     requirements = folder / "requirements.txt"
     why = "asked for"
     if wanted != "this":

@@ -19,11 +19,10 @@ import numpy as np
 
 from maas_sdk.bundle.folder import open_bundle
 from maas_sdk.bundle.manifest import golden_path
-from maas_sdk.deploy.check import CheckReport, Environment, clean_environment, unzip
+from maas_sdk.deploy.check import CheckReport, Environment, Unpacked, unpack
 from maas_sdk.deploy.golden import golden_rows, largest_excess
-from maas_sdk.deploy.package import BUNDLE
 from maas_sdk.deploy.process import FunctionProcess
-from maas_sdk.errors import ConfigError, ModelError, NotFoundError
+from maas_sdk.errors import ModelError, NotFoundError
 
 __all__ = ["check_batch_zip"]
 
@@ -32,9 +31,11 @@ import sys
 folder, model, program, rows, answers = sys.argv[1:]
 sys.path.insert(0, folder)
 from maas_sdk.batch import BatchConfig, predict_files
-from maas_sdk.runtime.load import load
+from maas_sdk.bundle.folder import open_bundle
+from maas_sdk.runtime.load import local_host
+from maas_sdk.runtime.tiers import choose
 predict_files(model, rows, answers, BatchConfig(format="npz", program=program))
-print(load(model).report.tier)
+print(choose(open_bundle(model).manifest, local_host()).tier)
 """
 # Events of deleted objects ask for nothing; that they are read at all takes the whole function.
 _EVENT: Final = {
@@ -69,33 +70,27 @@ def check_batch_zip(
     """
     with tempfile.TemporaryDirectory(prefix="maas-check-") as name:
         scratch = Path(name)
-        began = time.perf_counter()
-        folder = unzip(path, scratch / "function")
-        unzip_s = time.perf_counter() - began
-        inside = (folder / BUNDLE).is_dir()
-        model = folder / BUNDLE if inside else bundle
-        if model is None:
-            raise ConfigError(f"{path} has no bundle in it: give the bundle's folder as well")
-        began = time.perf_counter()
-        command, kind, why = clean_environment(folder, scratch, environment)
-        install_s = time.perf_counter() - began if kind == "installed" else 0.0
+        unpacked = unpack(path, scratch, bundle, environment)
+        model = unpacked.model.resolve()
         variables = {"LANG": "C.UTF-8", "PATH": os.defpath, "HOME": str(scratch)}
         programs: dict[str, int] = {}
         first_s, tier = 0.0, "unknown"
         for program in _answerable(model):
             began = time.perf_counter()
-            rows, tier = _answered(
-                [command[0], "-I"], folder, model.resolve(), program, scratch, variables, timeout_s
-            )
+            rows, tier = _answered(unpacked, program, scratch, variables, timeout_s)
             programs[program] = rows
             first_s = first_s or time.perf_counter() - began
         variables |= {
             "FUNCTION_SIGNATURE_TYPE": "cloudevent",
-            "MAAS_BUNDLE": str(model.resolve()),
+            "MAAS_BUNDLE": str(model),
             "MAAS_OUTPUT": "gs://check/answers",
         }
         with FunctionProcess(
-            folder, target="batch", environment=variables, command=command, inherit=False
+            unpacked.folder,
+            target="batch",
+            environment=variables,
+            command=unpacked.command,
+            inherit=False,
         ) as process:
             status, body = process.first_answer(
                 "/", [json.dumps({}).encode()], headers=_EVENT, timeout_s=timeout_s
@@ -105,15 +100,7 @@ def check_batch_zip(
                     f"{path}: an event is answered with status {status}: "
                     f"{body[:500].decode(errors='replace')}"
                 )
-    return CheckReport(
-        environment=kind,
-        why=why,
-        programs=programs,
-        first_answer_s=unzip_s + first_s,
-        install_s=install_s,
-        tier=tier,
-        bundle="inside" if inside else "handed in",
-    )
+    return unpacked.report(programs=programs, first_s=first_s, tier=tier)
 
 
 def _answerable(model: Path) -> list[str]:
@@ -133,20 +120,25 @@ def _answerable(model: Path) -> list[str]:
 
 
 def _answered(
-    python: list[str],
-    folder: Path,
-    model: Path,
+    unpacked: Unpacked,
     program: str,
     scratch: Path,
     variables: dict[str, str],
     timeout_s: float,
 ) -> tuple[int, str]:
     """How many golden rows of a program were answered rightly, and by which tier."""
+    model = unpacked.model.resolve()
     inputs, expected, verification = golden_rows(model, program, whole=True)
     rows, answers = scratch / f"{program}.npz", scratch / f"{program}-answers"
     np.savez(rows, **inputs)  # type: ignore[arg-type]
     done = subprocess.run(
-        [*python, "-c", _ANSWER, *map(str, (folder, model, program, rows, answers))],
+        [
+            unpacked.command[0],
+            "-I",
+            "-c",
+            _ANSWER,
+            *map(str, (unpacked.folder, model, program, rows, answers)),
+        ],
         env=variables,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -155,8 +147,8 @@ def _answered(
         check=False,
     )
     if done.returncode:
-        words = " ".join(done.stderr.strip().splitlines()[-2:])
-        raise ModelError(f"program {program!r}: its golden rows get no answers: {words}")
+        said = " ".join(done.stderr.strip().splitlines()[-2:])
+        raise ModelError(f"program {program!r}: its golden rows get no answers: {said}")
     parts = sorted(answers.glob("part-*.npz"))
     if not parts:
         raise NotFoundError(f"program {program!r}: no golden row was answered")
