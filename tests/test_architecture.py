@@ -34,6 +34,7 @@ LAW = {
     "errors": Floor(set(), set()),
     "tensors": Floor({"errors"}, {"numpy"}),
     "charts": Floor({"errors"}, set()),
+    "children": Floor({"errors", ""}, set()),
     # formats
     "bundle": Floor(GROUND, {"numpy"}),
     "store": Floor({*GROUND, "bundle"}, {"numpy"}),
@@ -48,7 +49,7 @@ LAW = {
     # the workshop's ground
     "model": Floor({*GROUND, "bundle"}, {"numpy", "jax", "flax"}),
     "hlo": Floor({"errors"}, {"numpy"}),
-    "tpu": Floor({*GROUND, "hlo"}, {"numpy", "jax"}),
+    "tpu": Floor({*GROUND, "children", "hlo"}, {"numpy", "jax"}),
     "distributed": Floor({*GROUND}, {"numpy", "jax"}),
     # workshop
     "evaluate": Floor({*GROUND, "charts"}, {"numpy", "jax", "flax"}),
@@ -65,7 +66,9 @@ LAW = {
     ),
     # The workshop's one door to the service: what is exported is compiled and verified by the code
     # that will serve it. "" is the package itself, for its version.
-    "export": Floor({*GROUND, "", "bundle", "model", "runtime", "tpu"}, {"numpy", "jax", "flax"}),
+    "export": Floor(
+        {*GROUND, "", "bundle", "children", "model", "runtime", "tpu"}, {"numpy", "jax", "flax"}
+    ),
     "plan": Floor(
         {*GROUND, "charts", "hlo", "model", "models", "sharding", "tpu", "training"},
         {"numpy", "jax", "flax"},

@@ -19,7 +19,7 @@ from maas_sdk.bundle.folder import Bundle, open_bundle
 from maas_sdk.bundle.manifest import WEIGHTS, executable_path, golden_path, stablehlo_path
 from maas_sdk.errors import ConfigError, ExportError
 from maas_sdk.export import ProgramSpec, default_targets, export
-from maas_sdk.export.verification import answers as verify
+from maas_sdk.export.verification.answers import verify
 
 BEST = default_targets()[:1]
 IMAGES = np.random.default_rng(0).random((5, 6, 6, 1), np.float32)

@@ -28,7 +28,7 @@ NEEDS_LIBTPU = pytest.mark.skipif(
 RECIPE = """
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
-from maas_sdk.tpu.program import Program
+from maas_sdk.tpu.program import PlannedProgram
 
 def make(mesh, *, rows=256, features=512, breaks=False):
     if breaks:
@@ -43,7 +43,7 @@ def make(mesh, *, rows=256, features=512, breaks=False):
         loss = lambda w: jnp.mean((jax.nn.gelu(x @ w["up"]) @ w["down"]).astype(jnp.float32) ** 2)
         value, grads = jax.value_and_grad(loss)(w)
         return jax.tree.map(lambda a, b: a - b, w, grads), value
-    return Program(fn=step, arguments=(weights, shape((rows, features), "fsdp")),
+    return PlannedProgram(fn=step, arguments=(weights, shape((rows, features), "fsdp")),
                    kinds=("weights", "batch"), donate=(0,), items=rows, item_name="rows")
 """
 
