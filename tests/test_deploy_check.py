@@ -78,7 +78,7 @@ def test_the_zip_itself_is_what_runs(archive: Path, tmp_path: Path) -> None:
     # Bytecode that is not checked would hide it.
     with zipfile.ZipFile(broken) as source, zipfile.ZipFile(tmp_path / "c.zip", "w") as out:
         for info in source.infolist():
-            if "serve/__pycache__/function" not in info.filename:
+            if "serve/shells/__pycache__/function" not in info.filename:
                 out.writestr(info, source.read(info))
     with pytest.raises(TransportError, match=r"OSError: 7"):
         check_zip(tmp_path / "c.zip", environment="this")

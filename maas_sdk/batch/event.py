@@ -164,7 +164,8 @@ def answer(bundle: str | os.PathLike[str], arrived: Arrived, config: EventConfig
     Raises:
         ConfigError: options that do not go with the bundle; no access.
         TransportError: the bucket could not be reached.
-        BundleError: the bundle cannot be used here, or the disk is full.
+        BundleError: the bundle cannot be used here.
+        StorageError: the disk is full.
         ModelError: the model failed while it ran.
     """
     target, prefix = config.place

@@ -260,7 +260,8 @@ def predict_files(
             damaged; what was answered before stays.
         ConfigError: options that do not go together; answers are there already, or those of another
             job; a package is not installed.
-        BundleError: the bundle cannot be used here, or the disk is full.
+        BundleError: the bundle cannot be used here.
+        StorageError: the disk is full.
         ModelError: the model failed while it ran.
     """
     job = BatchJob.of(bundle, file, config or BatchConfig())

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from maas_sdk.errors import ConfigError, MaasError, traits
+from maas_sdk.errors import DependencyError, MaasError, traits
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -135,7 +135,7 @@ def extra(name: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "maas_sdk":
             raise
-        raise ConfigError(
+        raise DependencyError(
             f"this command needs the package {error.name}: pip install 'maas-sdk[{name}]'",
             package=error.name,
         ) from error

@@ -80,7 +80,7 @@ def inspect(bundle: BundlePlace, as_json: Json = False, debug: Debug = False) ->
 
 def _tier(manifest: Manifest) -> tuple[str, str | None, str]:
     """Which tier would open here and why; nothing is opened for it."""
-    from maas_sdk.errors import ConfigError, IncompatibleError
+    from maas_sdk.errors import ConfigError, IncompatibleError, MachineError
 
     try:
         with extra("serve"):
@@ -89,7 +89,7 @@ def _tier(manifest: Manifest) -> tuple[str, str | None, str]:
         choice = choose(manifest, local_host())
     except IncompatibleError as error:
         return "refuse", None, error.message
-    except ConfigError as error:
+    except (ConfigError, MachineError) as error:
         return "unknown", None, error.message
     return choice.tier, choice.target, choice.reason
 

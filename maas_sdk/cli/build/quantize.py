@@ -12,7 +12,7 @@ import typer
 from maas_sdk.cli.build.export import read_sizes, show_event, source_metadata
 from maas_sdk.cli.inputs.float_model import FloatModelSource, Given, find_source, load_source
 from maas_sdk.cli.output import Debug, Json, Output, add_command, extra, reporting
-from maas_sdk.errors import ConfigError
+from maas_sdk.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
     from maas_sdk.compress.program.report import QuantizationReport
@@ -269,7 +269,7 @@ def _write(path: Path, report: QuantizationReport) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _export(

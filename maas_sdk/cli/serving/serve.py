@@ -17,7 +17,7 @@ from maas_sdk.cli.output import (
     extra,
     reporting,
 )
-from maas_sdk.errors import ConfigError
+from maas_sdk.errors import MachineError
 
 __all__ = ["register", "serve"]
 
@@ -93,7 +93,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.listen(2048)
     except OSError as error:
         listener.close()
-        raise ConfigError(
+        raise MachineError(
             f"cannot listen on {host} port {port}: {error.strerror or error}; "
             "choose another with --port, or --port 0 for any free one",
             host=host,

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from maas_sdk.cli.output import Debug, Json, add_command, extra, reporting
-from maas_sdk.errors import ConfigError
+from maas_sdk.errors import ConfigError, MachineError
 
 __all__ = ["demo", "register"]
 
@@ -77,7 +77,7 @@ def _ask_for_devices(devices: int) -> None:
         import jax
 
         if jax.local_device_count() != devices:
-            raise ConfigError(
+            raise MachineError(
                 f"jax was imported before the demo and has {jax.local_device_count()} devices, "
                 f"not {devices}: run `maas demo` in a process of its own"
             )

@@ -201,9 +201,9 @@ def _check_page(out: Path) -> None:
 
 
 def _write(out: Path, page: str) -> None:
-    from maas_sdk.errors import ConfigError
+    from maas_sdk.errors import StorageError
 
     try:
         out.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{out}: cannot be written: {error.strerror or error}") from error
+        raise StorageError(f"{out}: cannot be written: {error.strerror or error}") from error
