@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from maas_sdk.cli.inputs.model_words import read_example, read_sizes, source_metadata
 from maas_sdk.cli.options import Debug, ExampleInputs, Json, ModelWeights
 from maas_sdk.cli.output import Output, extra, reporting, show_event
 from maas_sdk.cli.panels import add_command
-from maas_sdk.model.load_object import make_object
 
 if TYPE_CHECKING:
     from maas_sdk.bundle import Bundle
@@ -107,6 +105,9 @@ def export(
     Needs maas-sdk[train]. See docs/export.md.
     """
     with reporting(as_json, debug) as output:
+        from maas_sdk.cli.inputs.model_words import read_example, read_sizes, source_metadata
+        from maas_sdk.model.load_object import make_object
+
         with extra("train"):
             import jax  # noqa: F401
 

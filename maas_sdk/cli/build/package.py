@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -105,6 +104,9 @@ def package(
     --function batch.
     """
     with reporting(as_json, debug) as output:
+        # Here, not above: every `maas` command would load it.
+        import tempfile
+
         zipped = out.suffix == ".zip"
         if container and (zipped or check or bundle_from or function != "predict"):
             raise ConfigError(
@@ -144,6 +146,8 @@ def _function(
     **options: Any,
 ) -> Size:
     """Write the folder or the zip; a folder is zipped as well, for its size and the check."""
+    import tempfile
+
     from maas_sdk.deploy.archive import zip_folder
     from maas_sdk.deploy.package import package as make
     from maas_sdk.deploy.size import check_limits, zip_size

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from maas_sdk.cli.build import quantize_options as options
-from maas_sdk.cli.inputs.float_model import FloatModelSource, Given, find_source, load_source
-from maas_sdk.cli.inputs.model_words import read_sizes, source_metadata
 from maas_sdk.cli.options import Debug, Json
 from maas_sdk.cli.output import Output, extra, reporting, show_event
 from maas_sdk.cli.panels import add_command
 from maas_sdk.errors import ConfigError
 
 if TYPE_CHECKING:
+    from maas_sdk.cli.inputs.float_model import FloatModelSource, Given
     from maas_sdk.compress.program.report import QuantizationReport
     from maas_sdk.compress.quantize import Progress
 
@@ -85,6 +84,9 @@ def quantize(
                 "expected a model, MODULE:OBJECT or a bundle that maas export made; "
                 "maas quantize --list shows the recipes"
             )
+        from maas_sdk.cli.inputs.float_model import find_source, load_source
+        from maas_sdk.cli.inputs.model_words import read_sizes
+
         _check_words(decode, entropy, report)
         with extra("train"):
             from maas_sdk.compress.quantize import quantize as make
@@ -222,6 +224,7 @@ def _export(
     target: str | None,
     overwrite: bool,
 ) -> Path:
+    from maas_sdk.cli.inputs.model_words import source_metadata
     from maas_sdk.export import TARGETS, export
 
     if target is not None and target not in TARGETS:

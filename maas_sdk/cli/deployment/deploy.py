@@ -5,7 +5,6 @@ Plans are shown before anything is changed, and a person is asked, unless ``--ye
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -173,6 +172,8 @@ def _release(
     Raises:
         ConfigError: the function's source is too large.
     """
+    import tempfile
+
     from maas_sdk.cli.build.package import size_table
     from maas_sdk.deploy.archive import zip_folder
     from maas_sdk.deploy.package import package

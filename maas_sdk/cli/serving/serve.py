@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +11,9 @@ from maas_sdk.cli.options import BundlePlace, Debug, Json, TrustedKey
 from maas_sdk.cli.output import extra, reporting
 from maas_sdk.cli.panels import add_command
 from maas_sdk.errors import ConfigError
+
+if TYPE_CHECKING:
+    import socket
 
 __all__ = ["register", "serve"]
 
@@ -89,6 +91,9 @@ def _listen(host: str, port: int) -> socket.socket:
     Raises:
         ConfigError: the port is taken, or the address is not this machine's.
     """
+    # Here, not above: every `maas` command would load it.
+    import socket
+
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

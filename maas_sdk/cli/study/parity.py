@@ -12,7 +12,6 @@ from maas_sdk.cli.options import Debug, Json, Page
 from maas_sdk.cli.output import Output, extra, reporting
 from maas_sdk.cli.panels import add_command
 from maas_sdk.errors import ConfigError
-from maas_sdk.model.load_object import load_object
 
 if TYPE_CHECKING:
     from maas_sdk.training.parity.result import ParityResult
@@ -195,6 +194,8 @@ def _what(model: str | None, data: str | None, example: str | None) -> tuple[Any
             "expected a model and its rows, my_model.py:make_model --data my_data:split, "
             "or --example digits"
         )
+    from maas_sdk.model.load_object import load_object
+
     if Path(data).suffix == ".npz":
         from maas_sdk.training.data import read_npz
 
