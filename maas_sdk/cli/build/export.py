@@ -57,8 +57,8 @@ def export(
         typer.Option(
             metavar="TARGET",
             show_default="this machine",
-            help="Machine to compile for, such as cpu-x86_64-avx2, tpu-v5e-1 or cuda. Repeat it "
-            "for several.",
+            help="Machine to compile for, such as cpu-x86_64-avx2, tpu-v5e-1 or cuda (the GPU of "
+            "this machine). Repeat it for several.",
             rich_help_panel=_PROGRAM,
         ),
     ] = None,

@@ -44,6 +44,8 @@ def inspect(bundle: BundlePlace, as_json: Json = False, debug: Debug = False) ->
     stored; for a model in a store, its version. It says which tier this machine would open (a
     compiled executable, or the portable program), and why. It checks no hash and loads no program;
     `maas verify` does.
+
+    See docs/bundle.md.
     """
     with reporting(as_json, debug) as output:
         import json

@@ -67,8 +67,8 @@ def deploy(
     Packages the bundle, writes Terraform variables, shows the plan, asks, and applies. The apply
     uploads the source.
 
-    Needs terraform on the PATH, a checkout of this repository for its modules, and credentials of
-    gcloud auth application-default login; --dry-run needs only the checkout. See docs/deploy.md.
+    Needs terraform on the PATH, a checkout of this repository for its modules, and credentials from
+    `gcloud auth application-default login`; --dry-run needs only the checkout. See docs/deploy.md.
     """
     with reporting(as_json, debug) as output:
         from maas_sdk.bundle.folder import open_bundle

@@ -98,6 +98,8 @@ def destroy(
 
     Shows the plan and asks first. Models in the deployment's bucket stay, and the bucket with them,
     unless --with-models is given.
+
+    See docs/deploy.md.
     """
     with reporting(as_json, debug) as output:
         ask_first(as_json, yes)

@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
 def serve(
     bundle: BundlePlace,
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 is all.")
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for all.")
     ] = "127.0.0.1",
     port: Annotated[
         int,

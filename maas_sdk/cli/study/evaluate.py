@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import typer
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from maas_sdk.tensors import Array, Signature
 
 __all__ = ["evaluate", "register"]
+
+# A group of options in the help.
+_SPEED: Final = "Speed"
 
 
 def register(app: typer.Typer) -> None:
@@ -79,10 +82,20 @@ def evaluate(
         ),
     ] = None,
     batch_size: Annotated[
-        int, typer.Option(metavar="ROWS", help="Rows per call when rows per second are measured.")
+        int,
+        typer.Option(
+            metavar="ROWS",
+            help="Rows per call when rows per second are measured.",
+            rich_help_panel=_SPEED,
+        ),
     ] = 64,
     calls: Annotated[
-        int, typer.Option(metavar="COUNT", help="Calls of one row when latency is measured.")
+        int,
+        typer.Option(
+            metavar="COUNT",
+            help="Calls of one row when latency is measured.",
+            rich_help_panel=_SPEED,
+        ),
     ] = 50,
     out: Page = None,
     as_json: Json = False,
