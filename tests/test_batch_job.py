@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from maas_sdk.batch import BatchConfig, BatchJob, BatchReport, Progress, predict_files
-from maas_sdk.batch.assembly import assemble
-from maas_sdk.batch.place import Folder
+from maas_sdk.batch.compute import assemble
+from maas_sdk.batch.destination import Folder
 from maas_sdk.batch.progress import Meter
-from maas_sdk.batch.sizes import Sizes, best_bucket
+from maas_sdk.batch.row_counts import Sizes, best_bucket
 from maas_sdk.bundle.folder import open_bundle
 from maas_sdk.bundle.program import Verification
 from maas_sdk.errors import (

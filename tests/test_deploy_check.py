@@ -135,12 +135,12 @@ def test_a_broken_batch_function_fails_its_check(batch_archive: Path, tmp_path: 
         with zipfile.ZipFile(batch_archive) as source, zipfile.ZipFile(target, "w") as out:
             for info in source.infolist():
                 # Bytecode that is not checked would hide it.
-                if "batch/__pycache__" not in info.filename:
+                if "tables/__pycache__" not in info.filename:
                     data = b"raise OSError(7)" if info.filename == name else source.read(info)
                     out.writestr(info, data)
         return target
 
     with pytest.raises(ModelError, match=r"golden rows get no answers: .*OSError: 7"):
-        check_batch_zip(broken("maas_sdk/batch/npy.py"), environment="this")
+        check_batch_zip(broken("maas_sdk/tables/numpy_file.py"), environment="this")
     with pytest.raises(TransportError, match=r"OSError: 7"):
         check_batch_zip(broken("main.py"), environment="this")

@@ -73,7 +73,7 @@ class Function(NamedTuple):
 # By the name that main.py binds, which is the platform's entry point.
 FUNCTIONS: Final[Mapping[str, Function]] = {
     "predict": Function("main", SERVING),
-    "batch": Function("batch", (*_RUNTIME, "batch"), ("data", "gcp")),
+    "batch": Function("batch", (*_RUNTIME, "tables", "batch"), ("data", "gcp")),
 }
 
 _PACKAGE: Final = Path(__file__).resolve().parents[1]

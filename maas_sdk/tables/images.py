@@ -17,8 +17,8 @@ from typing import Any, Final
 import numpy as np
 
 from maas_sdk.batch.config import BatchConfig
-from maas_sdk.batch.rows import Chunk, chunk_of
 from maas_sdk.errors import ConfigError, DependencyError, InputError
+from maas_sdk.tables.chunk import Chunk, chunk_of
 from maas_sdk.tensors import Array, Signature, dtype_from_name
 
 __all__ = ["FILE", "PICTURES", "Images", "listed"]

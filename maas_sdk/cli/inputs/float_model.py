@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from maas_sdk.cli.build.export import read_example
+from maas_sdk.cli.inputs.model_words import read_example
 from maas_sdk.errors import ConfigError, MachineError
 from maas_sdk.model.load_object import make_object
 
