@@ -100,7 +100,7 @@ class Bare:
         program = bundle.manifest.programs["predict"]
         [target] = bundle.manifest.targets
         self.bucket = bucket
-        self._client = xla.Client()
+        self._client = xla.XlaClient()
         path = executable_path(target, "predict", self.bucket)
         self._executable = self._client.load(bundle.read(path))
         weights = open_weights(bundle.path / WEIGHTS)

@@ -40,7 +40,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maas_sdk.training.checkpoint import CheckpointConfig, Checkpoints
+from maas_sdk.training.checkpoints.manager import CheckpointConfig, Checkpoints
 
 WIDTH, LAYERS = 2048, 20
 QUICK_WIDTH, QUICK_LAYERS = 512, 4

@@ -35,7 +35,7 @@ from flax import nnx
 
 from maas_sdk.evaluate.cost import matmul_ceiling, peak_flops
 from maas_sdk.models import Decoder, DecoderConfig
-from maas_sdk.sharding.plan.flops import matmul_flops
+from maas_sdk.tpu.flops import matmul_flops
 from maas_sdk.training import Examples, OptimizerConfig, TrainConfig, Trainer
 from maas_sdk.training.hooks import StepRecord
 

@@ -25,16 +25,16 @@ import harness
 import numpy as np
 from flax import nnx
 
-from maas_sdk.bundle.store import LocalStore
 from maas_sdk.demo.digits import load_split
 from maas_sdk.export import default_targets, export
 from maas_sdk.export.reweight import reweight
 from maas_sdk.models.convnet import ConvNet
 from maas_sdk.runtime import load
+from maas_sdk.store.opening import LocalStore
 from maas_sdk.training.data import Examples
-from maas_sdk.training.online import OnlineLearner
-from maas_sdk.training.online_config import OnlineConfig, OnlineRecord
-from maas_sdk.training.trainer import TrainConfig, Trainer
+from maas_sdk.training.online.config import OnlineConfig, OnlineRecord
+from maas_sdk.training.online.learner import OnlineLearner
+from maas_sdk.training.run.trainer import TrainConfig, Trainer
 
 ROWS = 64
 

@@ -81,7 +81,7 @@ def raw_executable(x: np.ndarray) -> float:
     with load(FOLDER / "model.maas") as engine:
         target = engine.report.target
     bundle = open_bundle(FOLDER / "model.maas")
-    client = xla.Client()
+    client = xla.XlaClient()
     executable = client.load(bundle.read(executable_path(str(target), "predict", 1)))
     weights = open_weights(bundle.path / WEIGHTS)
     program = bundle.manifest.programs["predict"]

@@ -26,11 +26,11 @@ import harness
 import numpy as np
 import quantize_models
 
-from maas_sdk.compress.judge import Score, judge_of, predictor
 from maas_sdk.compress.latency import latency
+from maas_sdk.compress.program.quantized_model import QuantizedModel
 from maas_sdk.compress.quantize import quantize
-from maas_sdk.compress.quantized import QuantizedModel
-from maas_sdk.export.model import adapt
+from maas_sdk.compress.task_metric import Score, judge_of, predictor
+from maas_sdk.model.adapt import adapt
 
 MODELS = ("convnet", "resnet18", "encoder", "decoder")
 RECIPES = (

@@ -30,8 +30,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from maas_sdk.compress.program.quantized_model import QuantizedModel
 from maas_sdk.compress.quantize import quantize
-from maas_sdk.compress.quantized import QuantizedModel
 
 CALLS = 20
 RECIPES = ("int8", "int8w", "fp8", "int4w")

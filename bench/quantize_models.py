@@ -46,13 +46,13 @@ import scipy
 from flax import nnx
 from sklearn.datasets import load_digits
 
-from maas_sdk.bundle.weights import open_weights, write_weights
+from maas_sdk.bundle.files.weights import open_weights, write_weights
 from maas_sdk.models.presets import make_model, preset
 from maas_sdk.tensors import Array
+from maas_sdk.training.checkpoints.named_state import leaf_name, named_arrays
 from maas_sdk.training.data import Examples, hold_out_rows, stratified_rows
-from maas_sdk.training.leaves import leaf_name, named_arrays
 from maas_sdk.training.optimizer import OptimizerConfig
-from maas_sdk.training.trainer import TrainConfig, Trainer
+from maas_sdk.training.run.trainer import TrainConfig, Trainer
 
 __all__ = [
     "CACHE",

@@ -26,10 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from bench.tpu import Compiled, Request, compile_for_tpu, faults, products_s
+from maas_sdk.compress.program.quantized_model import QuantizedModel
 from maas_sdk.compress.quantize import quantize
-from maas_sdk.compress.quantized import QuantizedModel
-from maas_sdk.compress.tpu import Compiled, Request, compile_for_tpu, faults, products_s
-from maas_sdk.export.model import adapt
+from maas_sdk.model.adapt import adapt
 from maas_sdk.models.decoder import DecoderBlock
 from maas_sdk.models.encoder import EncoderBlock
 from maas_sdk.models.presets import preset

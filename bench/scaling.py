@@ -30,14 +30,14 @@ from pictures import standing_alone
 
 from maas_sdk.charts.curves import Curve, curve_chart
 from maas_sdk.charts.quantities import percent
-from maas_sdk.cli.plan import make_jobs
-from maas_sdk.cli.recipes import train
+from maas_sdk.cli.study.plan import make_jobs
 from maas_sdk.errors import ConfigError
-from maas_sdk.sharding.hlo import KINDS, collectives
+from maas_sdk.hlo.collectives import KINDS, collectives
+from maas_sdk.plan.planner import StepPlan, axes_for, plan
+from maas_sdk.plan.recipes import train
 from maas_sdk.sharding.mesh import make_mesh
-from maas_sdk.sharding.plan.libtpu import find_libtpu
-from maas_sdk.sharding.plan.planner import StepPlan, axes_for, plan
 from maas_sdk.sharding.strategies import STRATEGIES
+from maas_sdk.tpu.libtpu import find_libtpu
 
 IMAGE = Path(__file__).parent.parent / "docs" / "images" / "scaling.svg"
 SLICES = ("v5e:2x2", "v5e:2x4", "v5e:4x4", "v5e:4x8", "v5e:8x8", "v5e:8x16", "v5e:16x16")

@@ -27,8 +27,8 @@ import numpy as np
 from cold_start import CACHE, HERE, Contestant
 
 import maas_sdk
-from maas_sdk.bundle.crypto import public_key_of
-from maas_sdk.bundle.keys import KeyKind, key_text
+from maas_sdk.bundle.crypto.keys import KeyKind, key_text
+from maas_sdk.bundle.crypto.primitives import public_key_of
 from maas_sdk.wire.frames import CONTENT_TYPE, Call, Failure, decode_results, encode_calls
 
 FOLDER = CACHE / "seal"

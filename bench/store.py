@@ -37,12 +37,12 @@ import harness
 import numpy as np
 
 from maas_sdk.bundle import BundleWriter, Manifest, write_weights
-from maas_sdk.bundle.cache import BundleCache
-from maas_sdk.bundle.folder_objects import FolderObjects
-from maas_sdk.bundle.gcs import GcsObjects
 from maas_sdk.bundle.manifest import Program
-from maas_sdk.bundle.objects import Objects
-from maas_sdk.bundle.remote import RemoteStore
+from maas_sdk.store.cache import BundleCache
+from maas_sdk.store.folder_objects import FolderObjects
+from maas_sdk.store.gcs import GcsObjects
+from maas_sdk.store.objects import Objects
+from maas_sdk.store.remote import RemoteStore
 from maas_sdk.tensors import Signature
 
 ROOT = Path(__file__).parent.parent

@@ -78,7 +78,7 @@ def by_trainer(
     """A function that trains and gives the seconds from the first step to the last metrics."""
     from maas_sdk.training.hooks import Finished, Started
     from maas_sdk.training.optimizer import OptimizerConfig
-    from maas_sdk.training.trainer import TrainConfig, Trainer
+    from maas_sdk.training.run.trainer import TrainConfig, Trainer
 
     config = TrainConfig(
         steps=steps,

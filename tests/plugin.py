@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from maas_sdk.sharding.plan.libtpu import VARIABLE
+from maas_sdk.tpu.libtpu import VARIABLE
 
 # `make test` installs it beside the TPU compiler.
 LIBRARY = Path(os.environ.get(VARIABLE, "absent")) / "xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so"

@@ -19,9 +19,9 @@ import pytest
 
 from maas_sdk.batch.config import BatchConfig
 from maas_sdk.batch.event import FINALIZED, Arrived, EventConfig, answer, on_event
-from maas_sdk.bundle.gcs import GcsObjects
 from maas_sdk.deploy.process import FunctionProcess
 from maas_sdk.errors import ConfigError, TransportError
+from maas_sdk.store.gcs import GcsObjects
 from tests import gcs as cloud
 
 FUNCTION = Path(__file__).parent.parent / "functions" / "batch"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from maas_sdk.batch import BatchConfig, BatchReport, Job, Progress, predict_files
+from maas_sdk.batch import BatchConfig, BatchJob, BatchReport, Progress, predict_files
 from maas_sdk.batch.assembly import assemble
 from maas_sdk.batch.place import Folder
 from maas_sdk.batch.progress import Meter
@@ -76,7 +76,7 @@ def test_the_program_is_run_in_full_batches(tiny_bundle, rows, tmp_path):
         ran.append(len(inputs["x"]))
         return {"y": inputs["x"] @ np.arange(12, dtype=np.float32).reshape(4, 3)}
 
-    job = Job.of(tiny_bundle, rows, replace(NPZ, finite=True))
+    job = BatchJob.of(tiny_bundle, rows, replace(NPZ, finite=True))
     sizes = replace(job.sizes, bucket=4, part_rows=152)
     signature = job.manifest.programs["predict"].signature
     meter = Meter(None, total=ROWS)
@@ -199,9 +199,9 @@ def test_nothing_is_left_of_a_job_that_cannot_begin(tiny_bundle, tmp_path):
 def test_programs_that_do_not_take_rows_one_by_one(tiny_bundle, rows, tmp_path):
     """Rows that influence one another, and a program that is not there."""
     with pytest.raises(ConfigError, match="influence one another"):
-        Job.of(tiny_bundle, rows, BatchConfig(program="center"))
+        BatchJob.of(tiny_bundle, rows, BatchConfig(program="center"))
     with pytest.raises(NotFoundError, match="no program 'x'; the model has both, center, predict"):
-        Job.of(tiny_bundle, rows, BatchConfig(program="x"))
+        BatchJob.of(tiny_bundle, rows, BatchConfig(program="x"))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_options_that_make_no_sense(options, words):
 
 def test_a_failing_model_is_told_with_what_stays(tiny_bundle, rows, tmp_path):
     """The model's own error comes through the threads as it is."""
-    job = Job.of(tiny_bundle, rows, NPZ)
+    job = BatchJob.of(tiny_bundle, rows, NPZ)
     calls = []
 
     def run(inputs: Any) -> Any:

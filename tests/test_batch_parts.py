@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 
 from maas_sdk.batch.parts import (
-    Part,
+    OutputPart,
     bad_name,
     check_outputs,
     finished,
@@ -37,8 +37,8 @@ OUTPUTS = {
 }
 
 
-def part(keys: np.ndarray, **more: np.ndarray) -> Part:
-    return Part(index=0, rows=4, keys=keys, outputs={**OUTPUTS, **more}, bad=())
+def part(keys: np.ndarray, **more: np.ndarray) -> OutputPart:
+    return OutputPart(index=0, rows=4, keys=keys, outputs={**OUTPUTS, **more}, bad=())
 
 
 def read(path: Path) -> dict[str, list]:
@@ -75,7 +75,7 @@ def test_json_lines_know_no_nan(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["npz", "parquet", "jsonl"])
 def test_a_part_without_answers_is_a_file(kind: str, tmp_path: Path) -> None:
     """All rows of a part may be bad: the part is done all the same."""
-    empty = Part(
+    empty = OutputPart(
         index=0,
         rows=1,
         keys=np.array([], np.int64),
@@ -91,7 +91,9 @@ def test_a_part_without_answers_is_a_file(kind: str, tmp_path: Path) -> None:
 def test_rows_without_an_answer_keep_their_key_and_reason(tmp_path: Path) -> None:
     """One line for each; a key that could not be read is left out."""
     bad = (BadRow(3, "a\n", "wrong"), BadRow(9, None, "cut"))
-    Part(index=0, rows=2, keys=np.array([]), outputs={}, bad=bad).write_bad(tmp_path / "b", "id")
+    OutputPart(index=0, rows=2, keys=np.array([]), outputs={}, bad=bad).write_bad(
+        tmp_path / "b", "id"
+    )
     assert [json.loads(line) for line in (tmp_path / "b").read_text("utf-8").splitlines()] == [
         {"row": 3, "id": "a\n", "reason": "wrong"},
         {"row": 9, "reason": "cut"},

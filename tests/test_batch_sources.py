@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from maas_sdk.batch.config import BatchConfig
 from maas_sdk.batch.lines import blocks, lines_of
-from maas_sdk.batch.source import Source, open_source
+from maas_sdk.batch.source import RowSource, open_source
 from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.tensors import Signature, TensorSpec
 
@@ -38,11 +38,11 @@ def takes(**inputs: str) -> Signature:
 FOUR = takes(x="float32[4]")
 
 
-def opened(path: Path, signature: Signature = FOUR, **options) -> Source:
+def opened(path: Path, signature: Signature = FOUR, **options) -> RowSource:
     return open_source(path, signature, BatchConfig(**options), chunk_rows=64)
 
 
-def everything(source: Source, first: int = 0):
+def everything(source: RowSource, first: int = 0):
     """All good rows' numbers, keys and first input, and the bad rows; chunks are in a row."""
     numbers, keys, values, bad, behind = [], [], [], [], None
     share = 0.0

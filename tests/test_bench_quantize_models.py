@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from maas_sdk.models.presets import preset
-from maas_sdk.training.trainer import TrainConfig
+from maas_sdk.training.run.trainer import TrainConfig
 
 BENCH = Path(__file__).parent.parent / "bench"
 

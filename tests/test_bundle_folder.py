@@ -17,8 +17,8 @@ import pytest
 
 from maas_sdk.bundle import Bundle, BundleWriter, open_bundle, open_weights, write_weights
 from maas_sdk.bundle.archive import unzip_bundle, zip_bundle
+from maas_sdk.bundle.files.staging import Staging
 from maas_sdk.bundle.manifest import MANIFEST, WEIGHTS, Manifest, Program
-from maas_sdk.bundle.staging import Staging
 from maas_sdk.errors import (
     BundleError,
     ConfigError,

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maas_sdk.bundle.compression import CompressedLayer, Compression, Latency
-from maas_sdk.bundle.encoding import Encoding
-from maas_sdk.bundle.encryption import Encryption
+from maas_sdk.bundle.compression import CompressedLayer, Compression, LatencyRecord
+from maas_sdk.bundle.crypto.encryption import Encryption
+from maas_sdk.bundle.encoding.spec import Encoding
 from maas_sdk.bundle.manifest import (
     SCHEMA,
     FileEntry,
@@ -81,7 +81,7 @@ FULL = Manifest(
                 name="a", format="int4", bits=4.0, bytes_before=48, bytes_stored=6, sqnr_db=20.5
             ),
         ),
-        latency_s={"1": Latency(before=2e-3, after=1e-3)},
+        latency_s={"1": LatencyRecord(before=2e-3, after=1e-3)},
     ),
     encryption=Encryption(id="0" * 32, key="env:KEY", key_id="1" * 32, wrapped_key="2" * 120),
 )
@@ -352,7 +352,7 @@ MANIFESTS = st.builds(
             max_size=2,
         ).map(tuple),
         latency_s=st.dictionaries(
-            st.integers(1, 99).map(str), st.builds(Latency, FINITE, FINITE), max_size=2
+            st.integers(1, 99).map(str), st.builds(LatencyRecord, FINITE, FINITE), max_size=2
         ),
     ),
 )

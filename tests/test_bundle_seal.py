@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 
 from maas_sdk.bundle import BundleWriter, Manifest, open_bundle, write_weights
 from maas_sdk.bundle.archive import unzip_bundle, zip_bundle
-from maas_sdk.bundle.crypto import public_key_of
+from maas_sdk.bundle.crypto.keys import KeyKind, key_text
+from maas_sdk.bundle.crypto.primitives import public_key_of
 from maas_sdk.bundle.folder import copy_bundle
-from maas_sdk.bundle.keys import KeyKind, key_text
 from maas_sdk.bundle.manifest import MANIFEST, SIGNATURE, WEIGHTS, Program
 from maas_sdk.bundle.seal import seal_bundle
 from maas_sdk.bundle.signature import signer_of
-from maas_sdk.bundle.store import LocalStore
 from maas_sdk.errors import BundleError, ConfigError, CorruptError, NotFoundError, SealError
+from maas_sdk.store.opening import LocalStore
 from maas_sdk.tensors import Signature
 
 SEED, OTHER_SEED = bytes(range(32)), bytes(range(1, 33))

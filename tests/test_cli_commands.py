@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from maas_sdk.cli.app import app
-from maas_sdk.cli.predict import split_url
+from maas_sdk.cli.serving.predict import split_url
 
 MAAS = [sys.executable, "-c", "from maas_sdk.cli import main; main()"]
 MODEL = """

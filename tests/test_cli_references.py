@@ -14,12 +14,13 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from maas_sdk.bundle import gcs, open_bundle, write_weights
+from maas_sdk.bundle import open_bundle, write_weights
 from maas_sdk.bundle.manifest import MANIFEST, WEIGHTS
-from maas_sdk.bundle.place import find_bundle
-from maas_sdk.bundle.remote import RemoteStore
-from maas_sdk.bundle.store import open_store
 from maas_sdk.cli.app import app
+from maas_sdk.store import gcs
+from maas_sdk.store.opening import open_store
+from maas_sdk.store.remote import RemoteStore
+from maas_sdk.store.resolve import find_bundle
 from tests import gcs as cloud
 
 ROWS = np.random.default_rng(0).random((3, 4), np.float32)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maas_sdk.client.chunking import Chunker, Collector, Outputs, Part
+from maas_sdk.client.chunking import CallPart, Chunker, Collector, Outputs
 from maas_sdk.client.inputs import ProgramInputs, as_inputs, program_inputs
 from maas_sdk.errors import (
     ConfigError,
@@ -37,13 +37,13 @@ def chunker(of: Literal["rows", "batches"], **options: Any) -> Chunker:
     return Chunker(of=of, **(defaults | options))
 
 
-def chunks_of(chunker: Chunker, items: list[dict[str, Array]]) -> Iterator[tuple[Part, ...]]:
+def chunks_of(chunker: Chunker, items: list[dict[str, Array]]) -> Iterator[tuple[CallPart, ...]]:
     for item in items:
         yield from chunker.push(item)
     yield from chunker.finish()
 
 
-def double(part: Part) -> Outputs:
+def double(part: CallPart) -> Outputs:
     return {"y": part.inputs["x"] * 2}
 
 

@@ -22,9 +22,9 @@ import uvicorn
 from maas_sdk.bundle.manifest import Manifest, Program
 from maas_sdk.client import Client
 from maas_sdk.errors import InputError, NotFoundError, OverloadedError, TooLargeError
-from maas_sdk.serve.asgi import asgi_app
-from maas_sdk.serve.endpoint import Endpoint, EndpointLimits
+from maas_sdk.serve.core.endpoint import Endpoint, EndpointLimits
 from maas_sdk.serve.host import ModelHost
+from maas_sdk.serve.shells.asgi import asgi_app
 from maas_sdk.tensors import Array, Signature, TensorSpec
 
 ROOT = Path(__file__).parent.parent

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from maas_sdk.client.chunking import Part
+from maas_sdk.client.chunking import CallPart
 from maas_sdk.client.clock import FakeClock
-from maas_sdk.client.options import ClientOptions, Route
+from maas_sdk.client.options import ClientOptions, RouteOptions
 from maas_sdk.client.replies import Reply
 from maas_sdk.client.retries import RetryPolicy
 from maas_sdk.client.session import CallOptions, Send, Session, Steps, Wait, plain
@@ -112,8 +112,8 @@ def gone(send: Send) -> MaasError:
     return TransportError("gone")
 
 
-def part(start: int, x: np.ndarray[Any, Any] = X) -> Part:
-    return Part(start=start, stop=start + 1, inputs={"x": x}, rows=len(x), stacked=False)
+def part(start: int, x: np.ndarray[Any, Any] = X) -> CallPart:
+    return CallPart(start=start, stop=start + 1, inputs={"x": x}, rows=len(x), stacked=False)
 
 
 def test_a_named_call_is_one_request() -> None:
@@ -285,7 +285,7 @@ def test_only_the_calls_that_failed_are_sent_again() -> None:
 def test_a_failed_request_fails_all_its_calls_by_name() -> None:
     """Each error says which rows it is about and keeps its class and its note."""
     session, clock = make(retry=RetryPolicy(max_attempts=1))
-    rows = Part(start=256, stop=512, inputs={"x": X}, rows=256, stacked=True)
+    rows = CallPart(start=256, stop=512, inputs={"x": X}, rows=256, stacked=True)
     (first, second), _ = run(session.exchange([rows, part(512)], PLAIN), clock, status(503))
     assert first.message.startswith("rows 256–511: https://endpoint/prefix")
     assert second.message.startswith("item 512: ")
@@ -359,11 +359,11 @@ def test_secrets_are_not_shown() -> None:
 
 def test_routes() -> None:
     """Versions, labels, and names that need quoting."""
-    assert Route(model="a b").path() == "/v1/models/a%20b"
-    assert Route(model="m", version=3).path() == "/v1/models/m/versions/3"
-    assert Route(model="m", label="stable").path() == "/v1/models/m/labels/stable"
+    assert RouteOptions(model="a b").path() == "/v1/models/a%20b"
+    assert RouteOptions(model="m", version=3).path() == "/v1/models/m/versions/3"
+    assert RouteOptions(model="m", label="stable").path() == "/v1/models/m/labels/stable"
     with pytest.raises(ConfigError, match="version=3 and label='stable' contradict"):
-        Route(model="m", version=3, label="stable")
+        RouteOptions(model="m", version=3, label="stable")
 
 
 def test_a_call_needs_a_model_and_time() -> None:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from maas_sdk.compress.allocate import sensitivity
-from maas_sdk.compress.formats import Format
-from maas_sdk.compress.judge import judge_of
+from maas_sdk.compress.program.formats import Format
+from maas_sdk.compress.program.recipes import Recipe
+from maas_sdk.compress.program.traced_model import TracedModel, find_sites
 from maas_sdk.compress.quantize import quantize
-from maas_sdk.compress.recipes import Recipe
-from maas_sdk.compress.source import Program, find_sites
-from maas_sdk.export.model import adapt
+from maas_sdk.compress.task_metric import judge_of
+from maas_sdk.model.adapt import adapt
 
 RNG = np.random.default_rng(0)
 # Three layers, of which the middle one has large weights beside many small ones that matter: a
@@ -37,7 +37,7 @@ COARSE = Format(bits=4, granularity="channel")
 
 def test_sensitivity_finds_the_weight_that_must_not_be_coarse() -> None:
     """One run per weight, each alone: the planted one costs most, in metric and in outputs."""
-    program = Program(model=adapt(apply, WEIGHTS))
+    program = TracedModel(model=adapt(apply, WEIGHTS))
     sites = find_sites(program, {"input": ROWS[:2]}, fold=True)
     told: list[Any] = []
     found = sensitivity(

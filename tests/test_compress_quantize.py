@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from maas_sdk.compress.formats import Format
+from maas_sdk.compress.program.formats import Format
+from maas_sdk.compress.program.quantized_model import QuantizedModel
+from maas_sdk.compress.program.recipes import RECIPES
 from maas_sdk.compress.quantize import quantize
-from maas_sdk.compress.quantized import QuantizedModel
-from maas_sdk.compress.recipes import RECIPES
 from maas_sdk.demo.digits import load_split
 from maas_sdk.export import export
 from maas_sdk.models import ConvNet, Decoder, DecoderConfig, make_model
 from maas_sdk.runtime import load
-from maas_sdk.training.trainer import TrainConfig, Trainer
+from maas_sdk.training.run.trainer import TrainConfig, Trainer
 
 TARGETS = ["cpu-x86_64-avx2"]
 

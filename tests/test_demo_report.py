@@ -26,11 +26,11 @@ from maas_sdk.demo.result import (
     DemoResult,
     Epoch,
     Machine,
+    ModelVariant,
     Packaged,
     Sample,
     Stage,
     Training,
-    Variant,
     checks,
     quantile,
     to_document,
@@ -71,8 +71,8 @@ def demo_result(seed: int = 0) -> DemoResult:
             seed=0,
         ),
         variants=(
-            Variant(name="as trained", accuracy=0.98611, nbytes=227_112),
-            Variant(
+            ModelVariant(name="as trained", accuracy=0.98611, nbytes=227_112),
+            ModelVariant(
                 name="int8", accuracy=0.98333, nbytes=60_480, max_abs_error=0.113, agreement=0.9972
             ),
         ),

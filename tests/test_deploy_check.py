@@ -70,7 +70,10 @@ def test_a_good_zip_needs_only_its_requirements(archive: Path) -> None:
 def test_the_zip_itself_is_what_runs(archive: Path, tmp_path: Path) -> None:
     """A zip whose own package is broken fails, though this environment has a good one."""
     broken = rezip(
-        archive, tmp_path / "b.zip", "maas_sdk/serve/function.py", lambda data: b"raise OSError(7)"
+        archive,
+        tmp_path / "b.zip",
+        "maas_sdk/serve/shells/function.py",
+        lambda data: b"raise OSError(7)",
     )
     # Bytecode that is not checked would hide it.
     with zipfile.ZipFile(broken) as source, zipfile.ZipFile(tmp_path / "c.zip", "w") as out:

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maas_sdk.bundle.encoding import Encoding
-from maas_sdk.bundle.encryption import Encryption
+from maas_sdk.bundle.crypto.encryption import Encryption
+from maas_sdk.bundle.encoding.spec import Encoding
 from maas_sdk.bundle.folder import open_bundle
 from maas_sdk.bundle.manifest import WEIGHTS, FileEntry, Manifest, Program
 from maas_sdk.deploy.memory import (

@@ -18,7 +18,7 @@ from maas_sdk.bundle.manifest import Manifest, Program, Target
 from maas_sdk.deploy.archive import zip_folder
 from maas_sdk.deploy.package import FUNCTIONS, main_source, package
 from maas_sdk.deploy.requirements import requirements
-from maas_sdk.deploy.size import Part, Size, check_limits, folder_size, zip_size
+from maas_sdk.deploy.size import Size, SizePart, check_limits, folder_size, zip_size
 from maas_sdk.errors import ConfigError, CorruptError
 from maas_sdk.tensors import Signature, TensorSpec
 
@@ -104,7 +104,8 @@ def test_vendored_package_goes_first(bundle: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.move(tmp_path / "out", moved)
     code = (
-        "import runpy, sys; m = runpy.run_path(sys.argv[1]); import maas_sdk.serve.function as f; "
+        "import runpy, sys; m = runpy.run_path(sys.argv[1]); "
+        "import maas_sdk.serve.shells.function as f; "
         "print(f.__file__, type(m['predict']).__name__)"
     )
     done = subprocess.run(
@@ -115,7 +116,7 @@ def test_vendored_package_goes_first(bundle: Path, tmp_path: Path) -> None:
         timeout=60,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     )
-    assert done.stdout.split() == [str(moved / "maas_sdk/serve/function.py"), "function"]
+    assert done.stdout.split() == [str(moved / "maas_sdk/serve/shells/function.py"), "function"]
 
 
 def test_requirements_are_the_locked_ones(bundle: Path, tmp_path: Path) -> None:
@@ -139,7 +140,10 @@ zip_folder(package(sys.argv[1], Path(sys.argv[2]) / "function"), Path(sys.argv[2
 def test_the_same_input_gives_the_same_bytes(bundle: Path, tmp_path: Path) -> None:
     """From whatever process, hash seed, time, umask and folder: no change, no new deployment."""
     found = []
-    for seed, before in [("1", "import os; os.umask(0o077)"), ("2", "import maas_sdk.serve.asgi")]:
+    for seed, before in [
+        ("1", "import os; os.umask(0o077)"),
+        ("2", "import maas_sdk.serve.shells.asgi"),
+    ]:
         folder = tmp_path / f"run-{seed}"
         folder.mkdir()
         for file in bundle.rglob("*"):
@@ -179,7 +183,7 @@ def test_sizes_are_told_by_part(bundle: Path, tmp_path: Path) -> None:
     assert (zipped.files, zipped.nbytes) == (found.files, found.nbytes)
     assert 0 < sum(p.zipped_nbytes or 0 for p in zipped.parts) < archive.stat().st_size
     check_limits(zipped)
-    part = Part(name="weights", files=1, nbytes=10**8, zipped_nbytes=10**8 + 1)
+    part = SizePart(name="weights", files=1, nbytes=10**8, zipped_nbytes=10**8 + 1)
     for size in (
         Size(parts=(part,), zipped_nbytes=10**8 + 1),
         Size(parts=(dataclasses.replace(part, nbytes=5 * 10**8 + 1),)),

@@ -18,10 +18,10 @@ import numpy as np
 import psutil
 import pytest
 
-from maas_sdk.bundle.store import LocalStore
 from maas_sdk.deploy.package import package
 from maas_sdk.deploy.process import FunctionProcess
 from maas_sdk.export import ProgramSpec, default_targets, export
+from maas_sdk.store.opening import LocalStore
 from maas_sdk.wire.frames import (
     CONTENT_TYPE,
     Call,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maas_sdk.bundle.encoding import Encoding
+from maas_sdk.bundle.encoding.spec import Encoding
 from maas_sdk.bundle.manifest import Manifest, Program, Target
 from maas_sdk.deploy.requirements import (
     LOCKS,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from maas_sdk.bundle.keys import write_keys
+from maas_sdk.bundle.crypto.keys import write_keys
 from maas_sdk.bundle.seal import seal_bundle
 from maas_sdk.deploy.container import container
 from maas_sdk.deploy.package import package

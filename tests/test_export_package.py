@@ -14,11 +14,12 @@ from flax import linen as nn
 from flax import nnx
 
 from maas_sdk import runtime
+from maas_sdk.bundle.files.weights import open_weights
 from maas_sdk.bundle.folder import Bundle, open_bundle
 from maas_sdk.bundle.manifest import WEIGHTS, executable_path, golden_path, stablehlo_path
-from maas_sdk.bundle.weights import open_weights
 from maas_sdk.errors import ConfigError, ExportError
-from maas_sdk.export import ProgramSpec, default_targets, export, verify
+from maas_sdk.export import ProgramSpec, default_targets, export
+from maas_sdk.export.verification import answers as verify
 
 BEST = default_targets()[:1]
 IMAGES = np.random.default_rng(0).random((5, 6, 6, 1), np.float32)

@@ -11,8 +11,8 @@ from jaxlib.mlir.dialects import stablehlo
 from maas_sdk.errors import ExportError
 from maas_sdk.export.events import Reporter
 from maas_sdk.export.inputs import check_buckets, requests
-from maas_sdk.export.model import adapt
-from maas_sdk.export.programs import Reference, lower, signature, trace
+from maas_sdk.export.programs import ReferenceModel, lower, signature, trace
+from maas_sdk.model.adapt import adapt
 
 ROWS = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
 
@@ -164,7 +164,7 @@ def test_outputs_that_follow_the_batch_otherwise_are_refused():
 def test_the_reference_answers_as_the_model_does():
     """The reference is the model itself, for any number of rows."""
     model, request = setup(lambda w, x: x @ w["w"], {"w": np.ones((4, 2)), "not": np.ones(3)})
-    reference = Reference(model=model, request=request, traces={})
+    reference = ReferenceModel(model=model, request=request, traces={})
     for rows in (1, 3):
         np.testing.assert_allclose(
             reference({"input": ROWS[:rows]})["output"], ROWS[:rows] @ np.ones((4, 2)), rtol=1e-6

@@ -16,11 +16,11 @@ from flax import linen, nnx
 
 from maas_sdk.bundle import open_bundle, open_weights
 from maas_sdk.bundle.manifest import WEIGHTS, golden_path
-from maas_sdk.bundle.store import LocalStore
 from maas_sdk.errors import ConfigError, CorruptError, ExportError
 from maas_sdk.export import default_targets, export
 from maas_sdk.export.reweight import reweight
 from maas_sdk.runtime import load
+from maas_sdk.store.opening import LocalStore
 
 X = np.random.default_rng(0).random((3, 4), np.float32)
 

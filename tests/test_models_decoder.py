@@ -20,7 +20,7 @@ from maas_sdk.sharding.pipeline import Pipelined
 from maas_sdk.sharding.strategies import mesh_for
 from maas_sdk.training.data import Examples, Split
 from maas_sdk.training.optimizer import OptimizerConfig
-from maas_sdk.training.trainer import TrainConfig, Trainer
+from maas_sdk.training.run.trainer import TrainConfig, Trainer
 
 TINY = DecoderConfig(
     vocab_size=11, layers=2, features=8, heads=4, kv_heads=2, hidden_features=12, max_length=16

@@ -14,7 +14,7 @@ from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.models.encoder import Encoder, EncoderConfig
 from maas_sdk.training.data import Examples, stratified_split
 from maas_sdk.training.optimizer import OptimizerConfig
-from maas_sdk.training.trainer import TrainConfig, Trainer
+from maas_sdk.training.run.trainer import TrainConfig, Trainer
 
 TINY = {
     "vocab_size": 11,

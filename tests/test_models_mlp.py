@@ -10,7 +10,7 @@ from maas_sdk.demo.digits import load_split
 from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.models.mlp import MLP, MLPConfig
 from maas_sdk.training.optimizer import OptimizerConfig
-from maas_sdk.training.trainer import TrainConfig, Trainer
+from maas_sdk.training.run.trainer import TrainConfig, Trainer
 
 
 def test_digits_are_learned() -> None:

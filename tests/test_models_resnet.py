@@ -13,7 +13,7 @@ from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.models.presets import abstract_model
 from maas_sdk.models.resnet import ResNet, ResNetConfig
 from maas_sdk.training.optimizer import OptimizerConfig
-from maas_sdk.training.trainer import TrainConfig, Trainer
+from maas_sdk.training.run.trainer import TrainConfig, Trainer
 
 TINY = ResNetConfig.preset("resnet-digits", depths=(1, 1), widths=(4, 8))
 

@@ -144,14 +144,14 @@ def test_many_threads_one_engine(engine):
 def test_a_bucket_that_threads_race_for_is_loaded_once(tiny_bundle, monkeypatch, tmp_path):
     """All but one wait for the one that loads, and all are answered."""
     loads: Counter[int] = Counter()
-    compile_one = xla.Client.compile
+    compile_one = xla.XlaClient.compile
 
     def slowly(self, stablehlo):
         loads[hash(stablehlo)] += 1
         time.sleep(0.05)
         return compile_one(self, stablehlo)
 
-    monkeypatch.setattr(xla.Client, "compile", slowly)
+    monkeypatch.setattr(xla.XlaClient, "compile", slowly)
     engine = runtime.load(tiny_bundle, tier="program", cache_dir=tmp_path)
     together = threading.Barrier(16)
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from maas_sdk.export.stablehlo import portable
+from maas_sdk.export.targets.instructions import features_of_executable
 from maas_sdk.runtime import host, xla
 from maas_sdk.runtime.host import _features_of_cpuinfo, cpu_features, machine
-from maas_sdk.runtime.instructions import features_of_executable
 
 # The flags that matter here, as /proc/cpuinfo of these machines has them.
 HASWELL = (
@@ -115,8 +115,8 @@ def compiled(tmp_path, fn, *examples, max_isa):
     (tmp_path / "p").write_bytes(portable(lowered.compiler_ir("stablehlo"), where="test").data)
     code = (
         "import sys\nfrom maas_sdk.runtime import xla\n"
-        "from maas_sdk.runtime.instructions import features_of_executable as f\n"
-        "print(*f(xla.Client().compile(open(sys.argv[1], 'rb').read()).serialize()))"
+        "from maas_sdk.export.targets.instructions import features_of_executable as f\n"
+        "print(*f(xla.XlaClient().compile(open(sys.argv[1], 'rb').read()).serialize()))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "p")],
@@ -179,7 +179,7 @@ def test_this_machine():
     """The processor here can run what is compiled here."""
     if machine() == "x86_64":
         assert cpu_features() >= {"64bit", "sse2"}
-    client = xla.Client()
+    client = xla.XlaClient()
     lowered = jax.jit(lambda x: x + 1).lower(np.ones(3, np.float32))
     data = portable(lowered.compiler_ir("stablehlo"), where="test").data
     assert set(features_of_executable(client.compile(data).serialize())) <= cpu_features()

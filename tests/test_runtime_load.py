@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from maas_sdk import runtime
+from maas_sdk.bundle.encoding.encode import compose, compress_tensor, pack_bitmap, pack_codes
+from maas_sdk.bundle.files.weights import open_weights, write_weights
 from maas_sdk.bundle.manifest import (
     SCHEMA,
     WEIGHTS,
@@ -22,12 +24,10 @@ from maas_sdk.bundle.manifest import (
     golden_path,
     stablehlo_path,
 )
-from maas_sdk.bundle.pack import compose, compress_tensor, pack_bitmap, pack_codes
-from maas_sdk.bundle.weights import open_weights, write_weights
 from maas_sdk.errors import CorruptError, ManifestError, ModelError, NotFoundError
 from maas_sdk.export import default_targets, export
-from maas_sdk.export.model import Leaf, Model
 from maas_sdk.export.stablehlo import portable
+from maas_sdk.model.adapt import Leaf, Model
 
 X = np.ones((2, 4), np.float32)
 BEST = default_targets()[:1]
@@ -206,7 +206,7 @@ def test_encoded_weights_answer_like_plain_ones(check, encoded_bundle, tmp_path)
     )
     answers = []
     for folder, modules in (
-        (encoded_bundle, ["zstandard", "maas_sdk.bundle.encoding"]),
+        (encoded_bundle, ["zstandard", "maas_sdk.bundle.encoding.spec"]),
         # A plain bundle does not even load what decodes.
         (plain.path, ["", ""]),
     ):
@@ -318,7 +318,7 @@ import json, sys
 import numpy as np
 from maas_sdk.runtime import xla
 folder = sys.argv[1]
-client = xla.Client()
+client = xla.XlaClient()
 a = np.load(folder + "/a.npy")
 for name, job in json.load(open(folder + "/jobs.json")).items():
     xla.register_custom_calls(job["calls"])

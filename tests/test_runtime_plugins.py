@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 
 from maas_sdk.errors import ConfigError, ExportError, IncompatibleError
-from maas_sdk.export import export, targets, verify
-from maas_sdk.export.targets import TargetSpec
+from maas_sdk.export import export
+from maas_sdk.export.targets.names import TargetSpec
+from maas_sdk.export.targets.names import names as targets
+from maas_sdk.export.verification import answers as verify
 from maas_sdk.runtime import load, plugins, xla
 from tests.plugin import ARCH, LIBRARY, NEEDS_PLUGIN, PLATFORM
 
@@ -115,7 +117,7 @@ def _seal_again(bundle: Path) -> None:
 @NEEDS_PLUGIN
 def test_every_kind_of_number_comes_back(plugged: None) -> None:
     """What goes to the device and is computed there has its dtype, shape and bytes on return."""
-    client = xla.Client(plugins.find_plugin(PLATFORM))
+    client = xla.XlaClient(plugins.find_plugin(PLATFORM))
     for dtype in ("bool", "int8", "uint16", "int32", "float16", "float32", ml_dtypes.bfloat16):
         array = np.arange(6).reshape(2, 3).astype(dtype)
         kind = {"bool": "i1", "int8": "i8", "uint16": "ui16", "int32": "i32"}.get(
@@ -231,7 +233,7 @@ def test_a_library_that_is_no_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyP
     library.write_bytes(b"not a library")
     monkeypatch.setenv(plugins.PLUGIN, str(library))
     with pytest.raises(IncompatibleError, match=r"plugin\.so opens no device: .*platform='cpu'"):
-        xla.Client(plugins.find_plugin("broken"))
+        xla.XlaClient(plugins.find_plugin("broken"))
     monkeypatch.setenv(plugins.PLUGIN, str(tmp_path / "absent.so"))
     with pytest.raises(ConfigError, match=r"absent\.so: no such file"):
         plugins.find_plugin("broken")

@@ -19,14 +19,14 @@ import pytest
 
 from maas_sdk import runtime
 from maas_sdk.bundle import open_bundle
-from maas_sdk.bundle.crypto import public_key_of
-from maas_sdk.bundle.keys import KeyKind, key_text
+from maas_sdk.bundle.crypto.keys import KeyKind, key_text
+from maas_sdk.bundle.crypto.primitives import public_key_of
 from maas_sdk.bundle.manifest import MANIFEST, WEIGHTS, executable_path
 from maas_sdk.bundle.seal import seal_bundle
 from maas_sdk.errors import ConfigError, CorruptError, SealError
 from maas_sdk.export import default_targets
 from maas_sdk.export.reweight import reweight
-from maas_sdk.export.verify import verify
+from maas_sdk.export.verification.answers import verify
 from maas_sdk.wire.frames import CONTENT_TYPE, Call, Result, decode_results, encode_calls
 
 SEED = bytes(range(32))
@@ -194,7 +194,7 @@ def test_a_plain_bundle_is_still_cached(tiny_bundle: Path, tmp_path: Path) -> No
     assert list((tmp_path / "cache").glob("*.xla"))
 
 
-MAIN = "from maas_sdk.serve.function import serve\npredict = serve({path!r}{how})\n"
+MAIN = "from maas_sdk.serve.shells.function import serve\npredict = serve({path!r}{how})\n"
 
 
 def ask_function(

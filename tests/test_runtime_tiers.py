@@ -115,13 +115,13 @@ def test_all_obstacles_are_named():
 def deserialized(monkeypatch):
     """Sizes of what was handed to XLA as executable code, at the seam."""
     seen = []
-    load = xla.Client.load
+    load = xla.XlaClient.load
 
     def spy(self, serialized):
         seen.append(len(serialized))
         return load(self, serialized)
 
-    monkeypatch.setattr(xla.Client, "load", spy)
+    monkeypatch.setattr(xla.XlaClient, "load", spy)
     return seen
 
 

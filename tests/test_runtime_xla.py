@@ -22,7 +22,7 @@ UNKNOWN_TO_XLA = {
 
 @pytest.fixture(scope="module")
 def client():
-    return xla.Client()
+    return xla.XlaClient()
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +134,7 @@ def test_the_buffer_keeps_the_array_alive(client):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_results_are_views_that_outlive_everything(dtype):
     """A result is XLA's memory, valid after executable, buffers and client are gone."""
-    client = xla.Client()
+    client = xla.XlaClient()
     x = aligned((512, 8), dtype_from_name(dtype))
     program = client.compile(stablehlo(lambda a: a + a, x))
     first, second = (program.run([client.put(x)], outputs(x))[0] for _ in range(2))
@@ -162,7 +162,7 @@ def test_serialized_and_loaded_again(client):
     """An executable survives as bytes, in another client."""
     x = np.arange(6, dtype=np.float32)
     data = client.compile(stablehlo(lambda a: a * 2, x)).serialize()
-    other = xla.Client()
+    other = xla.XlaClient()
     np.testing.assert_array_equal(other.load(data).run([other.put(x)], outputs(x))[0], x * 2)
 
 
@@ -193,7 +193,7 @@ def test_a_jaxlib_that_lacks_what_is_called(monkeypatch):
     """probe() names what is missing and what to do."""
     monkeypatch.setattr(xla, "_NEEDED", (*xla._NEEDED, "warp_drive"))
     with pytest.raises(IncompatibleError, match=r"lacks warp_drive.*pip install --upgrade maas"):
-        xla.Client()
+        xla.XlaClient()
 
 
 def test_without_jaxlib():

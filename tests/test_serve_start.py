@@ -68,7 +68,7 @@ def in_new_process(code: str, *arguments: object, **environ: str) -> list[dict[s
 def test_importing_leaves_python_as_it_was() -> None:
     """The collector is on, the environment's BLAS setting is back, numpy is whole."""
     code = f"""
-    import maas_sdk.serve.function
+    import maas_sdk.serve.shells.function
     import numpy as np
     a = np.eye(3) * 2
     assert np.linalg.inv(a)[0, 0] == 0.5 and np.random.default_rng(0).random() < 1
@@ -101,7 +101,7 @@ def test_a_numpy_that_is_there_is_left_alone() -> None:
     """Imported before, by the function's own code: its docstrings stay, nothing is set."""
     code = f"""
     import numpy as np
-    import maas_sdk.serve.function
+    import maas_sdk.serve.shells.function
     from numpy._core import _add_newdocs
     tell(doc=np.ndarray.sum.__doc__, blas=os.environ.get("{BLAS}"), file=_add_newdocs.__file__)
     """
@@ -114,7 +114,7 @@ def test_a_numpy_that_is_there_is_left_alone() -> None:
 FORK = """
 # Runs after the function's own, since these run in reverse order.
 os.register_at_fork(before=lambda: tell(when="before the fork"))
-from maas_sdk.serve.function import serve
+from maas_sdk.serve.shells.function import serve
 predict = serve(sys.argv[1])
 tell(when="imported")
 for _ in range(2):  # two workers of one master
@@ -180,7 +180,7 @@ def test_a_file_broken_before_the_fork_is_named(tiny_bundle: Path, tmp_path: Pat
 def test_without_a_fork_the_collector_resumes(tiny_bundle: Path) -> None:
     """In the debug server the first request loads, and the collector is on from then."""
     code = """
-from maas_sdk.serve.function import serve
+from maas_sdk.serve.shells.function import serve
 predict = serve(sys.argv[1])
 tell()
 tell(**post(predict))
@@ -198,7 +198,7 @@ def test_two_workers_share_a_port(tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(
         textwrap.dedent(f"""
         import os
-        from maas_sdk.serve.function import serve
+        from maas_sdk.serve.shells.function import serve
         answer = serve({str(tiny_bundle)!r})
 
         def predict(request):

@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from maas_sdk.bundle.store import open_store
 from maas_sdk.deploy.package import main_source
 from maas_sdk.deploy.process import FunctionProcess
+from maas_sdk.store.opening import open_store
 from tests import gcs as cloud
 
 STORE = "gs://bucket/models"

@@ -28,8 +28,8 @@ from maas_sdk.sharding.layout import (
 )
 from maas_sdk.sharding.mesh import make_mesh
 from maas_sdk.sharding.strategies import mesh_for
-from maas_sdk.training.checkpoint import Checkpoints
-from maas_sdk.training.retention import CheckpointConfig
+from maas_sdk.training.checkpoints.manager import Checkpoints
+from maas_sdk.training.checkpoints.retention import CheckpointConfig
 
 BOTH = {"fsdp": 4, "tensor": 2}
 

@@ -15,10 +15,10 @@ from flax import nnx
 from sklearn.datasets import load_digits
 
 from maas_sdk.errors import ConfigError
+from maas_sdk.hlo.collectives import collectives
 from maas_sdk.models.attention import Attention, FeedForward
 from maas_sdk.models.embedding import head
 from maas_sdk.models.mlp import MLP, MLPConfig
-from maas_sdk.sharding.hlo import collectives
 from maas_sdk.sharding.layout import (
     batch_sharding,
     lay_out,

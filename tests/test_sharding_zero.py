@@ -11,7 +11,7 @@ import pytest
 from sklearn.datasets import load_diabetes
 
 from maas_sdk.errors import ConfigError
-from maas_sdk.sharding.hlo import collectives
+from maas_sdk.hlo.collectives import collectives
 from maas_sdk.sharding.layout import place_batch
 from maas_sdk.sharding.mesh import make_mesh
 from maas_sdk.sharding.zero import make_zero

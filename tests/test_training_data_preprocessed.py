@@ -16,7 +16,7 @@ from maas_sdk.export import export
 from maas_sdk.runtime import load
 from maas_sdk.training.data import Examples, Normalization, Preprocessed, stratified_split
 from maas_sdk.training.optimizer import OptimizerConfig
-from maas_sdk.training.trainer import TrainConfig, Trainer
+from maas_sdk.training.run.trainer import TrainConfig, Trainer
 
 
 class Small(nnx.Module):

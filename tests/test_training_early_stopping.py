@@ -5,11 +5,11 @@ import math
 import pytest
 
 from maas_sdk.errors import ConfigError
-from maas_sdk.training.early_stopping import EarlyStopping, Verdict, judge
+from maas_sdk.training.early_stopping import EarlyStopping, StoppingVerdict, judge
 
 
-def after(config: EarlyStopping, *values: float) -> Verdict:
-    verdict = Verdict()
+def after(config: EarlyStopping, *values: float) -> StoppingVerdict:
+    verdict = StoppingVerdict()
     for step, value in enumerate(values, start=1):
         verdict = judge(config, verdict, step=step, value=value)
     return verdict
@@ -18,15 +18,17 @@ def after(config: EarlyStopping, *values: float) -> Verdict:
 def test_the_best_is_the_least_or_the_greatest() -> None:
     """By mode; an equal value is no progress."""
     values = (0.5, 0.3, 0.4, 0.3)
-    assert after(EarlyStopping(), *values) == Verdict(best=0.3, best_step=2, waited=2)
-    assert after(EarlyStopping(mode="max"), *values) == Verdict(best=0.5, best_step=1, waited=3)
+    assert after(EarlyStopping(), *values) == StoppingVerdict(best=0.3, best_step=2, waited=2)
+    assert after(EarlyStopping(mode="max"), *values) == StoppingVerdict(
+        best=0.5, best_step=1, waited=3
+    )
 
 
 def test_a_little_better_is_not_better() -> None:
     """Progress is more than min_delta, measured from the best and not from the last."""
     config = EarlyStopping(min_delta=0.1)
-    assert after(config, 1.0, 0.95, 0.91) == Verdict(best=1.0, best_step=1, waited=2)
-    assert after(config, 1.0, 0.95, 0.89) == Verdict(best=0.89, best_step=3)
+    assert after(config, 1.0, 0.95, 0.91) == StoppingVerdict(best=1.0, best_step=1, waited=2)
+    assert after(config, 1.0, 0.95, 0.89) == StoppingVerdict(best=0.89, best_step=3)
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
@@ -34,8 +36,8 @@ def test_a_little_better_is_not_better() -> None:
 def test_what_is_no_number_never_wins(mode: str, bad: float) -> None:
     """Not as the first value, and not later; it counts as an evaluation without progress."""
     config = EarlyStopping(mode=mode, patience=2)  # type: ignore[arg-type]
-    assert after(config, bad) == Verdict(waited=1)
-    assert after(config, bad, 0.5, bad) == Verdict(best=0.5, best_step=2, waited=1)
+    assert after(config, bad) == StoppingVerdict(waited=1)
+    assert after(config, bad, 0.5, bad) == StoppingVerdict(best=0.5, best_step=2, waited=1)
     assert after(config, bad, bad).stop(config)
 
 

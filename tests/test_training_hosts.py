@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from maas_sdk.distributed.launcher import launch
 from maas_sdk.errors import ModelError
-from maas_sdk.sharding.launcher import launch
 
 # Digits, 4 devices in all. Arguments: folder, strategy, the step after which process 1 is killed.
 PROGRAM = '''
@@ -21,12 +21,12 @@ from pathlib import Path
 import jax, numpy as np
 from flax import nnx
 from sklearn.datasets import load_digits
-from maas_sdk.sharding.hosts import join
-from maas_sdk.training.checkpoint import CheckpointConfig
+from maas_sdk.distributed.hosts import join
+from maas_sdk.training.checkpoints.manager import CheckpointConfig
 from maas_sdk.training.data import Examples
 from maas_sdk.training.hooks import Started, StepRecord
 from maas_sdk.training.optimizer import OptimizerConfig
-from maas_sdk.training.trainer import TrainConfig, Trainer
+from maas_sdk.training.run.trainer import TrainConfig, Trainer
 
 folder, strategy, kill_at = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 
@@ -198,11 +198,11 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 from sklearn.datasets import load_digits
-from maas_sdk.sharding.hosts import join
+from maas_sdk.distributed.hosts import join
 from maas_sdk.sharding.mesh import make_mesh
 from maas_sdk.sharding.pipeline import Pipelined
 from maas_sdk.training.data import Examples
-from maas_sdk.training.trainer import TrainConfig, Trainer
+from maas_sdk.training.run.trainer import TrainConfig, Trainer
 
 
 class Block(nnx.Module):

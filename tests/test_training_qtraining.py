@@ -19,8 +19,8 @@ from maas_sdk.training.qtraining import RULES, prepare, quantize_calls
 # [B, height, width, channels]; B = width of the dense layers, on purpose.
 X = np.random.default_rng(0).random((16, 8, 8, 1), dtype=np.float32)
 Y = np.arange(16) % 10
-# With whether the step is run too: compiling takes its time, and ``test_training_parity`` trains
-# with each of them.
+# With whether the step is run too: compiling takes its time, and
+# ``test_training_parity_comparison`` trains with each of them.
 POLICIES = {
     "int8": False,
     "int8_full": False,

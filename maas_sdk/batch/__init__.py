@@ -6,7 +6,7 @@ report = predict_files("digits.maas", "rows.parquet", "answers", BatchConfig(key
 """
 
 from maas_sdk.batch.config import BatchConfig
-from maas_sdk.batch.job import BatchReport, Job, predict_files
+from maas_sdk.batch.job import BatchJob, BatchReport, predict_files
 from maas_sdk.batch.progress import Progress
 
-__all__ = ["BatchConfig", "BatchReport", "Job", "Progress", "predict_files"]
+__all__ = ["BatchConfig", "BatchJob", "BatchReport", "Progress", "predict_files"]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 
-from maas_sdk.batch.parts import Part
+from maas_sdk.batch.parts import OutputPart
 from maas_sdk.batch.progress import Meter
 from maas_sdk.batch.rows import BadRow, Batcher, Chunk, cut
 from maas_sdk.batch.sizes import Sizes
@@ -33,7 +33,7 @@ def assemble(
     *,
     finished: Collection[int],
     meter: Meter,
-) -> Iterator[Part]:
+) -> Iterator[OutputPart]:
     """The parts of all rows that come, in their order, those that are finished left out.
 
     Args:
@@ -90,11 +90,11 @@ class _Open:
         for batch in self._batcher.add(chunk.inputs, len(chunk.numbers)):
             self._answer(batch)
 
-    def close(self) -> Part:
+    def close(self) -> OutputPart:
         """The part, with the answers to the rows that were still waiting for a full batch."""
         for batch in self._batcher.rest():
             self._answer(batch)
-        return Part(
+        return OutputPart(
             index=self.index,
             rows=self._rows,
             keys=np.concatenate(self._keys),

@@ -18,14 +18,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple, Self
 
 from maas_sdk.batch.config import BatchConfig
-from maas_sdk.batch.job import Job
+from maas_sdk.batch.job import BatchJob
 from maas_sdk.batch.parts import DONE
 from maas_sdk.batch.place import ObjectPlace
 from maas_sdk.batch.source import SUFFIXES
-from maas_sdk.bundle.objects import Objects
-from maas_sdk.bundle.place import find_bundle
-from maas_sdk.bundle.transfer import download
 from maas_sdk.errors import ConfigError, InputError, MaasError, NotFoundError
+from maas_sdk.store.objects import Objects
+from maas_sdk.store.resolve import find_bundle
+from maas_sdk.store.transfer import download
 
 __all__ = ["FAILED", "FINALIZED", "Arrived", "EventConfig", "answer", "on_event"]
 
@@ -186,7 +186,7 @@ def answer(bundle: str | os.PathLike[str], arrived: Arrived, config: EventConfig
             return "nothing to do: the object was deleted or replaced since"
         same = {"bucket": arrived.bucket, "name": arrived.name, "generation": arrived.generation}
         try:
-            report = Job.of(bundle, path, config.options, same=same).run(place)
+            report = BatchJob.of(bundle, path, config.options, same=same).run(place)
         except InputError as error:
             said = {
                 "error": error.message.replace(str(path), f"gs://{arrived.bucket}/{arrived.name}")
@@ -201,7 +201,7 @@ def answer(bundle: str | os.PathLike[str], arrived: Arrived, config: EventConfig
 
 def _objects(bucket: str, prefix: str = "") -> Objects:
     # Only here: what reads events is tried out without a bucket.
-    from maas_sdk.bundle.gcs import GcsObjects
+    from maas_sdk.store.gcs import GcsObjects
 
     # In one request however large: parts of an object would lie among the answers.
     return GcsObjects(bucket, prefix, part_bytes=_OBJECT_BYTES)

@@ -25,24 +25,24 @@ from maas_sdk.batch.overlap import ahead, short_turns
 from maas_sdk.batch.parts import (
     DONE,
     JOB,
-    Part,
+    OutputPart,
     bad_name,
     check_outputs,
     finished,
     is_ours,
     part_name,
 )
-from maas_sdk.batch.place import Folder, Place
+from maas_sdk.batch.place import Destination, Folder
 from maas_sdk.batch.progress import Meter, Progress
 from maas_sdk.batch.rows import Chunk
 from maas_sdk.batch.sizes import Sizes
-from maas_sdk.batch.source import Source, open_source
+from maas_sdk.batch.source import RowSource, open_source
 from maas_sdk.bundle.folder import open_bundle
 from maas_sdk.bundle.manifest import MANIFEST, Manifest
 from maas_sdk.errors import ConfigError, InputError, MaasError, NotFoundError
 from maas_sdk.runtime.load import load
 
-__all__ = ["BatchReport", "Job", "Mode", "predict_files"]
+__all__ = ["BatchJob", "BatchReport", "Mode", "predict_files"]
 
 # What is done about answers that are there: "new" refuses, "resume" goes on behind those of the
 # same job, "overwrite" removes them.
@@ -69,7 +69,7 @@ class BatchReport:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
+class BatchJob:
     """A batch prediction that has been checked, and not begun."""
 
     bundle: Path
@@ -77,7 +77,7 @@ class Job:
     manifest: Manifest
     config: BatchConfig
     sizes: Sizes
-    source: Source
+    source: RowSource
     # What it is of; its fingerprint binds answers to it.
     document: Mapping[str, Any]
 
@@ -89,7 +89,7 @@ class Job:
         config: BatchConfig,
         *,
         same: Mapping[str, object] | None = None,
-    ) -> Job:
+    ) -> BatchJob:
         """Check what is asked, before anything is loaded or written.
 
         Args:
@@ -141,7 +141,7 @@ class Job:
         """64 hex digits that the document has."""
         return fingerprint(self.document)
 
-    def done(self, place: Place) -> BatchReport | None:
+    def done(self, place: Destination) -> BatchReport | None:
         """What became of the job, if it is all done there."""
         if DONE not in (names := place.names()) or JOB not in names:
             return None
@@ -149,7 +149,7 @@ class Job:
         found = json.loads(place.read(DONE))
         return BatchReport(**{**found, "run_rows": 0, "run_s": 0.0})
 
-    def check(self, place: Place) -> None:
+    def check(self, place: Destination) -> None:
         """Raise ``ConfigError`` if what lies there is of another job."""
         names = place.names()
         if JOB in names:
@@ -169,7 +169,7 @@ class Job:
             )
 
     def run(
-        self, place: Place, *, progress: Callable[[Progress], None] | None = None
+        self, place: Destination, *, progress: Callable[[Progress], None] | None = None
     ) -> BatchReport:
         """Do what is not done yet. Raises as ``predict_files``."""
         if (report := self.done(place)) is not None:
@@ -183,7 +183,7 @@ class Job:
             engine.close()
 
     def _run(
-        self, place: Place, run: Run, progress: Callable[[Progress], None] | None
+        self, place: Destination, run: Run, progress: Callable[[Progress], None] | None
     ) -> BatchReport:
         names = place.names()
         there = finished(names, self.fingerprint)
@@ -219,7 +219,7 @@ class Job:
         place.put(DONE, _json(asdict(report)))
         return report
 
-    def _write(self, place: Place, part: Part) -> None:
+    def _write(self, place: Destination, part: OutputPart) -> None:
         """Put a part there; its name is what says that it is done, so it comes last."""
         kind, key = self.config.format, self.source.key
         if part.bad:
@@ -228,7 +228,7 @@ class Job:
         name = part_name(part.index, self.fingerprint, kind)
         place.put(name, lambda path: part.write(path, kind, key))
 
-    def _bad_rows(self, place: Place, names: set[str], index: int) -> int:
+    def _bad_rows(self, place: Destination, names: set[str], index: int) -> int:
         """How many rows of a finished part have no answer."""
         name = bad_name(index, self.fingerprint)
         return place.read(name).count(b"\n") if name in names else 0
@@ -263,7 +263,7 @@ def predict_files(
         BundleError: the bundle cannot be used here, or the disk is full.
         ModelError: the model failed while it ran.
     """
-    job = Job.of(bundle, file, config or BatchConfig())
+    job = BatchJob.of(bundle, file, config or BatchConfig())
     with Folder(Path(out)) as place:
         _make_way(place, job, mode)
         try:
@@ -279,7 +279,7 @@ def predict_files(
             ) from error
 
 
-def _make_way(place: Folder, job: Job, mode: Mode) -> None:
+def _make_way(place: Folder, job: BatchJob, mode: Mode) -> None:
     """What the mode says about what is in the folder."""
     names = place.names()
     if not names:

@@ -17,20 +17,20 @@ import numpy as np
 
 from maas_sdk.batch.config import BatchConfig
 from maas_sdk.batch.json_codec import decode_line
-from maas_sdk.batch.layout import ROW, Layout, layout_of
+from maas_sdk.batch.layout import ROW, ColumnMap, layout_of
 from maas_sdk.batch.lines import blocks, lines_of
 from maas_sdk.batch.rows import Chunk, chunk_of
 from maas_sdk.batch.values import fit_each, shown
 from maas_sdk.errors import InputError
 from maas_sdk.tensors import Array, Signature
 
-__all__ = ["JsonLines"]
+__all__ = ["JsonLinesFile"]
 
 # The value of a row that is one: JSON has no such name.
 _BARE: Final = ""
 
 
-class JsonLines:
+class JsonLinesFile:
     """A .jsonl file: a ``Source``. Its first row says which fields there are.
 
     Keys are text: a whole number under the key's name is written as its digits.
@@ -80,7 +80,7 @@ class JsonLines:
         return fit_each(name, values, self._layout.specs[name], flaws, finite=self._finite)
 
 
-def _layout(path: Path, signature: Signature, config: BatchConfig) -> tuple[Layout, bool]:
+def _layout(path: Path, signature: Signature, config: BatchConfig) -> tuple[ColumnMap, bool]:
     """The layout that the first row which is one gives, and whether rows are bare values."""
     for block, _ in blocks(path):
         found = [_row(line, bare=len(signature.inputs) == 1) for line in lines_of(block)]

@@ -16,14 +16,14 @@ from maas_sdk.batch.values import row_size
 from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.tensors import Signature, TensorSpec
 
-__all__ = ["ROW", "Layout", "check_signature", "layout_of"]
+__all__ = ["ROW", "ColumnMap", "check_signature", "layout_of"]
 
 # Name of the column of row numbers.
 ROW: Final = "row"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Layout:
+class ColumnMap:
     """How columns become inputs."""
 
     # By input of the program.
@@ -55,7 +55,7 @@ def check_signature(program: str, signature: Signature) -> None:
 
 def layout_of(
     path: Path, names: Sequence[str], signature: Signature, config: BatchConfig
-) -> Layout:
+) -> ColumnMap:
     """The layout of a file with the columns ``names``.
 
     Raises:
@@ -74,7 +74,7 @@ def layout_of(
         else:
             left_out = {config.key, *config.ignore}
             chosen[name] = tuple(column for column in names if column not in left_out)
-    layout = Layout(specs=specs, columns=chosen, key=config.key)
+    layout = ColumnMap(specs=specs, columns=chosen, key=config.key)
     missing = [name for name in layout.names if name not in names]
     double = sorted({name for name in layout.names if list(names).count(name) > 1})
     if missing or double:

@@ -24,7 +24,16 @@ from maas_sdk.batch.rows import BadRow
 from maas_sdk.errors import ConfigError
 from maas_sdk.tensors import Array, Signature
 
-__all__ = ["DONE", "JOB", "Part", "bad_name", "check_outputs", "finished", "is_ours", "part_name"]
+__all__ = [
+    "DONE",
+    "JOB",
+    "OutputPart",
+    "bad_name",
+    "check_outputs",
+    "finished",
+    "is_ours",
+    "part_name",
+]
 
 # What the job is, written first; what became of it, written last.
 JOB: Final = "job.json"
@@ -33,7 +42,7 @@ _OURS: Final = re.compile(r"(part|bad)-(\d{6,})-([0-9a-f]{12})\.(jsonl|npz|parqu
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class OutputPart:
     """The answers to some rows of the input that follow one another."""
 
     index: int

@@ -19,18 +19,18 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from maas_sdk.batch.parts import is_ours
-from maas_sdk.bundle.staging import disk_errors
+from maas_sdk.bundle.files.staging import disk_errors
 from maas_sdk.errors import ConfigError, NotFoundError
 
 if TYPE_CHECKING:
-    from maas_sdk.bundle.objects import Objects
+    from maas_sdk.store.objects import Objects
 
-__all__ = ["Folder", "ObjectPlace", "Place"]
+__all__ = ["Destination", "Folder", "ObjectPlace"]
 
 _TEMPORARY: Final = ".writing-"
 
 
-class Place(Protocol):
+class Destination(Protocol):
     """A set of files by name, each of which is written once."""
 
     def names(self) -> set[str]:
@@ -47,7 +47,7 @@ class Place(Protocol):
 
 
 class Folder:
-    """A folder on a disk: a ``Place``, locked by the context.
+    """A folder on a disk: a ``Destination``, locked by the context.
 
     Args:
         path: made if it is not there.
@@ -119,7 +119,7 @@ class Folder:
 
 
 class ObjectPlace:
-    """Objects below a prefix: a ``Place`` that several processes may share.
+    """Objects below a prefix: a ``Destination`` that several processes may share.
 
     Args:
         objects: those of the prefix, and no others.
@@ -142,7 +142,7 @@ class ObjectPlace:
     def put(self, name: str, write: Callable[[Path], None]) -> None:
         """As ``Place.put``; one that is there, by whoever does the same job, stays."""
         # Only here: a folder knows no store.
-        from maas_sdk.bundle.transfer import file_checksum
+        from maas_sdk.store.transfer import file_checksum
 
         with tempfile.TemporaryDirectory(prefix="maas-batch-") as folder:
             path = Path(folder) / name

@@ -14,17 +14,17 @@ from typing import Final, Protocol
 from maas_sdk.batch.config import BatchConfig
 from maas_sdk.batch.csv_table import CsvFile
 from maas_sdk.batch.images import PICTURES, Images
-from maas_sdk.batch.jsonl import JsonLines
+from maas_sdk.batch.jsonl import JsonLinesFile
 from maas_sdk.batch.npy import NpyFile, NpzFile
 from maas_sdk.batch.parquet import ParquetFile
 from maas_sdk.batch.rows import Chunk
 from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.tensors import Signature
 
-__all__ = ["SUFFIXES", "Source", "open_source"]
+__all__ = ["SUFFIXES", "RowSource", "open_source"]
 
 
-class Source(Protocol):
+class RowSource(Protocol):
     """An input that has been opened.
 
     Attributes:
@@ -44,13 +44,13 @@ class Source(Protocol):
         ...
 
 
-_KINDS: Final[dict[str, Callable[..., Source]]] = {
+_KINDS: Final[dict[str, Callable[..., RowSource]]] = {
     ".npy": NpyFile,
     ".npz": NpzFile,
     ".parquet": ParquetFile,
     ".csv": CsvFile,
-    ".jsonl": JsonLines,
-    ".ndjson": JsonLines,
+    ".jsonl": JsonLinesFile,
+    ".ndjson": JsonLinesFile,
     **dict.fromkeys(PICTURES, Images),
 }
 
@@ -60,7 +60,7 @@ SUFFIXES: Final = tuple(_KINDS)
 
 def open_source(
     path: Path, signature: Signature, config: BatchConfig, *, chunk_rows: int
-) -> Source:
+) -> RowSource:
     """Open an input by what its name ends in.
 
     Args:

@@ -7,9 +7,9 @@ versions), ``seal`` (signatures and encryption).
 
 from __future__ import annotations
 
+from maas_sdk.bundle.files.weights import Weights, open_weights, write_weights
 from maas_sdk.bundle.folder import Bundle, BundleWriter, open_bundle
 from maas_sdk.bundle.manifest import Manifest
-from maas_sdk.bundle.weights import Weights, open_weights, write_weights
 
 __all__ = [
     "Bundle",

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from maas_sdk.bundle.files.staging import Staging, disk_errors
 from maas_sdk.bundle.folder import (
     MAX_MANIFEST_BYTES,
     MAX_SIGNATURE_BYTES,
@@ -26,7 +27,6 @@ from maas_sdk.bundle.folder import (
     signed_by,
 )
 from maas_sdk.bundle.manifest import MANIFEST, SIGNATURE, Manifest
-from maas_sdk.bundle.staging import Staging, disk_errors
 from maas_sdk.errors import BundleError, CorruptError, NotFoundError
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from maas_sdk.bundle import strict_json as read
+from maas_sdk.bundle.files import strict_json as read
 from maas_sdk.errors import ManifestError
 
-__all__ = ["CompressedLayer", "Compression", "Latency", "read_compression"]
+__all__ = ["CompressedLayer", "Compression", "LatencyRecord", "read_compression"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +50,7 @@ class CompressedLayer:
         }
 
 
-class Latency(NamedTuple):
+class LatencyRecord(NamedTuple):
     """Seconds of one run of one bucket, of the model as it was and as it is."""
 
     before: float
@@ -75,7 +75,7 @@ class Compression:
     bytes_memory: int
     layers: tuple[CompressedLayer, ...] = ()
     # By bucket in digits.
-    latency_s: Mapping[str, Latency] = field(default_factory=dict)
+    latency_s: Mapping[str, LatencyRecord] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_bytes("model", self.bytes_before, self.bytes_stored, self.bytes_memory)
@@ -117,7 +117,7 @@ _LAYER_IN: Final = read.record(
         "sqnr_db": read.or_null(read.number),
     },
 )
-_LATENCY_IN: Final = read.record(Latency, {"before": read.number, "after": read.number})
+_LATENCY_IN: Final = read.record(LatencyRecord, {"before": read.number, "after": read.number})
 _COMPRESSION_IN: Final = read.record(
     Compression,
     {

@@ -16,7 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Protocol, Self
 
-from maas_sdk.bundle.contents import (
+from maas_sdk.bundle.manifest import MANIFEST, SIGNATURE, FileEntry, Manifest, check_path
+from maas_sdk.bundle.reader import (
     REMEDY,
     Bundle,
     check_digest,
@@ -24,7 +25,6 @@ from maas_sdk.bundle.contents import (
     read_small,
     wrong_size,
 )
-from maas_sdk.bundle.manifest import MANIFEST, SIGNATURE, FileEntry, Manifest, check_path
 from maas_sdk.errors import BundleError, ConfigError, CorruptError, NotFoundError
 
 __all__ = [
@@ -241,7 +241,7 @@ class BundleWriter:
 
     def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         # Only here: to open a bundle, as every cold start does, none of it is needed.
-        from maas_sdk.bundle.staging import Staging
+        from maas_sdk.bundle.files.staging import Staging
 
         self._staging = Staging(path, overwrite=overwrite)
 

@@ -19,14 +19,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from maas_sdk.bundle import strict_json as read
+from maas_sdk.bundle.files import strict_json as read
 from maas_sdk.bundle.program import Program, Verification, program_out, read_program
 from maas_sdk.errors import ManifestError
 
 if TYPE_CHECKING:
     from maas_sdk.bundle.compression import Compression
-    from maas_sdk.bundle.encoding import Encoding
-    from maas_sdk.bundle.encryption import Encryption
+    from maas_sdk.bundle.crypto.encryption import Encryption
+    from maas_sdk.bundle.encoding.spec import Encoding
 
 __all__ = [
     "MANIFEST",
@@ -231,7 +231,7 @@ def _read_encodings(value: Any, path: str) -> Any:
     # Here, as below: a plain bundle is opened without what reads a compressed one.
     if value == {}:
         return {}
-    from maas_sdk.bundle.encoding import read_encoding
+    from maas_sdk.bundle.encoding.spec import read_encoding
 
     return read.map_of(read_encoding)(value, path)
 
@@ -243,7 +243,7 @@ def _read_compression(value: Any, path: str) -> Any:
 
 
 def _read_encryption(value: Any, path: str) -> Any:
-    from maas_sdk.bundle.encryption import read_encryption
+    from maas_sdk.bundle.crypto.encryption import read_encryption
 
     return read_encryption(value, path)
 

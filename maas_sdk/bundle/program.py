@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from maas_sdk.bundle import strict_json as read
+from maas_sdk.bundle.files import strict_json as read
 from maas_sdk.errors import ManifestError
 from maas_sdk.tensors import Signature, TensorSpec
 

@@ -13,15 +13,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from maas_sdk.bundle import stream
-from maas_sdk.bundle.contents import check_digest, open_file, wrong_size
-from maas_sdk.bundle.crypto import Cipher
-from maas_sdk.bundle.encryption import UNWRAPPED, Encryption, associated, unwrap, wrap
+from maas_sdk.bundle.crypto import stream
+from maas_sdk.bundle.crypto.encryption import UNWRAPPED, Encryption, associated, unwrap, wrap
+from maas_sdk.bundle.crypto.keys import KeyKind, key_id, new_key, read_key
+from maas_sdk.bundle.crypto.primitives import Cipher
+from maas_sdk.bundle.files.staging import Staging
 from maas_sdk.bundle.folder import Bundle, copy_checked, open_bundle
-from maas_sdk.bundle.keys import KeyKind, key_id, new_key, read_key
 from maas_sdk.bundle.manifest import MANIFEST, SIGNATURE, FileEntry, Manifest
+from maas_sdk.bundle.reader import check_digest, open_file, wrong_size
 from maas_sdk.bundle.signature import sign_manifest, signer_of
-from maas_sdk.bundle.staging import Staging
 from maas_sdk.errors import ConfigError
 
 __all__ = ["seal_bundle"]

@@ -14,9 +14,9 @@ import json
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from maas_sdk.bundle import crypto
-from maas_sdk.bundle import strict_json as read
-from maas_sdk.bundle.keys import KeyKind, key_text, parse_key, trusted
+from maas_sdk.bundle.crypto import primitives as crypto
+from maas_sdk.bundle.crypto.keys import KeyKind, key_text, parse_key, trusted
+from maas_sdk.bundle.files import strict_json as read
 from maas_sdk.bundle.manifest import MANIFEST, SIGNATURE
 from maas_sdk.errors import ConfigError, ManifestError, SealError
 

@@ -7,26 +7,14 @@ from typing import Annotated
 import typer
 
 from maas_sdk import __version__
-from maas_sdk.cli import (
-    batch,
-    bench,
-    bundles,
-    demo,
-    deploy,
-    deployed,
-    evaluate,
-    export,
-    package,
-    parity,
-    plan,
-    predict,
-    quantize,
-    reweight,
-    rollback,
-    seal,
-    serve,
-    store,
-)
+from maas_sdk.cli.build import export, package, quantize, reweight, seal
+from maas_sdk.cli.build import inspect as bundles
+from maas_sdk.cli.deployment import deploy
+from maas_sdk.cli.deployment import status as deployed
+from maas_sdk.cli.serving import batch, bench, predict, serve
+from maas_sdk.cli.stores import rollback
+from maas_sdk.cli.stores import versions as store
+from maas_sdk.cli.study import demo, evaluate, parity, plan
 
 __all__ = ["app"]
 

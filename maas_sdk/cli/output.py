@@ -40,7 +40,7 @@ Json = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
-# What ``bundle.place.find_bundle`` takes. A text, for a path would lose a slash of ``gs://``.
+# What ``store.resolve.find_bundle`` takes. A text, for a path would lose a slash of ``gs://``.
 BundlePlace = Annotated[
     str,
     typer.Argument(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import httpx
 
-from maas_sdk.client.chunking import Collector, Outputs, Part
+from maas_sdk.client.chunking import CallPart, Collector, Outputs
 from maas_sdk.client.inputs import as_inputs
 from maas_sdk.client.progress import Progress, reporting, total_of
 from maas_sdk.client.replies import Reply
@@ -172,7 +172,9 @@ class AsyncClient(Shell[httpx.AsyncBaseTransport]):
         import asyncio
 
         collector, done = Collector(), 0
-        window: deque[tuple[tuple[Part, ...], asyncio.Task[list[Outputs | MaasError]]]] = deque()
+        window: deque[tuple[tuple[CallPart, ...], asyncio.Task[list[Outputs | MaasError]]]] = (
+            deque()
+        )
         chunks = self._chunks(items, of, batch_rows, call)
         try:
             with reporting(progress, total_of(items)) as report:
@@ -209,7 +211,7 @@ class AsyncClient(Shell[httpx.AsyncBaseTransport]):
         of: Literal["rows", "batches"],
         batch_rows: int,
         call: CallOptions,
-    ) -> AsyncGenerator[tuple[Part, ...]]:
+    ) -> AsyncGenerator[tuple[CallPart, ...]]:
         signature = await self._drive(self._session.signature(call))
         chunker = self._session.chunker(of=of, signature=signature, chunk_rows=batch_rows)
         index = 0

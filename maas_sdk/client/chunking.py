@@ -20,7 +20,7 @@ from maas_sdk.client.inputs import ProgramInputs
 from maas_sdk.errors import ConfigError, InputError, MaasError, TooLargeError
 from maas_sdk.tensors import Array, dtype_name, packed_nbytes
 
-__all__ = ["Chunker", "Collector", "Outputs", "Part", "framed_nbytes"]
+__all__ = ["CallPart", "Chunker", "Collector", "Outputs", "framed_nbytes"]
 
 Outputs = dict[str, Array]
 
@@ -30,7 +30,7 @@ _CALL_OVERHEAD_BYTES: Final = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Part:
+class CallPart:
     """One call and what it means for the items."""
 
     # The items it covers: start ≤ item < stop.
@@ -88,13 +88,13 @@ class Chunker:
         self._max_bytes = max_bytes
         self._max_calls = max_calls
         self._items = 0
-        self._parts: list[Part] = []
+        self._parts: list[CallPart] = []
         # Rows of equal names, dtypes and shapes that will be stacked into one part.
         self._run: list[Mapping[str, Array]] = []
         self._rows = 0
         self._nbytes = 0
 
-    def push(self, inputs: Mapping[str, Array]) -> Iterator[tuple[Part, ...]]:
+    def push(self, inputs: Mapping[str, Array]) -> Iterator[tuple[CallPart, ...]]:
         """Take the next item; the chunks that are full now.
 
         Raises:
@@ -129,7 +129,7 @@ class Chunker:
         if self._rows >= self._chunk_rows:
             yield self._close()
 
-    def finish(self) -> Iterator[tuple[Part, ...]]:
+    def finish(self) -> Iterator[tuple[CallPart, ...]]:
         """No more items: the chunk that was not full, if any."""
         if self._parts or self._run:
             yield self._close()
@@ -147,14 +147,16 @@ class Chunker:
 
     def _push_batch(self, inputs: Mapping[str, Array], rows: int) -> None:
         item = self._items
-        self._parts.append(Part(start=item, stop=item + 1, inputs=inputs, rows=rows, stacked=False))
+        self._parts.append(
+            CallPart(start=item, stop=item + 1, inputs=inputs, rows=rows, stacked=False)
+        )
 
     def _close_run(self) -> None:
         run, self._run = self._run, []
         if not run:
             return
         self._parts.append(
-            Part(
+            CallPart(
                 start=self._items - len(run),
                 stop=self._items,
                 inputs={name: np.stack([row[name] for row in run]) for name in run[0]},
@@ -163,13 +165,13 @@ class Chunker:
             )
         )
 
-    def _close(self) -> tuple[Part, ...]:
+    def _close(self) -> tuple[CallPart, ...]:
         self._close_run()
         chunk = tuple(self._parts)
         self._parts, self._rows, self._nbytes = [], 0, 0
         return chunk
 
-    def _split(self, inputs: Mapping[str, Array], rows: int) -> list[Part]:
+    def _split(self, inputs: Mapping[str, Array], rows: int) -> list[CallPart]:
         """Pieces of one batch by rows. Inputs without a batch dimension go with every piece."""
         batched = self._signature.batched if self._signature else frozenset[str]()
         whole = {name: array for name, array in inputs.items() if name not in batched}
@@ -186,7 +188,7 @@ class Chunker:
         size = max(1, (self._max_bytes - fixed_nbytes) // max(1, row_nbytes))
         size = size if self._max_rows is None else min(size, self._max_rows)
         return [
-            Part(
+            CallPart(
                 start=self._items,
                 stop=self._items + 1,
                 inputs=whole | {name: a[first : first + size] for name, a in by_row.items()},
@@ -206,7 +208,7 @@ class Collector:
         self._pieces: list[Outputs | MaasError] = []
         self._rows: list[int] = []
 
-    def add(self, part: Part, outcome: Outputs | MaasError) -> Iterator[Outputs | MaasError]:
+    def add(self, part: CallPart, outcome: Outputs | MaasError) -> Iterator[Outputs | MaasError]:
         """Take a part's outputs, or the error it ended in; the items that are complete now."""
         if not part.stacked:
             self._pieces.append(outcome)

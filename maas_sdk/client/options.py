@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit
 from maas_sdk.client.retries import RetryPolicy
 from maas_sdk.errors import ConfigError
 
-__all__ = ["DEFAULT_MAX_REQUEST_BYTES", "ClientOptions", "Route", "check_seconds"]
+__all__ = ["DEFAULT_MAX_REQUEST_BYTES", "ClientOptions", "RouteOptions", "check_seconds"]
 
 # Cloud Functions and Cloud Run refuse request bodies over 32 MB (HTTP/1); the rest is headroom
 # for what proxies on the way add and for reading the M in either way.
@@ -85,7 +85,7 @@ class ClientOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Route:
+class RouteOptions:
     """Which model answers, in which version."""
 
     model: str

@@ -19,10 +19,10 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from maas_sdk.client.chunking import Chunker, Collector, Outputs, Part, framed_nbytes
+from maas_sdk.client.chunking import CallPart, Chunker, Collector, Outputs, framed_nbytes
 from maas_sdk.client.clock import Clock
 from maas_sdk.client.inputs import ProgramInputs, as_inputs, program_inputs
-from maas_sdk.client.options import ClientOptions, Route, check_seconds
+from maas_sdk.client.options import ClientOptions, RouteOptions, check_seconds
 from maas_sdk.client.replies import Reply, read_json, read_results
 from maas_sdk.client.retries import RetryBudget
 from maas_sdk.errors import ConfigError, DeadlineError, MaasError, traits
@@ -86,7 +86,7 @@ class Session:
         self._random = (rng or random.Random()).random
         self._budget = RetryBudget(options.retry)
         self._limits = FrameLimits(max_bytes=options.max_response_bytes)
-        self._signatures: dict[tuple[Route, str | None], ProgramInputs] = {}
+        self._signatures: dict[tuple[RouteOptions, str | None], ProgramInputs] = {}
 
     # ---- questions ----
 
@@ -115,7 +115,7 @@ class Session:
         return answer
 
     def exchange(
-        self, parts: Sequence[Part], call: CallOptions
+        self, parts: Sequence[CallPart], call: CallOptions
     ) -> Steps[list[Outputs | MaasError]]:
         """One request with its retries: what became of each of its calls, in order.
 
@@ -184,7 +184,7 @@ class Session:
     # ---- one request and its retries ----
 
     def _exchange(
-        self, parts: Sequence[Part], route: Route, call: CallOptions, deadline: float
+        self, parts: Sequence[CallPart], route: RouteOptions, call: CallOptions, deadline: float
     ) -> Steps[list[Outputs | MaasError]]:
         url = self.options.address(route.path() + ":predict")
         outcomes: dict[int, Outputs | MaasError] = {}
@@ -285,10 +285,10 @@ class Session:
             headers |= {"Content-Type": media_type, "Content-Length": str(nbytes)}
         return Send(method=method, url=url, headers=headers, body=body, left_s=left_s)
 
-    def _route(self, call: CallOptions) -> Route:
+    def _route(self, call: CallOptions) -> RouteOptions:
         if self.options.model is None:
             raise ConfigError("which model? Give its name: Client(url, model='…')")
-        return Route(model=self.options.model, version=call.version, label=call.label)
+        return RouteOptions(model=self.options.model, version=call.version, label=call.label)
 
     def _deadline(self, call: CallOptions) -> float:
         timeout_s = self.options.timeout_s
@@ -324,7 +324,7 @@ def _too_late(url: str) -> DeadlineError:
     return DeadlineError(f"{url}: the caller's time was up before the request was sent")
 
 
-def _located(outcome: Outputs | MaasError, part: Part) -> Outputs | MaasError:
+def _located(outcome: Outputs | MaasError, part: CallPart) -> Outputs | MaasError:
     """The error with the items that it is about; results as they are."""
     if not isinstance(outcome, MaasError):
         return outcome

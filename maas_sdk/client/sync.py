@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 import httpx
 
-from maas_sdk.client.chunking import Collector, Outputs, Part
+from maas_sdk.client.chunking import CallPart, Collector, Outputs
 from maas_sdk.client.inputs import ProgramInputs, as_inputs
 from maas_sdk.client.progress import Progress, reporting, total_of
 from maas_sdk.client.replies import Reply
@@ -203,7 +203,7 @@ class Client(Shell[httpx.BaseTransport]):
     ) -> Iterator[Array | Outputs | MaasError]:
         collector, done = Collector(), 0
         pool = ThreadPoolExecutor(max_in_flight, thread_name_prefix="maas-client")
-        window: deque[tuple[tuple[Part, ...], Future[list[Outputs | MaasError]]]] = deque()
+        window: deque[tuple[tuple[CallPart, ...], Future[list[Outputs | MaasError]]]] = deque()
         try:
             with reporting(progress, total_of(items)) as report:
                 chunks = self._chunks(items, of, batch_rows, call)
@@ -235,7 +235,7 @@ class Client(Shell[httpx.BaseTransport]):
         of: Literal["rows", "batches"],
         batch_rows: int,
         call: CallOptions,
-    ) -> Iterator[tuple[Part, ...]]:
+    ) -> Iterator[tuple[CallPart, ...]]:
         signature: ProgramInputs = self._drive(self._session.signature(call))
         chunker = self._session.chunker(of=of, signature=signature, chunk_rows=batch_rows)
         for index, item in enumerate(items):

@@ -12,12 +12,13 @@ program then computes, and ``quantized`` how it is served.
 """
 
 from maas_sdk.compress.allocate import CANDIDATES, Sensitivity, sensitivity
-from maas_sdk.compress.formats import Format
-from maas_sdk.compress.plans import Activations
+from maas_sdk.compress.program.formats import Format
+from maas_sdk.compress.program.quantized_model import QuantizedModel
+from maas_sdk.compress.program.quantized_weight import Activations
+from maas_sdk.compress.program.recipes import RECIPES, SUMMARIES, Recipe, find_recipe
+from maas_sdk.compress.program.report import LayerReport, QuantizationReport
 from maas_sdk.compress.quantize import quantize
-from maas_sdk.compress.quantized import QuantizedModel
-from maas_sdk.compress.recipes import RECIPES, SUMMARIES, Recipe, find_recipe
-from maas_sdk.compress.report import LayerReport, QuantizationReport
+from maas_sdk.compress.report_page import report_page
 
 __all__ = [
     "CANDIDATES",
@@ -32,5 +33,6 @@ __all__ = [
     "Sensitivity",
     "find_recipe",
     "quantize",
+    "report_page",
     "sensitivity",
 ]

@@ -23,11 +23,11 @@ from typing import Any, Final
 import jax
 import numpy as np
 
-from maas_sdk.compress.fit import Fitted, fit
-from maas_sdk.compress.formats import Format
-from maas_sdk.compress.judge import Judge, Score, predictor
-from maas_sdk.compress.recipes import Recipe
-from maas_sdk.compress.source import Program, Site
+from maas_sdk.compress.program.fit import Fitted, fit
+from maas_sdk.compress.program.formats import Format
+from maas_sdk.compress.program.recipes import Recipe
+from maas_sdk.compress.program.traced_model import Site, TracedModel
+from maas_sdk.compress.task_metric import Judge, Score, predictor
 from maas_sdk.tensors import Array
 
 __all__ = ["CANDIDATES", "Allocation", "Sensitivity", "Tell", "allocate", "sensitivity"]
@@ -69,7 +69,7 @@ class Allocation:
 
 
 def sensitivity(
-    program: Program,
+    program: TracedModel,
     sites: Sequence[Site],
     recipe: Recipe,
     judge: Judge,
@@ -102,7 +102,7 @@ def sensitivity(
 
 
 def allocate(
-    program: Program,
+    program: TracedModel,
     sites: Sequence[Site],
     recipe: Recipe,
     candidates: Sequence[Format],
@@ -203,7 +203,7 @@ def _bisect(
 class _Bench:
     """The float model with some of its weights replaced, compiled once."""
 
-    def __init__(self, program: Program, judge: Judge) -> None:
+    def __init__(self, program: TracedModel, judge: Judge) -> None:
         self._judge = judge
         self._model = program.model
         self._values = {leaf.name: leaf.value for leaf in program.model.leaves}

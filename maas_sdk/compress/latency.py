@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maas_sdk.bundle.compression import Latency
+from maas_sdk.bundle.compression import LatencyRecord
 from maas_sdk.errors import ConfigError
 from maas_sdk.export.package import export
-from maas_sdk.export.targets import default_targets
+from maas_sdk.export.targets.names import default_targets
 from maas_sdk.export.timing import run_seconds
 from maas_sdk.tensors import Array
 
@@ -29,7 +29,7 @@ class Timed:
 
     target: str
     # By batch size.
-    latency_s: Mapping[int, Latency]
+    latency_s: Mapping[int, LatencyRecord]
 
 
 def latency(
@@ -79,7 +79,7 @@ def latency(
             paths.append(path)
         found = run_seconds(paths, example, sizes, progress=lambda done: progress(2 + done, total))
     return Timed(
-        target=targets[0], latency_s={size: Latency(*pair) for size, pair in found.items()}
+        target=targets[0], latency_s={size: LatencyRecord(*pair) for size, pair in found.items()}
     )
 
 

@@ -15,15 +15,13 @@ from typing import Any, Final
 import numpy as np
 
 from maas_sdk.compress.allocate import CANDIDATES, allocate
-from maas_sdk.compress.calibration import batches_of, example_of
-from maas_sdk.compress.choose import check_target, chosen, format_of
-from maas_sdk.compress.fit import Fitted, fit
-from maas_sdk.compress.formats import Format
-from maas_sdk.compress.judge import Evaluate, Judge, Score, inputs_of, judge_of, predictor
+from maas_sdk.compress.build_report import report_of
 from maas_sdk.compress.latency import latency
-from maas_sdk.compress.observe import observe
-from maas_sdk.compress.outcome import report_of
-from maas_sdk.compress.quantized import (
+from maas_sdk.compress.program.calibration import batches_of, example_of
+from maas_sdk.compress.program.fit import Fitted, fit
+from maas_sdk.compress.program.formats import Format
+from maas_sdk.compress.program.observe import observe
+from maas_sdk.compress.program.quantized_model import (
     Decode,
     Entropy,
     QuantizedModel,
@@ -31,10 +29,12 @@ from maas_sdk.compress.quantized import (
     hollow,
     needed,
 )
-from maas_sdk.compress.recipes import Recipe, find_recipe
-from maas_sdk.compress.source import Program, Site, find_sites
+from maas_sdk.compress.program.recipes import Recipe, find_recipe
+from maas_sdk.compress.program.select import check_target, chosen, format_of
+from maas_sdk.compress.program.traced_model import Site, TracedModel, find_sites
+from maas_sdk.compress.task_metric import Evaluate, Judge, Score, inputs_of, judge_of, predictor
 from maas_sdk.errors import ConfigError
-from maas_sdk.export.model import Model, adapt
+from maas_sdk.model.adapt import Model, adapt
 from maas_sdk.tensors import Array
 
 __all__ = ["Progress", "quantize"]
@@ -119,7 +119,7 @@ def quantize(
     float_model = _adapted(model, weights)
     example, bare = _example(example_inputs, judge, calibration)
     batches = _calibration(found, calibration, calibration_rows, example)
-    program = Program(model=float_model, bare=bare)
+    program = TracedModel(model=float_model, bare=bare)
     every = find_sites(program, example, fold=found.fold_norms)
     sites = chosen(found, every)
     # Labels that do not fit, or a function that fails, are met before work is done.
@@ -158,7 +158,7 @@ def quantize(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Parts:
-    program: Program
+    program: TracedModel
     example: Mapping[str, Array]
     recipe: Recipe
     sites: Sequence[Site]
@@ -216,7 +216,7 @@ def _calibration(
 
 
 def _fit_all(
-    program: Program,
+    program: TracedModel,
     sites: Sequence[Site],
     recipe: Recipe,
     batches: Sequence[Mapping[str, Array]],
@@ -320,7 +320,7 @@ def _finished(
     return replace(quantized, report=report)
 
 
-def _outputs(program: Program, after: QuantizedModel, example: Mapping[str, Array]) -> Any:
+def _outputs(program: TracedModel, after: QuantizedModel, example: Mapping[str, Array]) -> Any:
     """What both models answer to the example rows."""
     given: Any = example["input"] if program.bare else dict(example)
     return predictor(program.model)(given), predictor(after.as_model())(given)

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from maas_sdk.charts.page import card, document, legend, section, table
 from maas_sdk.charts.plots import Bar, Segment, bars, stacked_bars
 from maas_sdk.charts.quantities import data_size, duration, percent, ratio, round_duration
-
-if TYPE_CHECKING:
-    from maas_sdk.compress.report import LayerReport, QuantizationReport
+from maas_sdk.compress.program.report import LayerReport, QuantizationReport
 
 __all__ = ["report_page"]
 

@@ -26,10 +26,10 @@ from maas_sdk.demo.pixels import pixels
 from maas_sdk.demo.result import (
     DemoResult,
     Machine,
+    ModelVariant,
     Packaged,
     Sample,
     Training,
-    Variant,
     checks,
     quantile,
 )
@@ -210,7 +210,7 @@ def _training(training: Training) -> str:
     )
 
 
-def _variants(variants: Sequence[Variant]) -> str:
+def _variants(variants: Sequence[ModelVariant]) -> str:
     first = variants[0]
     rows = [
         (

@@ -19,17 +19,17 @@ from maas_sdk.tensors import Array
 
 __all__ = [
     "ACCURACY_WANTED",
+    "AnswerCheck",
     "Calls",
-    "Check",
     "ColdStart",
     "DemoResult",
     "Epoch",
     "Machine",
+    "ModelVariant",
     "Packaged",
     "Sample",
     "Stage",
     "Training",
-    "Variant",
     "checks",
     "quantile",
     "to_document",
@@ -66,7 +66,7 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Variant:
+class ModelVariant:
     """One form of the model: as trained, or quantized."""
 
     name: str
@@ -155,7 +155,7 @@ class DemoResult:
     started: str
     training: Training
     # As trained first, then quantized.
-    variants: tuple[Variant, ...]
+    variants: tuple[ModelVariant, ...]
     packaged: Packaged
     cold_start: ColdStart
     calls: Calls
@@ -168,7 +168,7 @@ class DemoResult:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Check:
+class AnswerCheck:
     """One promise of the demo and whether it was kept."""
 
     name: str
@@ -176,23 +176,23 @@ class Check:
     found: str
 
 
-def checks(result: DemoResult) -> tuple[Check, ...]:
+def checks(result: DemoResult) -> tuple[AnswerCheck, ...]:
     """What must hold for the demo to have passed."""
     return (
         *(
-            Check(
+            AnswerCheck(
                 name=f"{variant.name}: at least {percent(ACCURACY_WANTED, digits=0)} right",
                 passed=variant.accuracy >= ACCURACY_WANTED,
                 found=percent(variant.accuracy),
             )
             for variant in result.variants
         ),
-        Check(
+        AnswerCheck(
             name="every answer equals the in-process model's",
             passed=result.calls.differing == 0 and result.calls.checked > 0,
             found=f"{result.calls.checked - result.calls.differing:,} of {result.calls.checked:,}",
         ),
-        Check(
+        AnswerCheck(
             name="the function ran its compiled executable",
             passed=result.cold_start.tier == "executable",
             found=f"tier {result.cold_start.tier}",

@@ -26,7 +26,7 @@ from maas_sdk.tensors import Array
 from maas_sdk.training.data import Examples
 
 if TYPE_CHECKING:
-    from maas_sdk.demo.workshop import Quantized
+    from maas_sdk.demo.workshop import QuantizedStage
 
 __all__ = ["Answers", "Report", "call", "choose_samples", "cold_start", "package"]
 
@@ -84,7 +84,7 @@ def call(
     bundle: Bundle,
     folder: Path,
     test: Examples,
-    reference: Quantized,
+    reference: QuantizedStage,
     config: DemoConfig,
     report: Report,
 ) -> Answers:

@@ -11,12 +11,12 @@ import numpy as np
 from flax import nnx
 
 from maas_sdk.bundle import Bundle
-from maas_sdk.compress.judge import predictor
+from maas_sdk.compress.program.quantized_model import QuantizedModel
 from maas_sdk.compress.quantize import quantize as quantize_model
-from maas_sdk.compress.quantized import QuantizedModel
+from maas_sdk.compress.task_metric import predictor
 from maas_sdk.demo.config import DemoConfig
 from maas_sdk.demo.digits import CLASS_NAMES, load_split
-from maas_sdk.demo.result import Epoch, Training, Variant
+from maas_sdk.demo.result import Epoch, ModelVariant, Training
 from maas_sdk.errors import ConfigError
 from maas_sdk.evaluate.accuracy import accuracy
 from maas_sdk.evaluate.predict import predict
@@ -27,9 +27,9 @@ from maas_sdk.tensors import Array
 from maas_sdk.training.data import Split
 from maas_sdk.training.hooks import EvalRecord, Record
 from maas_sdk.training.precision import Policy
-from maas_sdk.training.trainer import TrainConfig, Trainer
+from maas_sdk.training.run.trainer import TrainConfig, Trainer
 
-__all__ = ["BUCKETS", "Quantized", "Report", "Trained", "export", "quantize", "train"]
+__all__ = ["BUCKETS", "QuantizedStage", "Report", "Trained", "export", "quantize", "train"]
 
 Report = Callable[[int, int, str], None]
 
@@ -49,17 +49,17 @@ class Trained:
     # Of the held-out rows, float32[N, 10].
     logits: Array
     facts: Training
-    variant: Variant
+    variant: ModelVariant
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Quantized:
+class QuantizedStage:
     """The int8 form of a trained model."""
 
     model: QuantizedModel
     # Of the held-out rows, float32[N, 10].
     logits: Array
-    variant: Variant
+    variant: ModelVariant
 
 
 def train(config: DemoConfig, report: Report) -> Trained:
@@ -109,7 +109,7 @@ def train(config: DemoConfig, report: Report) -> Trained:
             precision=f"{_PRECISION.compute} compute, {_PRECISION.params} master weights",
             seed=config.seed,
         ),
-        variant=Variant(
+        variant=ModelVariant(
             name="as trained",
             accuracy=accuracy(logits, split.test.labels),
             nbytes=sum(weight.nbytes for weight in weights),
@@ -121,15 +121,15 @@ def _words(record: EvalRecord) -> str:
     return f"loss {record.train['loss']:.3f}, held-out {100 * record.eval['accuracy']:.1f} %"
 
 
-def quantize(trained: Trained) -> Quantized:
+def quantize(trained: Trained) -> QuantizedStage:
     """Quantize to int8 and judge against the trained model."""
     test = trained.split.test
     found = quantize_model(trained.model, "int8", evaluate=(test.inputs, test.labels))
     logits = predictor(found.as_model())(test.inputs)
-    return Quantized(
+    return QuantizedStage(
         model=found,
         logits=logits,
-        variant=Variant(
+        variant=ModelVariant(
             name="int8",
             accuracy=accuracy(logits, test.labels),
             nbytes=found.report.bytes_memory,
@@ -139,7 +139,9 @@ def quantize(trained: Trained) -> Quantized:
     )
 
 
-def export(trained: Trained, quantized: Quantized, config: DemoConfig, report: Report) -> Bundle:
+def export(
+    trained: Trained, quantized: QuantizedStage, config: DemoConfig, report: Report
+) -> Bundle:
     """Export the quantized model for this machine's targets, verified."""
     steps = 0
 

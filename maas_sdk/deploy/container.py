@@ -22,13 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from maas_sdk.bundle.files.staging import Staging
 from maas_sdk.bundle.folder import copy_bundle, open_bundle
-from maas_sdk.bundle.staging import Staging
 from maas_sdk.deploy.package import BUNDLE, SERVING, copy_sources
 from maas_sdk.deploy.requirements import requirements
 from maas_sdk.errors import ConfigError
 
-__all__ = ["VARIANTS", "Variant", "container", "dockerfile"]
+__all__ = ["VARIANTS", "ImageVariant", "container", "dockerfile"]
 
 # What `maas serve` imports, and the commands that look at a bundle; the heavy imports of other
 # families are inside their commands.
@@ -43,7 +43,7 @@ main()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Variant:
+class ImageVariant:
     """What differs between the accelerators.
 
     Attributes:
@@ -69,11 +69,11 @@ _CPU: Final = {
     "limits": "",
 }
 
-VARIANTS: Final[Mapping[str, Variant]] = {
-    "cpu": Variant(environment={}, service=_CPU),
+VARIANTS: Final[Mapping[str, ImageVariant]] = {
+    "cpu": ImageVariant(environment={}, service=_CPU),
     # An L4 asks for at least 4 CPUs and 16 GiB, and for no throttling between requests.
     # https://cloud.google.com/run/docs/configuring/services/gpu
-    "gpu": Variant(
+    "gpu": ImageVariant(
         words=", on an NVIDIA L4",
         lock="cuda",
         environment={
@@ -98,7 +98,7 @@ VARIANTS: Final[Mapping[str, Variant]] = {
     ),
     # The chips are reached through devices of the host: on a TPU VM the container runs with
     # --privileged --network host, on GKE with google.com/tpu among its limits.
-    "tpu": Variant(
+    "tpu": ImageVariant(
         words=", on a TPU VM (docker run --privileged --network host) or a TPU node of GKE",
         lock="tpu",
         environment={"MAAS_PLATFORM": "tpu", "TPU_MIN_LOG_LEVEL": "2"},
@@ -182,7 +182,7 @@ def dockerfile(
     )
 
 
-def _variant(name: str) -> Variant:
+def _variant(name: str) -> ImageVariant:
     if name not in VARIANTS:
         raise ConfigError(f"no variant {name!r}: expected one of {', '.join(VARIANTS)}")
     return VARIANTS[name]

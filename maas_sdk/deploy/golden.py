@@ -129,7 +129,7 @@ def largest_excess(found: Array, wanted: Array, verification: Verification | Non
 
     Infinite for another shape or dtype, and for a NaN or infinity in only one of them.
     """
-    from maas_sdk.bundle.tolerance import Tolerance, compare
+    from maas_sdk.bundle.files.tolerance import Tolerance, compare
 
     if found.shape != wanted.shape or found.dtype != wanted.dtype:
         return float("inf")

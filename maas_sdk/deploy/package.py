@@ -35,8 +35,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from maas_sdk.bundle.files.staging import Staging
 from maas_sdk.bundle.folder import copy_bundle, open_bundle
-from maas_sdk.bundle.staging import Staging
 from maas_sdk.deploy.requirements import requirements
 from maas_sdk.errors import BundleError, ConfigError
 

@@ -22,8 +22,8 @@ from maas_sdk.errors import ConfigError
 __all__ = [
     "MAX_UNPACKED_BYTES",
     "MAX_ZIPPED_BYTES",
-    "Part",
     "Size",
+    "SizePart",
     "bundle_fits",
     "check_limits",
     "fits",
@@ -47,7 +47,7 @@ _PARTS: Final = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class SizePart:
     """One part of a deployment.
 
     Attributes:
@@ -72,7 +72,7 @@ class Size:
         zipped_nbytes: of the zip file, its directory included; None for a folder.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[SizePart, ...]
     zipped_nbytes: int | None = None
 
     @property
@@ -141,12 +141,12 @@ def check_limits(size: Size) -> None:
     )
 
 
-def _parts(files: Mapping[str, tuple[int, int]], *, zipped: bool) -> tuple[Part, ...]:
+def _parts(files: Mapping[str, tuple[int, int]], *, zipped: bool) -> tuple[SizePart, ...]:
     gathered: dict[str, list[tuple[int, int]]] = {}
     for name, sizes in files.items():
         gathered.setdefault(_part_of(name), []).append(sizes)
     parts = [
-        Part(
+        SizePart(
             name=name,
             files=len(sizes),
             nbytes=sum(unpacked for unpacked, _ in sizes),

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from maas_sdk.bundle.staging import disk_errors
+from maas_sdk.bundle.files.staging import disk_errors
 from maas_sdk.deploy.backend import BACKEND
 from maas_sdk.deploy.settings import Settings, render, settings_document, settings_from
 from maas_sdk.errors import ConfigError, CorruptError

@@ -7,12 +7,12 @@
 ``events`` names what it reports, ``targets`` what can be compiled for.
 """
 
-from maas_sdk.export.checks import Check, VerificationReport
 from maas_sdk.export.events import Event
 from maas_sdk.export.inputs import DEFAULT_BUCKETS, ProgramSpec
 from maas_sdk.export.package import export
-from maas_sdk.export.targets import TARGETS, default_targets
-from maas_sdk.export.verify import verify
+from maas_sdk.export.targets.names import TARGETS, default_targets
+from maas_sdk.export.verification.answers import verify
+from maas_sdk.export.verification.checks import Check, VerificationReport
 
 __all__ = [
     "DEFAULT_BUCKETS",

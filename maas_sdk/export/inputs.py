@@ -15,10 +15,17 @@ import numpy as np
 
 from maas_sdk.errors import ExportError, InputError
 from maas_sdk.export.events import Reporter
-from maas_sdk.export.model import ProgramFn
+from maas_sdk.model.adapt import ProgramFn
 from maas_sdk.tensors import Array, dtype_name
 
-__all__ = ["DEFAULT_BUCKETS", "Examples", "ProgramSpec", "Request", "check_buckets", "requests"]
+__all__ = [
+    "DEFAULT_BUCKETS",
+    "ExampleInputs",
+    "ExportRequest",
+    "ProgramSpec",
+    "check_buckets",
+    "requests",
+]
 
 DEFAULT_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -39,7 +46,7 @@ class ProgramSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Examples:
+class ExampleInputs:
     """Example rows of one program."""
 
     # By name, sorted; each of shape [B, …] with the same B ≥ 1.
@@ -59,12 +66,12 @@ class Examples:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
+class ExportRequest:
     """One program to export."""
 
     name: str
     fn: ProgramFn
-    examples: Examples
+    examples: ExampleInputs
     buckets: tuple[int, ...]
 
 
@@ -73,7 +80,7 @@ def requests(
     example_inputs: Any,
     buckets: Iterable[int],
     report: Reporter,
-) -> tuple[Request, ...]:
+) -> tuple[ExportRequest, ...]:
     """The programs to export.
 
     Raises:
@@ -86,7 +93,7 @@ def requests(
         spec = value if isinstance(value, ProgramSpec) else ProgramSpec(fn=value)
         given = example_inputs if spec.example_inputs is None else spec.example_inputs
         found.append(
-            Request(
+            ExportRequest(
                 name=name,
                 fn=spec.fn,
                 examples=_examples(given, f"program {name!r}", report),
@@ -111,7 +118,7 @@ def check_buckets(buckets: Iterable[int]) -> tuple[int, ...]:
     return tuple(sorted({int(size) for size in sizes}))
 
 
-def _examples(given: Any, where: str, report: Reporter) -> Examples:
+def _examples(given: Any, where: str, report: Reporter) -> ExampleInputs:
     bare = not isinstance(given, Mapping)
     named = {_BARE_INPUT: given} if bare else dict(given)
     if not named:
@@ -126,7 +133,7 @@ def _examples(given: Any, where: str, report: Reporter) -> Examples:
         )
     if 0 in sizes.values():
         raise ExportError(f"{where}: the example inputs have no rows; give at least one")
-    return Examples(arrays=arrays, bare=bare)
+    return ExampleInputs(arrays=arrays, bare=bare)
 
 
 def _example(name: str, value: Any, where: str, report: Reporter) -> Array:

@@ -16,7 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from maas_sdk.bundle.encoding import Encoding
+from maas_sdk.bundle.encoding.spec import Encoding
+from maas_sdk.bundle.files.weights import write_weights
 from maas_sdk.bundle.folder import Bundle, BundleWriter
 from maas_sdk.bundle.manifest import (
     WEIGHTS,
@@ -25,18 +26,17 @@ from maas_sdk.bundle.manifest import (
     golden_path,
     stablehlo_path,
 )
-from maas_sdk.bundle.weights import write_weights
 from maas_sdk.errors import ExportError, ManifestError
 from maas_sdk.export.events import Progress, Reporter
-from maas_sdk.export.executables import compile_targets
-from maas_sdk.export.inputs import DEFAULT_BUCKETS, ProgramSpec, Request, requests
-from maas_sdk.export.model import Model, ProgramFn, adapt
-from maas_sdk.export.plan import Plan, make_plan
+from maas_sdk.export.inputs import DEFAULT_BUCKETS, ExportRequest, ProgramSpec, requests
+from maas_sdk.export.program_plan import Plan, make_plan
 from maas_sdk.export.programs import lower
-from maas_sdk.export.stored import stored_form
-from maas_sdk.export.targets import TargetSpec, find_targets
-from maas_sdk.export.tpu import compile_for_tpus, libtpu_version
-from maas_sdk.export.verify import run_cases
+from maas_sdk.export.stored_leaves import stored_form
+from maas_sdk.export.targets.executables import compile_targets
+from maas_sdk.export.targets.names import TargetSpec, find_targets
+from maas_sdk.export.targets.tpu import compile_for_tpus, libtpu_version
+from maas_sdk.export.verification.answers import run_cases
+from maas_sdk.model.adapt import Model, ProgramFn, adapt
 from maas_sdk.tensors import Signature
 
 __all__ = ["export"]
@@ -138,7 +138,7 @@ def export(
     return sealed
 
 
-def _check_names(name: str, asked: Sequence[Request]) -> None:
+def _check_names(name: str, asked: Sequence[ExportRequest]) -> None:
     """Hold names against the manifest's rule before any work is done."""
     empty = Program(
         signature=Signature(inputs={}, outputs={}), weights=(), buckets=(1,), row_independent=True

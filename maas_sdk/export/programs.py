@@ -20,12 +20,12 @@ from jax.extend.core import jaxpr_as_fun
 from jax.interpreters import partial_eval
 
 from maas_sdk.errors import ExportError, MaasError
-from maas_sdk.export.inputs import Request
-from maas_sdk.export.model import Leaf, Model, path_name
+from maas_sdk.export.inputs import ExportRequest
 from maas_sdk.export.stablehlo import Portable, portable
+from maas_sdk.model.adapt import Leaf, Model, path_name
 from maas_sdk.tensors import Array, Signature, TensorSpec, dtype_name
 
-__all__ = ["Reference", "Traced", "lower", "pruned", "signature", "trace"]
+__all__ = ["ReferenceModel", "Traced", "lower", "pruned", "signature", "trace"]
 
 
 # jax publishes no types for it.
@@ -45,7 +45,7 @@ class Traced:
     outputs: Mapping[str, tuple[str, tuple[int, ...]]]
 
 
-def trace(model: Model, request: Request, rows: int) -> Traced:
+def trace(model: Model, request: ExportRequest, rows: int) -> Traced:
     """Trace one program for a batch of ``rows``.
 
     Raises:
@@ -124,7 +124,7 @@ def _output_names(found: Any) -> dict[str, Any]:
     return named
 
 
-def signature(request: Request, traces: Iterable[Traced]) -> Signature:
+def signature(request: ExportRequest, traces: Iterable[Traced]) -> Signature:
     """Inputs and outputs of a program, with the batch dimension open where outputs follow B.
 
     Args:
@@ -203,11 +203,11 @@ def pruned(traced: Traced, keep: Sequence[bool], name: str) -> tuple[Any, list[A
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference:
+class ReferenceModel:
     """The model itself, run by jax in this process: what packaged answers are held against."""
 
     model: Model
-    request: Request
+    request: ExportRequest
     # Programs already traced, by batch size.
     traces: dict[int, Traced]
     _compiled: dict[int, Any] = field(default_factory=dict)

@@ -23,15 +23,15 @@ import numpy as np
 from flax import linen, nnx
 
 from maas_sdk.bundle.compression import Compression
-from maas_sdk.bundle.encoding import Encoding, check_encodings
+from maas_sdk.bundle.encoding.spec import Encoding, check_encodings
+from maas_sdk.bundle.files.safetensors import Spec
+from maas_sdk.bundle.files.staging import Staging
+from maas_sdk.bundle.files.weights import open_weights, write_weights
 from maas_sdk.bundle.folder import Bundle, copy_checked, open_bundle
 from maas_sdk.bundle.manifest import MANIFEST, WEIGHTS, FileEntry, Manifest, golden_path
-from maas_sdk.bundle.safetensors import Spec
-from maas_sdk.bundle.staging import Staging
-from maas_sdk.bundle.weights import open_weights, write_weights
 from maas_sdk.errors import ConfigError, ExportError
-from maas_sdk.export.model import Exportable, Leaf, Model, adapt, path_name
-from maas_sdk.export.stored import stored_form
+from maas_sdk.export.stored_leaves import stored_form
+from maas_sdk.model.adapt import Exportable, Leaf, Model, adapt, path_name
 from maas_sdk.runtime.load import load
 from maas_sdk.tensors import Array
 

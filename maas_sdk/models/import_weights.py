@@ -24,7 +24,7 @@ from jax.typing import DTypeLike
 
 from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.models.presets import make_model
-from maas_sdk.models.weight_names import FAMILIES, Source
+from maas_sdk.models.weight_names import FAMILIES, TensorSource
 from maas_sdk.tensors import Array
 
 __all__ = ["load_weights"]
@@ -117,7 +117,9 @@ def load_weights(
     return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
 
-def _plan(sources: Mapping[str, Source], wanted: list[str], count: int) -> dict[str, list[Source]]:
+def _plan(
+    sources: Mapping[str, TensorSource], wanted: list[str], count: int
+) -> dict[str, list[TensorSource]]:
     """The sources of every wanted path: one, or one per layer where layers are stacked."""
     plan = {}
     for path in wanted:
@@ -139,7 +141,7 @@ def _is_stacked(path: str) -> bool:
 
 
 def _made(
-    path: str, source: Source, found: list[tuple[str, Array]], shape: tuple[int, ...]
+    path: str, source: TensorSource, found: list[tuple[str, Array]], shape: tuple[int, ...]
 ) -> Array:
     """One parameter out of its tensors, in its shape."""
     try:

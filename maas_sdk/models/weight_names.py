@@ -24,11 +24,11 @@ from maas_sdk.models.recurrent import RecurrentConfig
 from maas_sdk.models.resnet import ResNetConfig
 from maas_sdk.tensors import Array
 
-__all__ = ["FAMILIES", "Family", "Source"]
+__all__ = ["FAMILIES", "Family", "TensorSource"]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TensorSource:
     """The tensors that one parameter is made of, and how."""
 
     names: tuple[str, ...]
@@ -40,40 +40,40 @@ class Family:
     """How one architecture is stored."""
 
     # (configuration, names that the checkpoint has) → sources by the path of our parameter.
-    sources: Callable[[Any, list[str]], Mapping[str, Source]]
+    sources: Callable[[Any, list[str]], Mapping[str, TensorSource]]
     # What some checkpoints put before all names of the trunk.
     prefix: str = ""
     # Regular expressions for names that are no parameters of their own: buffers, tied copies.
     buffers: tuple[str, ...] = ()
 
 
-def _is(name: str) -> Source:
-    return Source((name,), lambda tensor: tensor)
+def _is(name: str) -> TensorSource:
+    return TensorSource((name,), lambda tensor: tensor)
 
 
-def _turned(name: str) -> Source:
-    return Source((name,), lambda tensor: tensor.transpose(1, 0))
+def _turned(name: str) -> TensorSource:
+    return TensorSource((name,), lambda tensor: tensor.transpose(1, 0))
 
 
-def _convolution(name: str) -> Source:
-    return Source((name,), lambda tensor: tensor.transpose(2, 3, 1, 0))
+def _convolution(name: str) -> TensorSource:
+    return TensorSource((name,), lambda tensor: tensor.transpose(2, 3, 1, 0))
 
 
-def _third(name: str, part: int) -> Source:
-    return Source((name,), lambda tensor: np.split(tensor, 3, axis=-1)[part])
+def _third(name: str, part: int) -> TensorSource:
+    return TensorSource((name,), lambda tensor: np.split(tensor, 3, axis=-1)[part])
 
 
-def _dense(ours: str, theirs: str) -> Iterator[tuple[str, Source]]:
+def _dense(ours: str, theirs: str) -> Iterator[tuple[str, TensorSource]]:
     yield f"{ours}/kernel", _turned(f"{theirs}.weight")
     yield f"{ours}/bias", _is(f"{theirs}.bias")
 
 
-def _layer_norm(ours: str, theirs: str) -> Iterator[tuple[str, Source]]:
+def _layer_norm(ours: str, theirs: str) -> Iterator[tuple[str, TensorSource]]:
     yield f"{ours}/scale", _is(f"{theirs}.weight")
     yield f"{ours}/bias", _is(f"{theirs}.bias")
 
 
-def _llama(config: DecoderConfig, names: list[str]) -> dict[str, Source]:
+def _llama(config: DecoderConfig, names: list[str]) -> dict[str, TensorSource]:
     found = {"embed/embedding": _is("embed_tokens.weight"), "norm/scale": _is("norm.weight")}
     if not config.tied:
         found["head/kernel"] = _turned("lm_head.weight")
@@ -90,7 +90,7 @@ def _llama(config: DecoderConfig, names: list[str]) -> dict[str, Source]:
     return found
 
 
-def _gpt2(config: DecoderConfig, names: list[str]) -> dict[str, Source]:
+def _gpt2(config: DecoderConfig, names: list[str]) -> dict[str, TensorSource]:
     found = {
         "embed/embedding": _is("wte.weight"),
         "position_embed/embedding": _is("wpe.weight"),
@@ -118,11 +118,11 @@ def _gpt2(config: DecoderConfig, names: list[str]) -> dict[str, Source]:
     return found
 
 
-def _decoder(config: DecoderConfig, names: list[str]) -> dict[str, Source]:
+def _decoder(config: DecoderConfig, names: list[str]) -> dict[str, TensorSource]:
     return _gpt2(config, names) if config.rotary is None else _llama(config, names)
 
 
-def _bert(config: EncoderConfig, names: list[str]) -> dict[str, Source]:
+def _bert(config: EncoderConfig, names: list[str]) -> dict[str, TensorSource]:
     tables = {"embed": "word", "position_embed": "position", "type_embed": "token_type"}
     found = {
         f"{ours}/embedding": _is(f"embeddings.{theirs}_embeddings.weight")
@@ -149,14 +149,14 @@ def _bert(config: EncoderConfig, names: list[str]) -> dict[str, Source]:
     return found
 
 
-def _normed(conv: str, norm: str, theirs: str) -> Iterator[tuple[str, Source]]:
+def _normed(conv: str, norm: str, theirs: str) -> Iterator[tuple[str, TensorSource]]:
     yield f"{conv}/kernel", _convolution(f"{theirs}.convolution.weight")
     yield from _layer_norm(norm, f"{theirs}.normalization")
     yield f"{norm}/mean", _is(f"{theirs}.normalization.running_mean")
     yield f"{norm}/var", _is(f"{theirs}.normalization.running_var")
 
 
-def _resnet(config: ResNetConfig, names: list[str]) -> dict[str, Source]:
+def _resnet(config: ResNetConfig, names: list[str]) -> dict[str, TensorSource]:
     found = dict(_normed("stem/conv", "stem/norm", "embedder.embedder"))
     convolutions = 2 if config.block == "basic" else 3
     for stage, depth in enumerate(config.depths):
@@ -170,7 +170,7 @@ def _resnet(config: ResNetConfig, names: list[str]) -> dict[str, Source]:
     return found | dict(_dense("head", "classifier.1"))
 
 
-def _recurrent(config: RecurrentConfig, names: list[str]) -> dict[str, Source]:
+def _recurrent(config: RecurrentConfig, names: list[str]) -> dict[str, TensorSource]:
     found = {"embed/embedding": _is("embed.weight"), **dict(_dense("head", "head"))}
     for i in range(config.layers):
         for direction, suffix in (("forward", ""), ("backward", "_reverse")):
@@ -183,23 +183,23 @@ def _recurrent(config: RecurrentConfig, names: list[str]) -> dict[str, Source]:
                 found[f"{ours}/dense_h/bias"] = _is(biases[1])
             else:
                 # The two are only ever added up.
-                found[f"{ours}/dense_h/bias"] = Source(biases, np.add)
+                found[f"{ours}/dense_h/bias"] = TensorSource(biases, np.add)
     return found
 
 
-def _mlp(config: MLPConfig, names: list[str]) -> dict[str, Source]:
+def _mlp(config: MLPConfig, names: list[str]) -> dict[str, TensorSource]:
     # nn.Sequential numbers its layers, activations among them: dense ones are taken in order.
     layers = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
     ours = [*(f"hidden/{i}" for i in range(len(config.hidden_features))), "head"]
-    found: dict[str, Source] = {}
+    found: dict[str, TensorSource] = {}
     for i, path in enumerate(ours):
         found |= _dense(path, layers[i] if i < len(layers) else f"<dense layer {i}>")
     return found
 
 
-def _flattened(name: str, channels: int) -> Source:
+def _flattened(name: str, channels: int) -> TensorSource:
     # torch flattens [channels, height, width], we flatten [height, width, channels]; 4×4 are left.
-    return Source(
+    return TensorSource(
         (name,),
         lambda tensor: (
             tensor.reshape(len(tensor), channels, 4, 4)
@@ -209,17 +209,17 @@ def _flattened(name: str, channels: int) -> Source:
     )
 
 
-def _convnet(config: ConvNetConfig, names: list[str]) -> dict[str, Source]:
+def _convnet(config: ConvNetConfig, names: list[str]) -> dict[str, TensorSource]:
     # As of an MLP: those layers of nn.Sequential that have weights, in order.
     layers = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
     ours = ("stem", "trunk", "hidden", "head")
     theirs = [*layers[:4], *(f"<layer {i}>" for i in range(len(layers), 4))]
-    kernels: tuple[Callable[[str], Source], ...] = (
+    kernels: tuple[Callable[[str], TensorSource], ...] = (
         *(_convolution, _convolution),
         lambda name: _flattened(name, config.features[1]),
         _turned,
     )
-    found: dict[str, Source] = {}
+    found: dict[str, TensorSource] = {}
     for path, layer, kernel in zip(ours, theirs, kernels, strict=True):
         found[f"{path}/kernel"] = kernel(f"{layer}.weight")
         found[f"{path}/bias"] = _is(f"{layer}.bias")

@@ -241,7 +241,7 @@ def _of(tensors: Mapping[str, Array], prefix: str) -> dict[str, Array]:
 
 
 def _hold_to(answer: Array, expected: Array, check: Verification, where: str) -> None:
-    from maas_sdk.bundle.tolerance import Tolerance, compare
+    from maas_sdk.bundle.files.tolerance import Tolerance, compare
 
     off = compare(answer, expected).max_abs_error
     allowed = Tolerance(atol=check.atol, rtol=check.rtol).allowed(expected)

@@ -26,9 +26,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+from maas_sdk.bundle.files.weights import Weights
 from maas_sdk.bundle.folder import Bundle, TrustedKeys, open_bundle
 from maas_sdk.bundle.manifest import WEIGHTS, executable_path, golden_path, stablehlo_path
-from maas_sdk.bundle.weights import Weights
 from maas_sdk.errors import CorruptError, IncompatibleError, MaasError
 from maas_sdk.runtime import host as this_host
 from maas_sdk.runtime import xla
@@ -45,7 +45,7 @@ __all__ = ["Prepared", "load", "local_host"]
 _CHECK_AFTER_S: Final = 0.5
 
 
-def local_host(client: xla.Client | None = None) -> Host:
+def local_host(client: xla.XlaClient | None = None) -> Host:
     """This machine, as far as it decides the tier: its processor, or a client's accelerator."""
     if client is not None and client.platform != "cpu":
         return Host(platform=client.platform, arch=client.arch, jaxlib=xla.jaxlib_build())
@@ -162,7 +162,7 @@ class Prepared:
         clock = self._clock.copy()
         threading.Thread(target=weights.prefault, name="maas-prefault", daemon=True).start()
         with clock("client"):
-            client = xla.Client(self._plugin)
+            client = xla.XlaClient(self._plugin)
             _register_custom_calls(bundle, client)
         choice = self._choice or choose(bundle.manifest, local_host(client), wanted=self._wanted)
         with clock("weights"):
@@ -196,7 +196,7 @@ class Prepared:
         return engine
 
     def _programs(
-        self, client: xla.Client, choice: Choice, buffers: Mapping[str, xla.Buffer]
+        self, client: xla.XlaClient, choice: Choice, buffers: Mapping[str, xla.Buffer]
     ) -> dict[str, LoadedProgram]:
         """Every program, its first bucket loaded."""
         programs = {}
@@ -225,7 +225,7 @@ def _plugin(bundle: Bundle, platform: str | None) -> Plugin | None:
     return None if chosen == "cpu" else find_plugin(chosen)
 
 
-def _register_custom_calls(bundle: Bundle, client: xla.Client) -> None:
+def _register_custom_calls(bundle: Bundle, client: xla.XlaClient) -> None:
     for name, program in bundle.manifest.programs.items():
         if client.platform == "cpu":
             xla.register_custom_calls(program.custom_calls)
@@ -268,7 +268,7 @@ def _arrays(bundle: Bundle, weights: Weights) -> dict[str, Array]:
     if not encodings:
         return {name: weights[name] for name in names}
     # Only here: a plain bundle starts without it.
-    from maas_sdk.bundle.encoding import check_encodings, decode
+    from maas_sdk.bundle.encoding.spec import check_encodings, decode
 
     check_encodings(encodings, weights.specs)
     # Once each: programs share their weights.
@@ -277,7 +277,7 @@ def _arrays(bundle: Bundle, weights: Weights) -> dict[str, Array]:
 
 def _loader(
     bundle: Bundle,
-    client: xla.Client,
+    client: xla.XlaClient,
     choice: Choice,
     cache: CompileCache,
     program: str,

@@ -4,7 +4,7 @@ XLA drives a TPU or a GPU through a PJRT plugin, a shared library that comes as 
 own. The rule: it is found as a file, by the name of its package, and never imported, since those
 packages import all of jax.
 
-Finding starts nothing and may happen before a fork; a client is made behind it (``xla.Client``).
+Finding starts nothing and may happen before a fork; a client is made behind it (``xla.XlaClient``).
 """
 
 from __future__ import annotations

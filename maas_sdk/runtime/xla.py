@@ -38,8 +38,8 @@ except ImportError as error:  # pragma: no cover - proven by a process without j
 
 __all__ = [
     "Buffer",
-    "Client",
     "Executable",
+    "XlaClient",
     "jaxlib_build",
     "portable_artifact",
     "probe",
@@ -132,7 +132,7 @@ class _Sharding(_jax.SingleDeviceSharding):  # type: ignore[misc]
         return _hlo.HloSharding.replicate()
 
 
-class Client:
+class XlaClient:
     """One device of this process, for XLA: its CPU, or an accelerator's first. Thread-safe.
 
     Attributes:
@@ -257,7 +257,7 @@ class Client:
 class Executable:
     """A compiled program of one client. Thread-safe."""
 
-    def __init__(self, client: Client, loaded: Any) -> None:
+    def __init__(self, client: XlaClient, loaded: Any) -> None:
         self._client = client
         self._loaded = loaded
         self._handlers: list[Any] | None = None

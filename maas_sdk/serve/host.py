@@ -32,7 +32,7 @@ from maas_sdk.errors import (
 from maas_sdk.serve.logs import log
 from maas_sdk.tensors import Array
 
-__all__ = ["Engine", "ModelHost", "State"]
+__all__ = ["ModelHost", "ServedEngine", "State"]
 
 
 class State(Enum):
@@ -44,7 +44,7 @@ class State(Enum):
     DRAINING = "draining"
 
 
-class Engine(Protocol):
+class ServedEngine(Protocol):
     """What the service needs of a loaded model; ``maas_sdk.runtime.Engine`` is one."""
 
     @property
@@ -71,7 +71,7 @@ class ModelHost:
 
     def __init__(
         self,
-        load: Callable[[], Engine],
+        load: Callable[[], ServedEngine],
         *,
         name: str | None = None,
         version: str = "1",
@@ -94,7 +94,7 @@ class ModelHost:
         self._is_stopping = is_stopping
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._engine: Engine | None = None
+        self._engine: ServedEngine | None = None
         self._error: BaseException | None = None
         self._load_again_after_s = load_again_after_s
         self._load_again_at = 0.0
@@ -131,7 +131,7 @@ class ModelHost:
         with self._changed:
             self._changed.wait_for(self._settled, timeout=timeout_s)
 
-    def engine(self, wait_s: float) -> Engine:
+    def engine(self, wait_s: float) -> ServedEngine:
         """The loaded engine; starts loading if nobody did.
 
         Args:
@@ -152,7 +152,7 @@ class ModelHost:
         return self._engine
 
     @contextmanager
-    def use(self, wait_s: float) -> Iterator[Engine]:
+    def use(self, wait_s: float) -> Iterator[ServedEngine]:
         """As ``engine``, and a drain waits until the block has ended."""
         if self._engine is None:
             self.engine(wait_s)

@@ -1,9 +1,6 @@
 """How a model and its batches are laid over devices: the mesh and the rules on it."""
 
 from maas_sdk.sharding.explain import explain
-from maas_sdk.sharding.hlo import collectives
-from maas_sdk.sharding.hosts import Hosts, join
-from maas_sdk.sharding.launcher import launch
 from maas_sdk.sharding.layout import Layout, lay_out, place, place_batch, state_shardings
 from maas_sdk.sharding.mesh import describe_mesh, make_mesh
 from maas_sdk.sharding.pipeline import Pipelined, pipeline
@@ -14,15 +11,11 @@ from maas_sdk.sharding.zero import make_zero
 __all__ = [
     "LOGICAL_AXES",
     "RULES",
-    "Hosts",
     "Layout",
     "Pipelined",
     "Rule",
-    "collectives",
     "describe_mesh",
     "explain",
-    "join",
-    "launch",
     "lay_out",
     "make_mesh",
     "make_zero",

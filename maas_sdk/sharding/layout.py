@@ -30,7 +30,7 @@ from maas_sdk.sharding.advice import (
     unmatched,
     unused_axes,
 )
-from maas_sdk.sharding.leaves import Leaf, leaves_of
+from maas_sdk.sharding.leaves import ParameterSpec, leaves_of
 from maas_sdk.sharding.partition import (
     MIN_SHARD_BYTES,
     LeafPlan,
@@ -285,7 +285,7 @@ def _place(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
     )
 
 
-def _plan(leaves: Sequence[Leaf], policies: Policies) -> tuple[LeafPlan, ...]:
+def _plan(leaves: Sequence[ParameterSpec], policies: Policies) -> tuple[LeafPlan, ...]:
     """All decisions: scales of quantized weights after the weights that they follow."""
     weights = {path for path in (leaf.path for leaf in leaves) if _last(path) == _QUANTIZED}
     owner = {

@@ -20,11 +20,11 @@ from flax.core import meta
 
 from maas_sdk.errors import InputError
 
-__all__ = ["Leaf", "leaves_of", "path_text"]
+__all__ = ["ParameterSpec", "leaves_of", "path_text"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Leaf:
+class ParameterSpec:
     """One array of a tree."""
 
     # Such as "layers/0/attention/query/kernel".
@@ -40,13 +40,13 @@ class Leaf:
         return math.ceil(math.prod(self.shape) * _bits(self.dtype) / 8)
 
 
-def leaves_of(tree: Any) -> list[Leaf]:
+def leaves_of(tree: Any) -> list[ParameterSpec]:
     """The arrays (or shapes of arrays) of a pytree, in ``jax.tree.leaves``'s order.
 
     Raises:
         InputError: a leaf that has no shape and dtype.
     """
-    found: list[Leaf] = []
+    found: list[ParameterSpec] = []
     for outer, box in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_box)[0]:
         axes = _annotation(box)
         for inner, value in _inside(box):
@@ -59,7 +59,9 @@ def leaves_of(tree: Any) -> list[Leaf]:
             shape = tuple(int(size) for size in value.shape)
             fits = axes is not None and len(axes) == len(shape)
             found.append(
-                Leaf(path=path, shape=shape, dtype=value.dtype, axes=axes if fits else None)
+                ParameterSpec(
+                    path=path, shape=shape, dtype=value.dtype, axes=axes if fits else None
+                )
             )
     return found
 

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from maas_sdk.errors import ConfigError
-from maas_sdk.sharding.leaves import Leaf
+from maas_sdk.sharding.leaves import ParameterSpec
 from maas_sdk.sharding.mesh import ALIASES, AXES
 from maas_sdk.sharding.rules import Partition, Rule, axes_of, first_match
 
@@ -84,7 +84,7 @@ class Policies:
     min_shard_bytes: int = MIN_SHARD_BYTES
 
 
-def plan_leaf(leaf: Leaf, policies: Policies) -> LeafPlan:
+def plan_leaf(leaf: ParameterSpec, policies: Policies) -> LeafPlan:
     """The decision for one parameter.
 
     Raises:
@@ -117,7 +117,7 @@ def plan_leaf(leaf: Leaf, policies: Policies) -> LeafPlan:
     )
 
 
-def plan_as(leaf: Leaf, partition: Partition, weight: str, policies: Policies) -> LeafPlan:
+def plan_as(leaf: ParameterSpec, partition: Partition, weight: str, policies: Policies) -> LeafPlan:
     """The decision for what follows a weight: its own partition, made by ``follow``."""
     return _finished(leaf, policies, "follows", f"follows {weight}", partition, tuple(AXES))
 
@@ -170,7 +170,7 @@ def _kept_dimensions(shape: tuple[int, ...], own: tuple[int, ...]) -> tuple[int,
     return ways[0] if len(ways) == 1 else None
 
 
-def _aligned(rule: Rule, leaf: Leaf) -> Partition:
+def _aligned(rule: Rule, leaf: ParameterSpec) -> Partition:
     """One entry per dimension: those that a stack has in front stay whole."""
     missing = len(leaf.shape) - len(rule.partition)
     if missing < 0:
@@ -184,7 +184,7 @@ def _aligned(rule: Rule, leaf: Leaf) -> Partition:
     return (None,) * missing + rule.partition
 
 
-def _annotated(leaf: Leaf, policies: Policies) -> tuple[Partition, tuple[str, ...]]:
+def _annotated(leaf: ParameterSpec, policies: Policies) -> tuple[Partition, tuple[str, ...]]:
     """The author's names of dimensions as mesh axes; each axis is used once."""
     entries: list[tuple[str, ...]] = []
     notes: list[str] = []
@@ -209,7 +209,7 @@ def _annotated(leaf: Leaf, policies: Policies) -> tuple[Partition, tuple[str, ..
     return tuple(_entry(entry) for entry in entries), tuple(notes)
 
 
-def _automatic(leaf: Leaf, policies: Policies) -> LeafPlan | None:
+def _automatic(leaf: ParameterSpec, policies: Policies) -> LeafPlan | None:
     """FSDP for what no rule matches: the largest dimension that divides; None when none does.
 
     The idea, and to prefer the last of equal dimensions, is big_vision's (``sharding.py``).
@@ -238,7 +238,7 @@ def _restricted(
 
 
 def _finished(
-    leaf: Leaf,
+    leaf: ParameterSpec,
     policies: Policies,
     source: Source,
     matched: str,

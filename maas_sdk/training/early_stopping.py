@@ -15,7 +15,7 @@ from typing import Literal
 
 from maas_sdk.errors import ConfigError
 
-__all__ = ["EarlyStopping", "Verdict", "judge"]
+__all__ = ["EarlyStopping", "StoppingVerdict", "judge"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +43,7 @@ class EarlyStopping:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
+class StoppingVerdict:
     """What the evaluations so far say."""
 
     # The best value; None before a number came.
@@ -58,12 +58,14 @@ class Verdict:
         return self.waited >= config.patience
 
 
-def judge(config: EarlyStopping, before: Verdict, *, step: int, value: float) -> Verdict:
+def judge(
+    config: EarlyStopping, before: StoppingVerdict, *, step: int, value: float
+) -> StoppingVerdict:
     """The verdict after one more evaluation, which found ``value`` at ``step``."""
     better = math.isfinite(value)
     if better and before.best is not None:
         gain = before.best - value if config.mode == "min" else value - before.best
         better = gain > config.min_delta
     if better:
-        return Verdict(best=value, best_step=step)
-    return Verdict(best=before.best, best_step=before.best_step, waited=before.waited + 1)
+        return StoppingVerdict(best=value, best_step=step)
+    return StoppingVerdict(best=before.best, best_step=before.best_step, waited=before.waited + 1)

@@ -25,14 +25,14 @@ import optax
 
 from maas_sdk.errors import ConfigError
 
-__all__ = ["SCHEDULES", "Shape", "make_schedule"]
+__all__ = ["SCHEDULES", "ScheduleShape", "make_schedule"]
 
 # How far below its peak optax's one-cycle schedule starts; of Smith and Topin's code.
 _ONECYCLE_START: Final = 25.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Shape:
+class ScheduleShape:
     """What a schedule is made of; counts are of updates, the warm-up's among them."""
 
     # The highest learning rate.
@@ -59,7 +59,7 @@ class _Named:
     """A schedule with what it takes where nothing is said."""
 
     # What comes after the warm-up, as a function of the updates since.
-    make: Callable[[Shape], optax.Schedule]
+    make: Callable[[ScheduleShape], optax.Schedule]
     warmup_fraction: float = 0.0
     end_fraction: float = 0.0
     # Whether the schedule rises by itself.
@@ -121,7 +121,7 @@ def make_schedule(
     if not all(factor > 0 for _, factor in pieces):
         raise ConfigError(f"pieces: expected factors above 0, got {tuple(pieces)}")
     total = max(updates, 1)
-    shape = Shape(
+    shape = ScheduleShape(
         peak=peak,
         end=end,
         total=total,
@@ -138,25 +138,25 @@ def make_schedule(
     )
 
 
-def _constant(shape: Shape) -> optax.Schedule:
+def _constant(shape: ScheduleShape) -> optax.Schedule:
     return optax.schedules.constant_schedule(shape.peak)
 
 
-def _linear(shape: Shape) -> optax.Schedule:
+def _linear(shape: ScheduleShape) -> optax.Schedule:
     return optax.schedules.linear_schedule(shape.peak, shape.end * shape.peak, shape.rest)
 
 
-def _cosine(shape: Shape) -> optax.Schedule:
+def _cosine(shape: ScheduleShape) -> optax.Schedule:
     return optax.schedules.cosine_decay_schedule(shape.peak, shape.rest, alpha=shape.end)
 
 
-def _exponential(shape: Shape) -> optax.Schedule:
+def _exponential(shape: ScheduleShape) -> optax.Schedule:
     return optax.schedules.exponential_decay(
         shape.peak, shape.rest, shape.end, end_value=shape.end * shape.peak
     )
 
 
-def _piecewise(shape: Shape) -> optax.Schedule:
+def _piecewise(shape: ScheduleShape) -> optax.Schedule:
     factors: dict[int, float] = {}
     for share, factor in shape.pieces:
         # The first update with the factor; in a short run two pieces may fall on one.
@@ -165,7 +165,7 @@ def _piecewise(shape: Shape) -> optax.Schedule:
     return optax.schedules.piecewise_constant_schedule(shape.peak, factors)
 
 
-def _onecycle(shape: Shape) -> optax.Schedule:
+def _onecycle(shape: ScheduleShape) -> optax.Schedule:
     if shape.total < 2:
         return _constant(shape)
     return optax.schedules.cosine_onecycle_schedule(
@@ -178,7 +178,7 @@ def _onecycle(shape: Shape) -> optax.Schedule:
     )
 
 
-def _wsd(shape: Shape) -> optax.Schedule:
+def _wsd(shape: ScheduleShape) -> optax.Schedule:
     cooldown = min(shape.cooldown, shape.rest)
     if not cooldown:
         return _constant(shape)

@@ -22,7 +22,7 @@ def recipe(mesh: Any) -> Any:
     from jax import lax
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from maas_sdk.sharding.plan.program import Program
+    from maas_sdk.tpu.program import PlannedProgram
 
     def cut(*spec: Any) -> NamedSharding:
         return NamedSharding(mesh, PartitionSpec(*spec))
@@ -43,7 +43,7 @@ def recipe(mesh: Any) -> Any:
         for shape, sharding in zip(((1024, 4096), (4096, 1024)), shardings, strict=True)
     )
     rows = jax.ShapeDtypeStruct((512, 1024), jnp.bfloat16, sharding=cut("fsdp", None))
-    return Program(
+    return PlannedProgram(
         fn=step,
         arguments=(weights, rows),
         kinds=("weights", "batch"),
@@ -63,11 +63,11 @@ def stripped(text: str) -> str:
 
 def main() -> None:
     """Compile and write."""
-    from maas_sdk.sharding.plan.compiler import Job, compile_jobs
+    from maas_sdk.tpu.compiler import CompileJob, compile_jobs
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "program.txt")
-        job = Job(
+        job = CompileJob(
             label="golden",
             recipe=f"{Path(__file__).absolute()}:recipe",
             slice="v5e:2x4",

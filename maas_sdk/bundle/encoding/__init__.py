@@ -1,0 +1,1 @@
+"""Encoded tensors: their specification, the registry of schemes, encoding and decoding."""

@@ -1,0 +1,1 @@
+"""File formats of a bundle, and folders that appear whole or not at all."""

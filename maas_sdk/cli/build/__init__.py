@@ -1,0 +1,1 @@
+"""Commands that make bundles: export, quantize, reweight, package, seal, inspect, verify."""

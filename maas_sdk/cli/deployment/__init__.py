@@ -1,0 +1,1 @@
+"""Commands for the cloud: deploy, status, destroy."""

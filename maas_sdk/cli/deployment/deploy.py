@@ -1,0 +1,242 @@
+"""``maas deploy``: a bundle in the cloud.
+
+Plans are shown before anything is changed, and a person is asked, unless ``--yes`` was said.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from maas_sdk.cli.deployment.status import (
+    REGION,
+    WORKSPACE,
+    Project,
+    Region,
+    Stack,
+    WorkspaceFolder,
+    Yes,
+    ask_first,
+    asker,
+    open_deployment,
+)
+from maas_sdk.cli.output import BundlePlace, Debug, Json, Output, add_command, reporting
+
+if TYPE_CHECKING:
+    from maas_sdk.bundle.manifest import Manifest
+    from maas_sdk.deploy.deployment import Deployment, Outcome
+
+__all__ = ["deploy", "register", "run_again"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    add_command(
+        app,
+        deploy,
+        "maas deploy digits.maas --project my-project",
+        "maas deploy digits.maas --project my-project --dry-run",
+        "maas deploy digits.maas --project my-project --memory 2Gi --min-instances 1 --public",
+        "maas deploy digits.maas --project my-project --invoker user:you@example.com",
+        "maas deploy digits.maas --project my-project --set-env MAAS_READY_WAIT_S=60",
+        "maas deploy digits.maas --project my-project --state-bucket my-project-states",
+    )
+
+
+def deploy(
+    bundle: BundlePlace,
+    project: Project,
+    region: Region = REGION,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the function; else after the model.")
+    ] = None,
+    cpu: Annotated[
+        float | None, typer.Option(help="Processors of an instance; else what its memory asks for.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory of an instance; else after the bundle's size.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests at once in an instance.")] = 32,
+    min_instances: Annotated[int, typer.Option(help="Instances kept running: never cold.")] = 0,
+    max_instances: Annotated[int, typer.Option(help="Instances at most.")] = 10,
+    public: Annotated[bool, typer.Option(help="Let everybody call it.")] = False,
+    invoker: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MEMBER", help="Who may call it, as user:you@example.com; can be repeated."
+        ),
+    ] = None,
+    set_env: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="Environment variable of the function; can be repeated."
+        ),
+    ] = None,
+    bundle_from: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Let the function fetch <store>/<model>@<version>."),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Publish a bundle there that is too large to go inside."),
+    ] = None,
+    state_bucket: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BUCKET", help="Bucket for Terraform's state; else it stays where it is."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Package and write the variables; no account needed.")
+    ] = False,
+    yes: Yes = False,
+    stack: Stack = None,
+    workspace: WorkspaceFolder = WORKSPACE,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Package a bundle and run it as a function in your Google Cloud project.
+
+    Package, Terraform's variables, its plan, your yes, apply: the source is uploaded by the apply.
+    With --dry-run it ends after the variables and says what would be run.
+    """
+    with reporting(as_json, debug) as output:
+        from maas_sdk.bundle.folder import open_bundle
+        from maas_sdk.cli.build.package import size_table
+        from maas_sdk.deploy import settings as of
+        from maas_sdk.deploy.archive import zip_folder
+        from maas_sdk.deploy.package import package
+        from maas_sdk.deploy.size import bundle_fits, check_limits, zip_size
+        from maas_sdk.store.resolve import find_bundle
+
+        ask_first(as_json, yes or dry_run)
+        folder = find_bundle(bundle)
+        manifest = open_bundle(folder).manifest
+        model = manifest.name
+        publish_in = None if bundle_from or bundle_fits(manifest) else store
+        cpu, memory = _sized(output, manifest, bool(bundle_from or publish_in), cpu, memory)
+        settings = of.Settings(
+            project_id=project,
+            region=region,
+            name=name or of.name_from_model(model),
+            instance=of.Instance(
+                cpu=cpu,
+                memory=memory,
+                concurrency=concurrency,
+                min=min_instances,
+                max=max_instances,
+            ),
+            public=public,
+            invokers=tuple(dict.fromkeys(invoker or ())),
+            environment=of.environment_from(set_env or ()),
+            model_buckets=of.model_buckets_of(bundle_from or publish_in),
+        )
+        made = open_deployment(
+            output, workspace, stack, project, region, settings.name, state_bucket
+        )
+        made.check(settings)
+        if publish_in:
+            bundle_from = _published(output, folder, model, publish_in, dry_run)
+        with tempfile.TemporaryDirectory(prefix="maas-deploy-") as scratch:
+            function = package(folder, Path(scratch) / "function", bundle_from=bundle_from)
+            archive = zip_folder(function, Path(scratch) / "function.zip")
+            size = zip_size(archive)
+            output.show(size_table(size))
+            check_limits(size)
+            release = made.prepare(settings, archive, model)
+        if dry_run:
+            _show_dry_run(output, made, release)
+            return
+        _show(output, made.apply(release, asker("Apply this plan?", yes)), model)
+
+
+def run_again(
+    output: Output,
+    project: str,
+    name: str,
+    region: str,
+    to: int | None,
+    yes: bool,
+    stack: Path | None,
+    workspace: Path,
+    *,
+    as_json: bool,
+) -> None:
+    """Run an earlier release of a deployment again, for ``maas rollback``."""
+    ask_first(as_json, yes)
+    made = open_deployment(output, workspace, stack, project, region, name)
+    found = made.rollback(asker("Apply this plan?", yes), to)
+    _show(output, found, found.release.model if found.release else name)
+
+
+def _sized(
+    output: Output, manifest: Manifest, fetched: bool, cpu: float | None, memory: str | None
+) -> tuple[float, str]:
+    """Processors and memory of an instance; what nobody said is chosen, and said."""
+    from maas_sdk.deploy.memory import choose, need_of
+
+    need = need_of(manifest, fetched=fetched)
+    cpu, memory, chosen = choose(need, cpu, memory)
+    if chosen:
+        output.note(f"an instance has {cpu:g} CPU and {memory} of memory: {need}")
+    return cpu, memory
+
+
+def _published(output: Output, bundle: Path, model: str, store: str, dry_run: bool) -> str:
+    """Publish a bundle that is too large for the source; where it is now."""
+    from maas_sdk.store.opening import open_store
+
+    place = f"{store.rstrip('/')}/{model}"
+    if dry_run:
+        output.note(f"the bundle is too large to go inside: it would be published as {place}@…")
+        return f"{place}@next"
+    version = open_store(store).publish(bundle, model)
+    output.note(f"the bundle is too large to go inside: published as {place}@{version}")
+    return f"{place}@{version}"
+
+
+def _show_dry_run(output: Output, made: Deployment, release: Any) -> None:
+    from dataclasses import asdict
+
+    source = made.workspace.source(release.source)
+    file = made.workspace.variables_file
+    text = file.read_text(encoding="utf-8")
+    terraform = f"terraform -chdir={made.stack}"
+    state, copy = "", ""
+    if made.state is not None:
+        state = f"state: {made.state.url}\n"
+        copy = f"cp {made.workspace.backend_file} {made.stack}/\n"
+    output.lines(
+        f"{text}\nsource: {source}\n{state}\nwould run, and ask before the last one:\n"
+        f"{copy}{terraform} init\n{terraform} plan -var-file={file} -out=maas.tfplan\n"
+        f"{terraform} apply maas.tfplan"
+    )
+    output.document(
+        {
+            "release": asdict(release),
+            "variables": str(file),
+            "source": str(source),
+            "state": made.state and made.state.url,
+        }
+    )
+
+
+def _show(output: Output, found: Outcome, model: str) -> None:
+    from dataclasses import asdict
+
+    url = found.outputs.get("url")
+    number = found.release.number if found.release else None
+    output.show(f"release {number} runs" + ("" if found.changed else "; nothing had to change"))
+    if url:
+        output.lines(f"{url}/v1/models/{model}:predict")
+    output.document(
+        {
+            "release": asdict(found.release) if found.release else None,
+            "changed": found.changed,
+            "url": url,
+            "outputs": found.outputs,
+        }
+    )

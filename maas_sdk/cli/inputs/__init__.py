@@ -1,0 +1,1 @@
+"""Arguments of commands as values: arrays from files, rows, models."""

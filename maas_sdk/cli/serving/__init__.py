@@ -1,0 +1,1 @@
+"""Commands that answer: serve, predict, batch, bench."""

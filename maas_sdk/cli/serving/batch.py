@@ -1,0 +1,186 @@
+"""``maas batch``: all rows of a file through a bundle, into files, resumable after a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from maas_sdk.cli.output import (
+    BundlePlace,
+    Debug,
+    Json,
+    Output,
+    add_command,
+    extra,
+    reporting,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from maas_sdk.batch import Progress
+
+__all__ = ["batch", "register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    add_command(
+        app,
+        batch,
+        "maas batch digits.maas rows.parquet --out answers --key id",
+        "maas batch iris.maas iris.csv --out answers --ignore species --format jsonl",
+        "maas batch digits.maas scans/ --out answers --resize --invert",
+        "maas batch digits.maas rows.parquet --out answers --key id --resume",
+        "maas batch gs://my-bucket/models/digits@stable rows.parquet --out answers --key id",
+    )
+
+
+def batch(
+    bundle: BundlePlace,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INPUT", help="A .npy, .npz, .parquet, .csv or .jsonl, or a folder of images."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")],
+    format: Annotated[str, typer.Option(help="parquet, jsonl or npz.")] = "parquet",
+    key: Annotated[
+        str | None,
+        typer.Option(help="Column that answers stand beside; else the row's number, from 0."),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="INPUT=COLUMN,…: what an input of the program is made of; repeat for several."
+        ),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(help="Column that is left out where an input takes all; repeat for several."),
+    ] = None,
+    finite: Annotated[
+        bool, typer.Option("--finite", help="Do not answer rows with NaN or infinity.")
+    ] = False,
+    resize: Annotated[
+        bool, typer.Option("--resize", help="Scale pictures to the size that the model takes.")
+    ] = False,
+    invert: Annotated[
+        bool, typer.Option("--invert", help="Pictures: dark is high, as in ink on paper.")
+    ] = False,
+    program: Annotated[str | None, typer.Option(help="Which of the bundle's programs.")] = None,
+    bucket: Annotated[
+        int | None,
+        typer.Option(help="Compiled batch size; else the one with most rows/s when verified."),
+    ] = None,
+    part_rows: Annotated[
+        int | None, typer.Option(help="Rows to a file; else what makes files of about 32 MiB.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on behind the answers that are there.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the answers that are there.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Answer all rows of a file, and write the answers beside their keys.
+
+    Files of answers appear whole: what is there after a kill stays, and --resume goes on behind it.
+    Rows that cannot be answered are written to files of their own, with the reasons.
+    """
+    with reporting(as_json, debug) as output:
+        from maas_sdk.errors import ConfigError
+        from maas_sdk.store.resolve import find_bundle
+
+        with extra("serve"):
+            from maas_sdk.batch import BatchConfig, predict_files
+
+        if resume and overwrite:
+            raise ConfigError("--resume keeps the answers that are there, --overwrite does not")
+        config = BatchConfig(
+            format=format,
+            program=program,
+            key=key,
+            columns=dict(_columns(text) for text in columns or []),
+            ignore=tuple(ignore or ()),
+            finite=finite,
+            resize=resize,
+            invert=invert,
+            bucket=bucket,
+            part_rows=part_rows,
+        )
+        folder = find_bundle(bundle)
+        try:
+            with _bar(output) as tell:
+                report = predict_files(
+                    folder,
+                    file,
+                    out,
+                    config,
+                    mode="resume" if resume else "overwrite" if overwrite else "new",
+                    progress=tell,
+                )
+        except KeyboardInterrupt:
+            output.note(f"stopped; what is finished is in {escape(str(out))}: --resume goes on")
+            raise
+        rate = report.run_rows / report.run_s if report.run_s else 0.0
+        output.show(
+            f"{report.answered:,} rows answered"
+            + (f", {report.bad:,} not (bad-….jsonl says why)" if report.bad else "")
+            + f", {report.parts} {'file' if report.parts == 1 else 'files'} in {escape(str(out))}"
+            + (f", {rate:,.0f} rows/s" if rate else "; all was done before")
+        )
+        output.document(
+            {
+                "rows": report.rows,
+                "answered": report.answered,
+                "bad": report.bad,
+                "parts": report.parts,
+                "run_rows": report.run_rows,
+                "run_s": report.run_s,
+                "path": str(out),
+            }
+        )
+
+
+def _columns(text: str) -> tuple[str, tuple[str, ...]]:
+    """``x=a,b`` → ``x``, (``a``, ``b``)."""
+    from maas_sdk.errors import ConfigError
+
+    name, found, columns = text.partition("=")
+    if not name or not found or not columns:
+        raise ConfigError(f"--columns {text!r}: expected INPUT=COLUMN,… such as x=age,height")
+    return name, tuple(columns.split(","))
+
+
+@contextmanager
+def _bar(output: Output) -> Iterator[Callable[[Progress], None]]:
+    """A bar on stderr: rows, rate, time left."""
+    with output.progress() as bar:
+        columns: Any = bar.columns
+        bar.columns = (columns[0], columns[1])
+        task = bar.add_task("loading", total=1.0)
+
+        def tell(found: Progress) -> None:
+            total = f" of {found.total:,}" if found.total is not None else ""
+            left = "" if found.left_s is None else f", {_time(found.left_s)} left"
+            bad = f", {found.bad:,} bad" if found.bad else ""
+            text = f"{found.rows:,}{total} rows, {found.rows_per_s:,.0f} rows/s{left}{bad}"
+            bar.update(task, completed=found.share, description=text)
+
+        yield tell
+
+
+def _time(seconds: float) -> str:
+    """``1:02:03``, or ``2:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

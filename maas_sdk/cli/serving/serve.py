@@ -1,0 +1,107 @@
+"""``maas serve``: a bundle behind a local server."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Annotated
+
+import typer
+
+from maas_sdk.cli.output import (
+    BundlePlace,
+    Debug,
+    Json,
+    TrustedKey,
+    add_command,
+    extra,
+    reporting,
+)
+from maas_sdk.errors import ConfigError
+
+__all__ = ["register", "serve"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    add_command(
+        app,
+        serve,
+        "maas serve digits.maas",
+        "maas serve digits.maas --host 0.0.0.0 --port 9000",
+        "maas serve gs://my-bucket/models/digits@stable",
+    )
+
+
+def serve(
+    bundle: BundlePlace,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8080,
+    trusted_key: TrustedKey = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Serve a bundle from this machine until Ctrl-C.
+
+    Speaks msgpack frames and TensorFlow Serving's JSON. With --json, prints the address as the
+    one document once the port is open.
+    """
+    with reporting(as_json, debug) as output:
+        with extra("serve"):
+            import uvicorn
+
+            from maas_sdk.bundle.folder import open_bundle
+            from maas_sdk.runtime import load
+            from maas_sdk.serve.core.endpoint import Endpoint, EndpointLimits
+            from maas_sdk.serve.host import ModelHost
+            from maas_sdk.serve.shells.asgi import asgi_app
+            from maas_sdk.store.resolve import find_version
+
+        limits = EndpointLimits.from_environ(os.environ)
+        folder, version = find_version(bundle)
+        trusted_keys = trusted_key or None
+        name = open_bundle(folder, trusted_keys=trusted_keys).manifest.name
+        listener = _listen(host, port)
+        address = _address(host, listener.getsockname()[1])
+        output.note(f"[bold]{name}[/bold] at {address}/v1/models/{name}:predict  (Ctrl-C stops)")
+        output.document({"url": address, "model": name})
+        endpoint = Endpoint(
+            ModelHost(
+                lambda: load(folder, trusted_keys=trusted_keys), name=name, version=version or "1"
+            ),
+            limits,
+        )
+        config = uvicorn.Config(
+            asgi_app(endpoint), log_level="warning", access_log=False, lifespan="on"
+        )
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket, before anything is loaded, so that a taken port is known at once.
+
+    Raises:
+        ConfigError: the port is taken, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; "
+            "choose another with --port, or --port 0 for any free one",
+            host=host,
+            port=port,
+        ) from error
+    return listener
+
+
+def _address(host: str, port: int) -> str:
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{shown}:{port}"

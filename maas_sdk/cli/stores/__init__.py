@@ -1,0 +1,1 @@
+"""Commands for stores: push, pull, list, promote, rollback, gc."""

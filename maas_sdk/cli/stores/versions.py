@@ -1,0 +1,226 @@
+"""``maas push``, ``pull``, ``list``, ``promote`` and ``gc``: bundles in a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from maas_sdk.cli.output import BundlePlace, Debug, Json, Output, add_command, reporting
+
+if TYPE_CHECKING:
+    from maas_sdk.store.opening import Store
+    from maas_sdk.store.reference import Published, StoreReference
+
+__all__ = ["gc", "list_", "promote", "pull", "push", "register", "set_back"]
+
+_Model = Annotated[
+    str, typer.Argument(help="The model in its store, such as gs://my-bucket/models/digits.")
+]
+_Label = Annotated[str, typer.Option(help="The label to move.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    add_command(
+        app,
+        push,
+        "maas push digits.maas gs://my-bucket/models/digits",
+        "maas push digits.maas store/digits@7 --label stable",
+        "maas push gs://my-bucket/models/digits@stable gs://other-bucket/models/digits",
+    )
+    add_command(app, pull, "maas pull gs://my-bucket/models/digits@stable digits.maas")
+    add_command(
+        app, list_, "maas list gs://my-bucket/models", "maas list store --model digits", name="list"
+    )
+    add_command(
+        app,
+        promote,
+        "maas promote gs://my-bucket/models/digits@7",
+        "maas promote gs://my-bucket/models/digits@7 --label canary",
+    )
+    add_command(
+        app,
+        gc,
+        "maas gc gs://my-bucket/models --dry-run",
+        "maas gc gs://my-bucket/models --keep 10 --older-than-hours 48",
+    )
+
+
+def push(
+    bundle: BundlePlace,
+    model: _Model,
+    label: Annotated[
+        str | None, typer.Option(help="Set this label to the version in the same step.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Publish a bundle as a version of a model; the next number, or the one behind an @.
+
+    Only files that the store lacks are sent. The version is there whole or not at all; pushing
+    again after an interruption goes on where it was cut.
+    """
+    with reporting(as_json, debug) as output:
+        from maas_sdk.errors import ConfigError
+        from maas_sdk.store.resolve import find_bundle
+
+        store, found = _open(model)
+        if found.label is not None:
+            raise ConfigError(f"{model}: a label is no version: give it with --label {found.label}")
+        version = store.publish(find_bundle(bundle), found.model, found.version, label=label)
+        at = f", which {label} now is at" if label else ""
+        output.lines(f"{found.store}/{found.model}@{version}{at}")
+        output.document({**_document(found, version), "label": label})
+
+
+def pull(
+    model: Annotated[
+        str,
+        typer.Argument(help="The model in its store, with @version or @label, or its latest."),
+    ],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Fetch a version into a folder of your own, every byte checked."""
+    with reporting(as_json, debug) as output:
+        store, found = _open(model)
+        bundle = store.copy(found.model, out, found.version, label=found.label, overwrite=overwrite)
+        nbytes = sum(entry.size_bytes for entry in bundle.manifest.files.values())
+        output.lines(f"{bundle.path!s}  {len(bundle.manifest.files)} files, {nbytes:,} B")
+        output.document({"path": str(bundle.path), "nbytes": nbytes})
+
+
+def list_(
+    store: Annotated[
+        str, typer.Argument(help="The store: gs://bucket/prefix, a folder, or another URL of one.")
+    ],
+    model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the models of a store, their versions and the labels at them."""
+    with reporting(as_json, debug) as output:
+        from maas_sdk.store.opening import open_store
+
+        opened = open_store(store)
+        names = [model] if model is not None else opened.models()
+        histories = {name: opened.history(name) for name in names}
+        if histories:
+            output.show(_table(histories))
+        else:
+            output.lines(f"no model in {store}: add one with maas push")
+        output.document(
+            {
+                "store": store,
+                "models": {
+                    name: [found._asdict() for found in history]
+                    for name, history in histories.items()
+                },
+            }
+        )
+
+
+def promote(
+    model: Annotated[str, typer.Argument(help="The model with @version: store/digits@7.")],
+    label: _Label = "stable",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Set a label to a version. Servers that name the label open that version from then on."""
+    with reporting(as_json, debug) as output:
+        from maas_sdk.errors import ConfigError
+
+        store, found = _open(model)
+        if found.version is None:
+            raise ConfigError(f"{model}: say which version, such as {found.store}/{found.model}@3")
+        before = store.promote(found.model, found.version, label)
+        was = f" (was {before})" if before else ""
+        output.lines(f"{found.store}/{found.model}: {label} is {found.version}{was}")
+        output.document({**_document(found, found.version), "label": label, "before": before})
+
+
+def set_back(output: Output, model: str, label: str) -> None:
+    """Set a model's label back to the version before, for ``maas rollback``."""
+    store, found = _open(model)
+    version = store.rollback(found.model, label)
+    output.lines(f"{found.store}/{found.model}: {label} is {version} again")
+    output.document({**_document(found, version), "label": label})
+
+
+def gc(
+    store: Annotated[str, typer.Argument(help="The store: gs://bucket/prefix.")],
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of each model, retire all but the latest so many versions and the labelled ones.",
+        ),
+    ] = None,
+    older_than_hours: Annotated[
+        float, typer.Option(min=2, help="Delete only what is older, and retired for longer.")
+    ] = 24,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Delete what no published version of a store needs, such as interrupted uploads.
+
+    Without --keep every version stays. May run while others publish.
+    """
+    with reporting(as_json, debug) as output:
+        from maas_sdk.charts.quantities import data_size
+        from maas_sdk.errors import ConfigError
+        from maas_sdk.store.opening import open_store
+        from maas_sdk.store.remote import RemoteStore
+
+        opened = open_store(store)
+        if not isinstance(opened, RemoteStore):
+            raise ConfigError(
+                f"{store} is a folder of versions, which leaves no garbage: remove the folder of a "
+                "version that no server uses"
+            )
+        done = opened.collect(keep=keep, age_s=older_than_hours * 3600, dry_run=dry_run)
+        would = "would be " if dry_run else ""
+        for name, versions in done.retired.items():
+            output.lines(f"{name}: {would}retired {', '.join(versions)}")
+        output.lines(f"{would}deleted: {done.objects} objects, {data_size(done.nbytes)}")
+        output.document({**done._asdict(), "dry_run": dry_run})
+
+
+def _open(model: str) -> tuple[Store, StoreReference]:
+    from maas_sdk.store.opening import open_store
+    from maas_sdk.store.reference import parse_reference
+
+    found = parse_reference(model)
+    return open_store(found.store), found
+
+
+def _document(found: StoreReference, version: str) -> dict[str, Any]:
+    return {"store": found.store, "model": found.model, "version": version}
+
+
+def _table(histories: dict[str, list[Published]]) -> Any:
+    from rich.table import Table
+
+    from maas_sdk.charts.quantities import data_size
+
+    table = Table(box=None, pad_edge=False)
+    for title, justify in (("model", "left"), ("version", "right"), ("labels", "left")):
+        table.add_column(title, justify=justify)  # type: ignore[arg-type]
+    table.add_column("size", justify="right")
+    table.add_column("published")
+    for name, history in histories.items():
+        for found in reversed(history):
+            table.add_row(
+                escape(name),
+                found.version,
+                ", ".join(found.labels),
+                data_size(found.total_bytes),
+                found.published,
+            )
+    return table

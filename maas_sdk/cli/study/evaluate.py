@@ -1,0 +1,209 @@
+"""``maas evaluate``: a bundle, or an endpoint, judged by rows whose answers are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from maas_sdk.cli.output import Debug, Json, add_command, extra, reporting
+
+if TYPE_CHECKING:
+    from maas_sdk.evaluate import Evaluation
+    from maas_sdk.tensors import Array, Signature
+
+__all__ = ["evaluate", "register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    add_command(
+        app,
+        evaluate,
+        "maas evaluate digits.maas test.npz",
+        "maas evaluate http://127.0.0.1:8080/v1/models/digits test.npz --out report.html",
+        "maas evaluate digits.maas test.npz --against digits-int8.maas",
+        "maas evaluate digits.maas test.npz --against gs://my-bucket/models/digits@stable",
+    )
+
+
+def evaluate(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="BUNDLE|URL",
+            help="A bundle's folder, a model in a store, gs://bucket/models/digits@stable, or an "
+            "endpoint.",
+        ),
+    ],
+    file: Annotated[
+        Path, typer.Argument(help="An .npz with the program's inputs and an array of labels.")
+    ],
+    labels: Annotated[str, typer.Option(help="Name of the labels in the file.")] = "labels",
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="BUNDLE|URL", help="Judge this one too, and lay both side by side."),
+    ] = None,
+    program: Annotated[str | None, typer.Option(help="Which of the model's programs.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model at the URL, unless the URL ends in /v1/models/NAME.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", help="Which output, where the program has several.")
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="classification, regression or language; told from the labels if left."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Rows in a call, for rows per second.")] = 64,
+    calls: Annotated[int, typer.Option(help="Calls of one row, for the latency.")] = 50,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write a page with pictures, .html.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Judge a model by rows whose answers are known: quality, latency, rows per second, memory.
+
+    Integer labels make it a classification, or with a second dimension a language model's tokens;
+    floats make it a regression.
+    """
+    with reporting(as_json, debug) as said:
+        with extra("train"):
+            from maas_sdk.evaluate import compare_page, compare_table, evaluation_page, text_table
+        if out is not None:
+            _check_page(out)
+        how = _How(
+            file=file,
+            labels=labels,
+            program=program,
+            model=model,
+            options={
+                "output": output,
+                "task": task,
+                "batch_size": batch_size,
+                "latency_calls": calls,
+            },
+        )
+        arrays = _read(file, labels)
+        first = _judge(source, arrays, how)
+        second = None if against is None else _judge(against, arrays, how)
+        if second is None:
+            said.show(text_table(first))
+            said.document(first.to_dict())
+        else:
+            said.show(compare_table(first, second))
+            said.document({"evaluations": [first.to_dict(), second.to_dict()]})
+        if out is not None:
+            _write(out, evaluation_page(first) if second is None else compare_page(first, second))
+            said.note(f"page    {out}")
+
+
+class _How(NamedTuple):
+    """What is the same for both sides of a comparison."""
+
+    file: Path
+    labels: str
+    program: str | None
+    # At an address that does not name it.
+    model: str | None
+    # Arguments of ``maas_sdk.evaluate.evaluate``.
+    options: dict[str, Any]
+
+
+def _read(file: Path, labels: str) -> dict[str, Array]:
+    from maas_sdk.cli.inputs.arrays import read_npz
+    from maas_sdk.errors import InputError
+
+    arrays = read_npz(file)
+    if labels not in arrays:
+        raise InputError(
+            f"{file}: no array {labels!r}; it has {', '.join(arrays) or 'none'}. "
+            "Say which holds the labels: --labels NAME"
+        )
+    if len(arrays) == 1:
+        raise InputError(f"{file}: only the labels are there; put the inputs beside them")
+    return arrays
+
+
+def _judge(target: str, arrays: dict[str, Array], how: _How) -> Evaluation:
+    import dataclasses
+
+    from maas_sdk.evaluate import evaluate as judge
+
+    with _opened(target, how) as (call, signature, where):
+        data = (_inputs(arrays, signature, how), arrays[how.labels])
+        name = target if "://" in target else Path(target).name
+        return dataclasses.replace(judge(call, data, name=name, **how.options), where=where)
+
+
+@contextmanager
+def _opened(target: str, how: _How) -> Iterator[tuple[Any, Signature, str]]:
+    """What answers, its signature, and in words where it is."""
+    if target.startswith(("http://", "https://")):
+        from maas_sdk.cli.serving.predict import endpoint_signature, split_url
+        from maas_sdk.client import Client
+
+        base, named = split_url(target)
+        with Client(base, named or how.model) as client:
+            signature = endpoint_signature(client.metadata(), how.program, target)
+            yield lambda inputs: client.predict(inputs, program=how.program), signature, "over HTTP"
+        return
+    with extra("serve"):
+        from maas_sdk.runtime import load
+    from maas_sdk.errors import NotFoundError
+    from maas_sdk.store.resolve import find_bundle
+
+    with load(find_bundle(target)) as engine:
+        programs = engine.manifest.programs
+        name = how.program or ("predict" if "predict" in programs else next(iter(programs)))
+        if name not in programs:
+            raise NotFoundError(
+                f"{target}: no program {name!r}; the model has {', '.join(programs)}"
+            )
+        where = f"in this process, tier {engine.report.tier}"
+        yield lambda inputs: engine.run(inputs, program=name), programs[name].signature, where
+
+
+def _inputs(arrays: dict[str, Array], signature: Signature, how: _How) -> dict[str, Array]:
+    """The file's other arrays, under the program's names."""
+    import numpy as np
+
+    from maas_sdk.errors import InputError
+    from maas_sdk.tensors import dtype_from_name
+
+    others = {name: array for name, array in arrays.items() if name != how.labels}
+    wanted = signature.inputs
+    if len(others) == 1 and len(wanted) == 1:
+        others = dict(zip(wanted, others.values(), strict=True))
+    if others.keys() != wanted.keys():
+        raise InputError(
+            f"{how.file}: besides {how.labels!r} it has {', '.join(sorted(others))}; "
+            f"the program takes {', '.join(sorted(wanted))}"
+        )
+    # float64, which numpy makes unasked, becomes the float that the model wants.
+    return {
+        name: array.astype(dtype_from_name(wanted[name].dtype))
+        if np.issubdtype(array.dtype, np.floating)
+        else array
+        for name, array in others.items()
+    }
+
+
+def _check_page(out: Path) -> None:
+    from maas_sdk.errors import ConfigError
+
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"{out}: the report is a page; give the file the ending .html")
+
+
+def _write(out: Path, page: str) -> None:
+    from maas_sdk.errors import ConfigError
+
+    try:
+        out.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written: {error.strerror or error}") from error

@@ -1,0 +1,1 @@
+"""The mathematics of compression, in NumPy: matrices in, codes and scales out."""

@@ -1,0 +1,1 @@
+"""A traced program rewritten for compressed weights."""

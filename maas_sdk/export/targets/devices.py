@@ -1,0 +1,61 @@
+"""Which of a bundle's targets can be run on this machine, its accelerators included.
+
+The rule: an accelerator is asked what it is by a process of its own, since whoever opens one keeps
+its memory and its threads.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from maas_sdk.bundle.manifest import Target
+from maas_sdk.errors import MaasError
+from maas_sdk.export.targets.children import Child, run_children
+from maas_sdk.runtime.load import local_host
+from maas_sdk.runtime.plugins import find_plugin
+from maas_sdk.runtime.tiers import Host, obstacle
+
+__all__ = ["accelerator", "obstacles"]
+
+
+def obstacles(targets: Mapping[str, Target], *, timeout_s: float) -> dict[str, str]:
+    """Why some targets cannot run here, by name; the others can.
+
+    Args:
+        targets: a bundle's.
+        timeout_s: seconds that an accelerator may take to say what it is.
+    """
+    hosts: dict[str, Host | str] = {"cpu": local_host()}
+    found = {}
+    for name, target in targets.items():
+        if target.platform not in hosts:
+            hosts[target.platform] = accelerator(target.platform, timeout_s=timeout_s)
+        host = hosts[target.platform]
+        reason = host if isinstance(host, str) else obstacle(target, host)
+        if reason:
+            found[name] = reason
+    return found
+
+
+def accelerator(platform: str, *, timeout_s: float = 120.0) -> Host | str:
+    """The device of a platform, or why there is none.
+
+    Args:
+        platform: "cuda", "tpu", or another with a plugin.
+        timeout_s: seconds that it may take to say what it is.
+    """
+    try:
+        find_plugin(platform)
+        child = Child(label=platform, job={"work": "describe", "platform": platform})
+        with tempfile.TemporaryDirectory(prefix="maas-device-") as folder:
+            (said,) = run_children(
+                [child],
+                folder=Path(folder),
+                timeout_s=timeout_s,
+                on_step=lambda child, message: None,
+            )
+    except MaasError as error:
+        return error.message
+    return Host(platform=platform, arch=said["arch"], jaxlib=said["jaxlib"])

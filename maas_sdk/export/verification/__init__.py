@@ -1,0 +1,1 @@
+"""Packaged answers held against the reference model."""

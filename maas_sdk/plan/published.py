@@ -1,0 +1,227 @@
+"""Published training runs on TPU slices: what the estimate is calibrated on and judged by.
+
+The rule it keeps: a run is written down with its source and with what the source leaves open, and
+everything computed from it is a formula here, not a number.
+
+The published share of peak (MFU) counts attention's square in full, no recomputation and no
+embedding lookup: 7207 tokens/s per chip of the 8B run times its 57.9 GFLOP per token are 45.46 % of
+918 TFLOP/s, and 960 times 481 GFLOP of the 70B run 50.3 %. The same count is used here.
+
+Dimension letters: L layers, D features, N heads, K heads of keys and values, H features of a head,
+F features inside the feed-forward layers, V tokens of the vocabulary, T positions of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from maas_sdk.tpu.slices import Slice, parse_slice
+
+__all__ = ["RUNS", "PublishedShape", "Run"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishedShape:
+    """A decoder of Llama's shape."""
+
+    layers: int
+    features: int
+    heads: int
+    kv_heads: int
+    hidden_features: int
+    vocab_size: int
+
+    @property
+    def products(self) -> Mapping[str, int]:
+        """Weights of each product, all layers together."""
+        head = self.features // self.heads
+        attention = {"query": self.heads, "key": self.kv_heads, "value": self.kv_heads}
+        inner = self.layers * self.features * self.hidden_features
+        return {
+            **{k: self.layers * self.features * n * head for k, n in attention.items()},
+            "out": self.layers * self.features * self.features,
+            **dict.fromkeys(("gate", "up", "down"), inner),
+            "head": self.features * self.vocab_size,
+        }
+
+    @property
+    def parameters(self) -> int:
+        """All weights, the table of tokens included, norms left out."""
+        return sum(self.products.values()) + self.features * self.vocab_size
+
+    def forward_flops(self, name: str, length: int) -> float:
+        """Operations per token of one product's forward pass; ``"attention"`` is both its squares.
+
+        Args:
+            name: one of ``products``, or "attention".
+            length: T.
+        """
+        if name == "attention":
+            return 4.0 * self.layers * self.features * length
+        return 2.0 * self.products[name]
+
+    def model_flops(self, length: int) -> float:
+        """Operations per token of a training step: forward, and twice that backward."""
+        names = [*self.products, "attention"]
+        return 3.0 * sum(self.forward_flops(name, length) for name in names)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One published training run, parameters sharded over all chips (FSDP)."""
+
+    name: str
+    shape: PublishedShape
+    slice: Slice
+    # Of one chip.
+    rows: int
+    length: int
+    # Products whose results are computed again in the backward pass.
+    recomputed: tuple[str, ...]
+    # Share of the chips' bf16 peak.
+    mfu: float
+    # Whether the constants are fitted on it; the others only judge them.
+    fitted: bool
+    source: str
+    # What the source does not say and is assumed.
+    assumed: str = ""
+
+    @property
+    def tokens(self) -> int:
+        """Of one chip in one step."""
+        return self.rows * self.length
+
+    @property
+    def model_flops(self) -> float:
+        """Of one chip in one step."""
+        return self.tokens * self.shape.model_flops(self.length)
+
+    @property
+    def chip_flops(self) -> float:
+        """The same with what is computed again."""
+        again = sum(self.shape.forward_flops(name, self.length) for name in self.recomputed)
+        return self.tokens * (self.shape.model_flops(self.length) + again)
+
+    @property
+    def moved_bytes(self) -> float:
+        """Sent by one chip in one step: weights gathered twice, gradients scattered, in bfloat16.
+
+        Rajbhandari et al. 2020 (ZeRO), section 7.2.2.
+        """
+        chips = self.slice.chips
+        return 3 * 2 * self.shape.parameters * (chips - 1) / chips
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of the published step."""
+        return self.model_flops / (self.mfu * self.slice.chip.bf16_flops)
+
+
+_LLAMA3: Final = {
+    "8B": PublishedShape(
+        layers=32, features=4096, heads=32, kv_heads=8, hidden_features=14336, vocab_size=128256
+    ),
+    "70B": PublishedShape(
+        layers=80, features=8192, heads=64, kv_heads=8, hidden_features=28672, vocab_size=128256
+    ),
+    "405B": PublishedShape(
+        layers=126, features=16384, heads=128, kv_heads=8, hidden_features=53248, vocab_size=128256
+    ),
+}
+_LLAMA2_70B: Final = PublishedShape(
+    layers=80, features=8192, heads=64, kv_heads=8, hidden_features=28672, vocab_size=32000
+)
+_TIERING: Final = "https://maxtext.readthedocs.io/en/latest/reference/models/tiering.html"
+_RECIPES: Final = "https://github.com/AI-Hypercomputer/tpu-recipes/tree/main/training/trillium"
+_RUN_LLAMA2: Final = "MaxText, getting_started/Run_Llama2.md"
+_MLP_AND_ATTENTION: Final = ("attention", "gate", "up")
+_ALL_BUT_DOWN: Final = ("query", "key", "value", *_MLP_AND_ATTENTION, "out")
+
+RUNS: Final[tuple[Run, ...]] = (
+    Run(
+        name="Llama 3.1 8B, 256 v6e",
+        shape=_LLAMA3["8B"],
+        slice=parse_slice("v6e:16x16"),
+        rows=4,
+        length=8192,
+        # The recipe keeps the projections of attention (on the host).
+        recomputed=_MLP_AND_ATTENTION,
+        mfu=0.4546,
+        fitted=True,
+        source=f"{_TIERING}; {_RECIPES}/Llama3.1-8B-MaxText/v6e-256",
+    ),
+    Run(
+        name="Llama 3.1 70B, 256 v6e",
+        shape=_LLAMA3["70B"],
+        slice=parse_slice("v6e:16x16"),
+        rows=5,
+        length=8192,
+        recomputed=(*_MLP_AND_ATTENTION, "out"),
+        mfu=0.5033,
+        fitted=True,
+        source=f"{_TIERING}; {_RECIPES}/Llama3.1-70B-MaxText/v6e-256",
+    ),
+    Run(
+        name="Llama 3.1 405B, 256 v6e",
+        shape=_LLAMA3["405B"],
+        slice=parse_slice("v6e:16x16"),
+        rows=1,
+        length=8192,
+        recomputed=_ALL_BUT_DOWN,
+        mfu=0.3855,
+        fitted=True,
+        source=f"{_TIERING}; {_RECIPES}/Llama3.1-405B-MaxText",
+        assumed="one row per chip, as in the recipe for two such slices; the table's 123 tokens/s "
+        "per chip would be 35.2 %",
+    ),
+    Run(
+        name="Llama 2 70B, 512 v5p",
+        shape=_LLAMA2_70B,
+        slice=parse_slice("v5p:8x8x8"),
+        rows=4,
+        length=4096,
+        recomputed=(*_MLP_AND_ATTENTION, "out"),
+        mfu=0.654,
+        fitted=True,
+        source=_TIERING,
+        assumed="four rows per chip; projections of queries, keys and values kept",
+    ),
+    Run(
+        name="Llama 2 70B, 256 v5e",
+        shape=_LLAMA2_70B,
+        slice=parse_slice("v5e:16x16"),
+        rows=2,
+        length=4096,
+        recomputed=_ALL_BUT_DOWN,
+        mfu=0.57,
+        fitted=True,
+        source=_RUN_LLAMA2,
+        assumed="two rows per chip; everything computed again",
+    ),
+    Run(
+        name="Llama 2 70B, 256 v6e",
+        shape=_LLAMA2_70B,
+        slice=parse_slice("v6e:16x16"),
+        rows=4,
+        length=4096,
+        recomputed=(*_MLP_AND_ATTENTION, "out"),
+        mfu=0.438,
+        fitted=False,
+        source=_TIERING,
+        assumed="four rows per chip; projections of queries, keys and values kept",
+    ),
+    Run(
+        name="Llama 2 70B, 64 v5p",
+        shape=_LLAMA2_70B,
+        slice=parse_slice("v5p:4x4x4"),
+        rows=4,
+        length=4096,
+        recomputed=(*_MLP_AND_ATTENTION, "out"),
+        mfu=0.65,
+        fitted=False,
+        source=_RUN_LLAMA2,
+        assumed="four rows per chip; projections of queries, keys and values kept",
+    ),
+)

@@ -1,0 +1,1 @@
+"""The pure part of the service: a request in, a response out."""

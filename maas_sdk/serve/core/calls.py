@@ -1,0 +1,210 @@
+"""The calls of one request → their answers, in order; small calls of a program run as one batch.
+
+A thousand calls of one row cost a thousand runs; put together they cost a few. So calls
+of a program whose rows are independent are concatenated up to its largest bucket, run once, and the
+outputs split again. No further: a larger batch would be split by the engine, and between batches
+there is a moment to see which deadlines have passed.
+
+The rule: one call's trouble is that call's. Each is checked before it joins a batch, and each gets
+its own result or its own failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from maas_sdk.bundle.manifest import Manifest, Program
+from maas_sdk.errors import DeadlineError, MaasError, NotFoundError
+from maas_sdk.serve.host import ServedEngine
+from maas_sdk.serve.logs import log
+from maas_sdk.tensors import Array
+from maas_sdk.wire.frames import Call, Failure, Result
+
+__all__ = ["DEFAULT_PROGRAM", "answer_calls", "find_program", "late_failure"]
+
+DEFAULT_PROGRAM: Final = "predict"
+# TensorFlow Serving's word for the program that a call without a name means.
+_SERVING_DEFAULT: Final = "serving_default"
+
+
+def find_program(manifest: Manifest, name: str | None) -> str:
+    """The name of the program that a call means.
+
+    Args:
+        manifest: of the model.
+        name: as the call has it. None, empty and ``serving_default`` mean the default program:
+            ``predict``, or the only one.
+
+    Raises:
+        NotFoundError: no such program, or no default one.
+    """
+    if name and name in manifest.programs:
+        return name
+    if not name or name == _SERVING_DEFAULT:
+        if DEFAULT_PROGRAM in manifest.programs:
+            return DEFAULT_PROGRAM
+        if len(manifest.programs) == 1:
+            return next(iter(manifest.programs))
+    listed = ", ".join(sorted(manifest.programs))
+    asked = f"no program {name!r}" if name else "which program?"
+    raise NotFoundError(f"{asked} Model {manifest.name} has {listed}", program=name)
+
+
+def late_failure(call: Call, elapsed_s: float) -> Failure:
+    """What a caller is told whose time was up before the call was started."""
+    error = DeadlineError(
+        f"the call's timeout of {call.timeout_s:g} s had passed {elapsed_s:.3g} s after it "
+        "arrived; it was not started"
+    )
+    return Failure.from_error(call.id, error)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Calls that run together: places in the request, and rows of each."""
+
+    program: str
+    places: list[int] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    total: int = 0
+
+
+def answer_calls(
+    engine: ServedEngine, calls: Sequence[Call | Failure], elapsed_s: Callable[[], float]
+) -> list[Result | Failure]:
+    """Run calls, higher priority first, and return their answers in the order of ``calls``.
+
+    Args:
+        engine: the model.
+        calls: a ``Failure`` stands for a call that could not be read, and stays as it is.
+        elapsed_s: seconds since the calls arrived; a call whose timeout has passed is not started.
+    """
+    if len(calls) == 1:  # the most frequent request: nothing to order, check apart or join
+        return [_answer_one(engine, calls[0], elapsed_s)]
+    answers: list[Result | Failure | None] = [
+        call if isinstance(call, Failure) else None for call in calls
+    ]
+    for batch in _plan(engine.manifest, calls, answers):
+        _run(engine, batch, calls, answers, elapsed_s)
+    return [answer for answer in answers if answer is not None]
+
+
+def _answer_one(
+    engine: ServedEngine, call: Call | Failure, elapsed_s: Callable[[], float]
+) -> Result | Failure:
+    if isinstance(call, Failure):
+        return call
+    now = elapsed_s()
+    try:
+        name = find_program(engine.manifest, call.program)
+        if call.timeout_s is not None and now >= call.timeout_s:
+            return late_failure(call, now)
+        engine.manifest.programs[name].signature.check(call.inputs)
+        return Result(call.id, engine.run(call.inputs, program=name))
+    except Exception as error:
+        _log_foreign(error, call.program or "predict")
+        return Failure.from_error(call.id, error)
+
+
+def _log_foreign(error: Exception, program: str) -> None:
+    """Callers are told little of an error that nobody meant; the log has it whole."""
+    if not isinstance(error, MaasError):
+        log("ERROR", f"program {program} failed: {error}", error=error)
+
+
+def _plan(
+    manifest: Manifest,
+    calls: Sequence[Call | Failure],
+    answers: list[Result | Failure | None],
+) -> list[_Batch]:
+    """Calls → batches; a call that does not fit its program gets its failure here."""
+    batches: list[_Batch] = []
+    open_batches: dict[str, _Batch] = {}
+    # Calls alike are checked once: program, then name, dtype and shape of each input → rows.
+    checked: dict[tuple[object, ...], tuple[str, int]] = {}
+    for place in _by_priority(calls):
+        call = calls[place]
+        assert isinstance(call, Call)
+        kind = (call.program, *((n, a.dtype, a.shape) for n, a in call.inputs.items()))
+        known = checked.get(kind)
+        if known is None:
+            try:
+                name = find_program(manifest, call.program)
+                rows = manifest.programs[name].signature.check(call.inputs)
+            except MaasError as error:
+                answers[place] = Failure.from_error(call.id, error)
+                continue
+            known = checked[kind] = name, rows
+        name, rows = known
+        program = manifest.programs[name]
+        largest = program.buckets[-1]
+        batch = open_batches.get(name)
+        if not _joins(program) or not 0 < rows < largest:
+            batch = _Batch(name)
+            batches.append(batch)
+        elif batch is None or batch.total + rows > largest:
+            batch = open_batches[name] = _Batch(name)
+            batches.append(batch)
+        batch.places.append(place)
+        batch.rows.append(rows)
+        batch.total += rows
+    return batches
+
+
+def _by_priority(calls: Sequence[Call | Failure]) -> list[int]:
+    readable = [(place, call) for place, call in enumerate(calls) if isinstance(call, Call)]
+    readable.sort(key=lambda item: -item[1].priority)  # stable: equal ones stay in order
+    return [place for place, _ in readable]
+
+
+def _joins(program: Program) -> bool:
+    """Whether batches of this program may be concatenated and its outputs split."""
+    specs = (*program.signature.inputs.values(), *program.signature.outputs.values())
+    return program.row_independent and all(spec.shape[:1] == (None,) for spec in specs)
+
+
+def _run(
+    engine: ServedEngine,
+    batch: _Batch,
+    calls: Sequence[Call | Failure],
+    answers: list[Result | Failure | None],
+    elapsed_s: Callable[[], float],
+) -> None:
+    now = elapsed_s()
+    going: list[tuple[int, Call, int]] = []
+    for place, rows in zip(batch.places, batch.rows, strict=True):
+        call = calls[place]
+        assert isinstance(call, Call)
+        if call.timeout_s is not None and now >= call.timeout_s:
+            answers[place] = late_failure(call, now)
+        else:
+            going.append((place, call, rows))
+    if not going:
+        return
+    try:
+        outputs = engine.run(_joined([call for _, call, _ in going]), program=batch.program)
+    except Exception as error:  # the model's, whatever it is: the other batches go on
+        _log_foreign(error, batch.program)
+        for place, call, _ in going:
+            answers[place] = Failure.from_error(call.id, error)
+        return
+    if len(going) == 1:
+        place, call, _ = going[0]
+        answers[place] = Result(call.id, outputs)
+        return
+    start = 0
+    for place, call, rows in going:
+        part = {name: array[start : start + rows] for name, array in outputs.items()}
+        answers[place] = Result(call.id, part)
+        start += rows
+
+
+def _joined(calls: Sequence[Call]) -> dict[str, Array]:
+    """Inputs of calls of the same program, one after another along B."""
+    if len(calls) == 1:
+        return dict(calls[0].inputs)
+    return {name: np.concatenate([call.inputs[name] for call in calls]) for name in calls[0].inputs}

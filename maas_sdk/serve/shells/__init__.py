@@ -1,0 +1,1 @@
+"""Thin shells around the endpoint: one file for each server interface."""

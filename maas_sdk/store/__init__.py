@@ -1,0 +1,1 @@
+"""Stores: models and their versions, in folders and in buckets."""

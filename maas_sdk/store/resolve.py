@@ -1,0 +1,52 @@
+"""Where a bundle is: a folder of this machine, or a model in a store, which is fetched.
+
+    digits.maas                          a folder, as it is
+    gs://bucket/models/digits@stable     a model in a store, by a URL of ``store.py``
+    store/digits@3                       a version, or a label, in a store that is a folder
+
+The rule: all that read a bundle ask here, commands and services alike, and a folder costs them
+nothing: what knows stores is imported for a store alone.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["find_bundle", "find_version", "in_store"]
+
+
+def find_bundle(place: str | os.PathLike[str]) -> Path:
+    """The local folder of a bundle, fetched if a store has it. Raises as ``find_version``."""
+    return find_version(place)[0]
+
+
+def find_version(place: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    """The local folder of a bundle and its version's number; None for a path, which is in no store.
+
+    Args:
+        place: a folder's path, which is not looked at; or ``<store>/<model>[@<version>|@<label>]``.
+            Of a store that is named by a path, the part from the ``@`` is needed.
+
+    Raises:
+        ConfigError: no such kind of URL, or no model in it; no credentials; no right.
+        NotFoundError: no such store, model, version or label.
+        BundleError: what was fetched is not what was published, or there is no room for it.
+        TransportError: no answer came.
+    """
+    if not in_store(place):
+        return Path(place), None
+    from maas_sdk.store.opening import open_store
+    from maas_sdk.store.reference import parse_reference
+
+    found = parse_reference(place)
+    store = open_store(found.store)
+    number = found.version or store.number(found.model, found.label)
+    return store.resolve(found.model, number), number
+
+
+def in_store(place: str | os.PathLike[str]) -> bool:
+    """Whether a text names a model in a store; one with an ``@`` that is there is a folder."""
+    text = os.fspath(place)
+    parent, _, name = text.rstrip("/").rpartition("/")
+    return "://" in text or (bool(parent) and "@" in name and not os.path.lexists(text))

@@ -1,0 +1,1 @@
+"""The TPU compiler, in a process beside this one that needs no TPU."""

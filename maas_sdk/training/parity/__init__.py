@@ -1,0 +1,1 @@
+"""Parity: loss curves of one run under several precisions, compared."""

@@ -1,0 +1,1 @@
+"""The run of a trainer: configuration, input pipeline, loop, and checkpoints."""

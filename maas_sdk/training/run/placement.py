@@ -1,0 +1,90 @@
+"""Where a run's arrays lie: the mesh of a configuration, and the state and batches on it.
+
+The rule it keeps: all that the trainer knows of sharding is asked of ``maas_sdk.sharding`` here, in
+one place; the step and the loop are written for whole arrays and know nothing of it. Optimizer
+state is made where it lies: nothing but the given weights is ever whole on one device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from maas_sdk.sharding.layout import (
+    Layout,
+    check_batch_size,
+    lay_out,
+    place,
+    place_batch,
+    replicated,
+    state_shardings,
+)
+from maas_sdk.sharding.strategies import mesh_for
+from maas_sdk.training.run.config import TrainConfig
+from maas_sdk.training.run.input_pipeline import HostBatch
+from maas_sdk.training.state import TrainState, initial_state
+
+__all__ = ["gathered", "mesh_of", "placed_state", "placing"]
+
+
+def mesh_of(config: TrainConfig) -> Mesh:
+    """The mesh that a configuration says.
+
+    Raises:
+        ConfigError: no such strategy, or a batch that cannot be cut evenly over the mesh.
+    """
+    mesh = mesh_for(config.strategy, axes=config.mesh, dcn=config.dcn)
+    check_batch_size(mesh, config.batch_size)
+    return mesh
+
+
+def placed_state(
+    config: TrainConfig,
+    mesh: Mesh,
+    params: nnx.State[Any, Any],
+    rest: nnx.State[Any, Any],
+    optimizer: optax.GradientTransformation,
+) -> tuple[TrainState, Layout]:
+    """The state to begin with, on the mesh, in buffers of its own, which a step may donate.
+
+    Args:
+        config: strategy, rules and whether an average of the weights is kept.
+        mesh: of the configuration.
+        params: weights, which are copied.
+        rest: the module's other variables, which are copied.
+        optimizer: whose state follows the weights.
+    """
+    layout = lay_out(params, mesh, strategy=config.strategy, rules=config.rules)
+    params = place(config.policy.cast_params(params), layout.shardings)
+    rest = place(rest, state_shardings(layout, rest))
+    begin = partial(initial_state, optimizer=optimizer, ema=config.optimizer.ema_decay is not None)
+    shardings = state_shardings(layout, jax.eval_shape(begin, params, rest))
+    state: TrainState = jax.jit(begin, out_shardings=shardings)(params, rest)
+    return state, layout
+
+
+def placing(mesh: Mesh) -> Callable[[HostBatch], Any]:
+    """A host's part of a batch → what a program on the mesh takes.
+
+    The one device of a mesh is handed the host's arrays as they are: the call of the program puts
+    them there in an eighth of the time that ``device_put`` takes, 10 µs against 85 for two arrays.
+    """
+    if mesh.size == 1 and jax.process_count() == 1:
+        return lambda batch: batch
+    return partial(place_batch, mesh)
+
+
+def gathered(mesh: Mesh, tree: Any) -> Any:
+    """The arrays of a tree, whole, on this process's first device."""
+    first = jax.local_devices()[0]
+    if jax.process_count() > 1:
+        # What other processes hold is sent to all of them first.
+        tree = jax.jit(lambda t: t, out_shardings=replicated(mesh))(tree)
+        tree = jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+    return jax.device_put(tree, first)

@@ -1,0 +1,328 @@
+"""A run put together: model, data and configuration become a state on a mesh, and programs for it.
+
+The rule it keeps: everything that can be wrong is found here, before the first step: data that does
+not fit the mesh, labels that the model has no output for, a step that does not fit the memory. What
+comes out has been traced and compiled once, and holds nothing of the caller's that a step donates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen, nnx
+from jax.sharding import Mesh
+
+from maas_sdk.errors import ConfigError, InputError
+from maas_sdk.sharding.activations import keep_rows_cut
+from maas_sdk.sharding.layout import Layout, host_part, row_parts
+from maas_sdk.training.data import Split
+from maas_sdk.training.diagnose.memory import (
+    MemoryNeed,
+    device_memory,
+    is_out_of_memory,
+    out_of_memory,
+)
+from maas_sdk.training.diagnose.nonfinite import find_origin, nonfinite_error
+from maas_sdk.training.diagnose.validation import check_labels, describe_batch
+from maas_sdk.training.losses import CLASSES
+from maas_sdk.training.optimizer import learning_rate_schedule, make_optimizer
+from maas_sdk.training.qtraining import prepare
+from maas_sdk.training.run.compiled_steps import (
+    EvalProgram,
+    TrainProgram,
+    compile_eval,
+    compile_train,
+)
+from maas_sdk.training.run.config import TrainConfig
+from maas_sdk.training.run.input_pipeline import Feed, HostBatch, eval_batches, train_feed
+from maas_sdk.training.run.loop import Pace
+from maas_sdk.training.run.placement import mesh_of, placed_state, placing
+from maas_sdk.training.step import (
+    Objective,
+    TrainState,
+    make_eval_step,
+    make_train_step,
+    supervised,
+)
+
+__all__ = ["Assembly", "assemble", "broken_step", "held_out_batches", "memory_error"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assembly:
+    """Everything that a loop needs, and what its results are read with."""
+
+    mesh: Mesh
+    # How the weights lie on it; what could not be done as asked is in its warnings.
+    layout: Layout
+    # The state to begin with; the first step donates it.
+    state: TrainState
+    # The given module's structure in evaluation mode, which the trained weights are put into.
+    plain: nnx.GraphDef[Any]
+    # The structure that is trained, as the policy has it.
+    graphdef: nnx.GraphDef[Any]
+    objective: Objective
+    feed: Feed
+    pace: Pace
+    train: TrainProgram
+    evaluate: EvalProgram | None
+    # Placed batches of an evaluation.
+    held_out: Callable[[], Iterator[Any]]
+    # A host's batch → the placed batch; looks at labels that could not be looked at before.
+    place: Callable[[HostBatch], Any]
+    # The feed's first batch, placed; what the step was compiled for.
+    first: Any
+
+
+def assemble(
+    config: TrainConfig,
+    model: nnx.Module,
+    train_data: object,
+    eval_data: object = None,
+    *,
+    objective: Objective | None = None,
+) -> Assembly:
+    """Put a run together; ``model`` stays as it is.
+
+    Raises:
+        ConfigError: the data does not fit the mesh, the configuration the data, or the step the
+            memory.
+        InputError: labels that the model has no output for; data that is none.
+    """
+    if isinstance(model, linen.Module):
+        raise ConfigError(
+            "a linen module comes with its variables: from maas_sdk.training.run.linen import "
+            "from_linen, then fit(from_linen(module, variables), …)"
+        )
+    mesh = mesh_of(config)
+    host = host_part(mesh)
+    feed = train_feed(train_data, batch_size=config.batch_size, seed=config.seed, host=host)
+    pace = _pace(config, feed)
+    if eval_data is None and isinstance(train_data, Split):
+        eval_data = train_data.test
+    widths: list[int] = []
+    chosen = _objective(config, widths) if objective is None else objective
+    optimizer = make_optimizer(
+        # The step itself leaves out what is not finite, batch statistics included.
+        replace(config.optimizer, skip_nonfinite=0),
+        steps=pace.steps,
+    )
+    policy = config.policy
+    plain, eval_graph, own = _modes(model, config, mesh)
+    parts: Any = nnx.split(own, nnx.Param, ...)
+    graphdef, params, rest = parts
+    checked = _Checked(placing(mesh), watch=widths, known=feed.labels is not None)
+    state: TrainState | None = None
+    first: Any = None
+    try:
+        state, layout = placed_state(config, mesh, params, rest, optimizer)
+        first = checked.first(_first_batch(feed, pace, hosts=host[1]))
+        train = compile_train(
+            make_train_step(
+                graphdef,
+                optimizer,
+                policy,
+                chosen,
+                schedule=learning_rate_schedule(config.optimizer, steps=pace.steps),
+                ema_decay=config.optimizer.ema_decay,
+                skip_nonfinite=config.optimizer.skip_nonfinite,
+            ),
+            state,
+            first,
+            mesh,
+            traced=lambda: checked.everything(feed, eval_data),
+        )
+        evaluate = None
+        if eval_data is not None:
+            evaluate = compile_eval(
+                make_eval_step(eval_graph, policy, chosen),
+                state,
+                next(held_out_batches(config, mesh, eval_data, checked)),
+                mesh,
+            )
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise memory_error(config, mesh, state, first, None, error) from error
+        raise
+    _check_early_stopping(config, evaluate)
+    return Assembly(
+        mesh=mesh,
+        layout=layout,
+        state=state,
+        plain=plain,
+        graphdef=graphdef,
+        objective=chosen,
+        feed=feed,
+        pace=pace,
+        train=train,
+        evaluate=evaluate,
+        held_out=lambda: held_out_batches(config, mesh, eval_data, checked),
+        place=checked,
+        first=first,
+    )
+
+
+def held_out_batches(
+    config: TrainConfig, mesh: Mesh, eval_data: object, place: Callable[[HostBatch], Any]
+) -> Iterator[Any]:
+    """The placed batches of one evaluation.
+
+    Raises:
+        InputError: there are none.
+    """
+    found = False
+    for batch in eval_batches(eval_data, batch_size=config.batch_size, host=host_part(mesh)):
+        found = True
+        yield place(batch)
+    if not found:
+        raise InputError("the evaluation data has no batches: give some, or leave it out")
+
+
+def memory_error(
+    config: TrainConfig,
+    mesh: Mesh,
+    state: TrainState | None,
+    batch: Any,
+    compiled: Any,
+    error: BaseException,
+) -> ConfigError:
+    """What to raise for XLA's out of memory, with as much as was there by then."""
+    if state is None:
+        return ConfigError(
+            "out of memory while weights and optimizer state were put on the devices: cut them "
+            "with strategy='fsdp' over more devices, or take an optimizer with less state. XLA "
+            f"said: {error}"
+        )
+    return out_of_memory(
+        MemoryNeed.of(state, batch or {}, compiled),
+        batch_size=config.batch_size,
+        parts=row_parts(mesh),
+        limit=device_memory(),
+        cause=error,
+    )
+
+
+def broken_step(config: TrainConfig, run: Assembly) -> Callable[[int, Any, Any], Exception]:
+    """What to raise for a step that is not finite, by (step, leaves, batch)."""
+    tree = jax.tree.structure(run.state)
+
+    def error(step: int, leaves: Any, batch: Any) -> Exception:
+        if jax.process_count() > 1:
+            return InputError(
+                f"step {step}: loss or gradients are not finite; run it in one process to be told "
+                "in which layer it began",
+                step=step,
+            )
+        state = jax.tree.unflatten(tree, leaves)
+        origin = find_origin(run.graphdef, state, batch, config.policy, run.objective)
+        return nonfinite_error(step, origin)
+
+    return error
+
+
+class _Checked:
+    """Places batches; from the moment that the model's width is known, looks at their labels."""
+
+    def __init__(self, place: Callable[[HostBatch], Any], *, watch: list[int], known: bool) -> None:
+        self._place = place
+        # Widths of the outputs that a loss over classes was traced with; empty for other losses.
+        self._widths = watch
+        self._known = known
+        self._first: HostBatch = {}
+
+    def __call__(self, batch: HostBatch) -> Any:
+        if self._widths and not self._known:
+            check_labels(np.asarray(batch["labels"]), self._widths[0])
+        return self._place(batch)
+
+    def first(self, batch: HostBatch) -> Any:
+        """Place the first batch, whose labels are looked at by ``everything``."""
+        self._first = batch
+        return self._place(batch)
+
+    def everything(self, feed: Feed, eval_data: object) -> None:
+        """Look at every label that is in memory."""
+        if not self._widths:
+            return
+        known = self._first["labels"] if feed.labels is None else feed.labels
+        check_labels(np.asarray(known), self._widths[0], where="training labels")
+        labels = getattr(eval_data, "labels", None)
+        if labels is not None:
+            check_labels(np.asarray(labels), self._widths[0], where="held-out labels")
+
+
+def _objective(config: TrainConfig, widths: list[int]) -> Objective:
+    loss_fn = config.loss_fn
+    if config.loss not in CLASSES:
+        return supervised(loss_fn)
+
+    def watched(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+        widths.append(outputs.shape[-1])
+        return loss_fn(outputs, labels)
+
+    return supervised(watched)
+
+
+def _modes(
+    model: nnx.Module, config: TrainConfig, mesh: Mesh
+) -> tuple[nnx.GraphDef[Any], nnx.GraphDef[Any], nnx.Module]:
+    """The plain structure for evaluation, that of the run, and a module to train.
+
+    All are of modules of our own over the caller's arrays: modes can be set without him noticing.
+    """
+
+    def as_run(module: nnx.Module) -> nnx.Module:
+        return keep_rows_cut(prepare(module, config.policy), mesh, config.batch_size)
+
+    own: Any = nnx.merge(*nnx.split(model), copy=True)
+    own.eval()
+    plain: Any = nnx.split(own)[0]
+    eval_graph: Any = nnx.split(as_run(own))[0]
+    own.train()
+    return plain, eval_graph, as_run(own)
+
+
+def _check_early_stopping(config: TrainConfig, evaluate: EvalProgram | None) -> None:
+    """Refuse to watch what is not measured, before the first evaluation finds out."""
+    if config.early_stopping is None:
+        return
+    if evaluate is None:
+        raise ConfigError("early stopping needs held-out data: give fit a Split, or eval_data")
+    if config.early_stopping.metric not in evaluate.names:
+        raise ConfigError(
+            f"early stopping watches {config.early_stopping.metric!r}; the evaluation has "
+            f"{', '.join(evaluate.names)}"
+        )
+
+
+def _pace(config: TrainConfig, feed: Feed) -> Pace:
+    steps = config.total_steps(feed.steps_per_epoch)
+    return Pace(
+        steps=steps,
+        eval_every=config.eval_every or feed.steps_per_epoch or steps,
+        log_every=config.log_every,
+        batch_size=config.batch_size,
+        steps_per_epoch=feed.steps_per_epoch,
+    )
+
+
+def _first_batch(feed: Feed, pace: Pace, *, hosts: int) -> HostBatch:
+    try:
+        batch = next(feed.batches)
+    except StopIteration:
+        raise InputError(
+            f"the training data has no batch, and {pace.steps} steps are to be taken"
+        ) from None
+    # Batches of the user's own: rates, memory and the cutting of rows all go by ``batch_size``.
+    rows = pace.batch_size // hosts
+    if any(np.shape(array)[:1] != (rows,) for array in batch.values()):
+        share = f" over {hosts} processes, {rows} in each" if hosts > 1 else ""
+        raise ConfigError(
+            f"batch_size is {pace.batch_size}{share}, but the first batch is "
+            f"{describe_batch(batch)}: say how many rows its arrays have, each with the rows first"
+        )
+    return batch
