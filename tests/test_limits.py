@@ -23,7 +23,7 @@ from maas_sdk.export import DEFAULT_BUCKETS, TARGETS
 from maas_sdk.runtime import Engine, load
 from maas_sdk.runtime.load import local_host
 from maas_sdk.runtime.tiers import choose
-from maas_sdk.serve.endpoint import Endpoint, Request, Response
+from maas_sdk.serve.core.endpoint import Endpoint, Request, Response
 from maas_sdk.serve.host import ModelHost
 from maas_sdk.tensors import TensorSpec
 from maas_sdk.wire.frames import CONTENT_TYPE, Call, encode_calls
@@ -108,7 +108,7 @@ def never_ran(platform: str, *code: str) -> Check:
 # it trained, exported or served.
 MEASURED = {"GPU": {"quantize_gpu"}, "TPU": set()}
 # The files that are the way to an accelerator; which tests drive it by a stand-in is said below.
-DOOR = ("maas_sdk/runtime/plugins.py", "maas_sdk/export/devices.py")
+DOOR = ("maas_sdk/runtime/plugins.py", "maas_sdk/export/targets/devices.py")
 CELLS: dict[tuple[str, str], tuple[str, Check]] = {
     ("CPU (Linux, x86-64)", "train"): (
         "tested",
