@@ -17,7 +17,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import pytest
 import typer.main
 
 from maas_sdk.cli.app import app
+from maas_sdk.training import TrainConfig
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -269,3 +270,21 @@ def test_the_two_commands_are_all_that_a_newcomer_needs() -> None:
     ]
     assert ["make demo", "make test"] in shown
     assert "make --no-print-directory test" in (ROOT / ".ci" / "run").read_text("utf-8")
+
+
+def test_every_setting_of_a_run_is_named() -> None:
+    """The page of the trainer lists the fields of its configuration, and no other."""
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    [table] = re.findall(r"^## Configuration\n.*?\n((?:\|[^\n]*\n)+)", page, re.M | re.S)
+    named = re.findall(r"`(\w+)`", " ".join(row.split("|")[1] for row in table.splitlines()))
+    assert sorted(named) == sorted(field.name for field in fields(TrainConfig))
+
+
+def test_a_target_that_is_missed_is_said() -> None:
+    """The trainer's overhead stands beside its target, and whether it is met."""
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    result = json.loads((ROOT / "bench" / "results" / "train.json").read_text("utf-8"))
+    overhead = result["figures"]["trainer_overhead"]
+    said = "misses its target, which is at most 3 %" in page
+    assert f"{100 * overhead:.1f} % more time than the step by hand" in page
+    assert said == (overhead > 0.03)
