@@ -112,7 +112,7 @@ $(INSTALLED):
 		echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu:" \
 			"sudo apt install python3-venv. Or name another: make demo PYTHON=python3.12" >&2; \
 		exit 1; }
-	@echo "Installing into $(VENV): 90 packages, once; this takes a few minutes."
+	@echo "Installing into $(VENV): $$(grep -c '==' requirements.lock) packages, once; this takes a minute or more."
 	@# The lock is whole, so nothing is resolved: older pips choose the newest of a package that another
 	@# asks for with an extra (coverage[toml]), and then refuse it for having no hash.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
