@@ -340,7 +340,7 @@ def test_a_full_disk_at_any_step_of_an_export(tmp_path):
     lines = done.stdout.splitlines()
     assert len(lines) == 3, done
     for line in lines:
-        assert re.match(r"(BundleError|ExportError) .*no room to write it", line)
+        assert re.match(r"(StorageError|ExportError) .*no room to write it", line)
         assert "free space on that disk, or write elsewhere" in line
         assert line.endswith(" []")
     assert "executables" in lines[1]

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from maas_sdk.children.process import ChildProcess
-from maas_sdk.errors import ConfigError, MaasError, error_from_code
+from maas_sdk.errors import MaasError, MachineError, error_from_code
 from maas_sdk.tpu.libtpu import VARIABLE, Libtpu, find_libtpu
 
 __all__ = ["Answer", "CompileJob", "compile_jobs"]
@@ -128,7 +128,7 @@ def _answer(job: CompileJob, said: Mapping[str, Any]) -> Answer:
 
 def _failure(job: CompileJob, process: ChildProcess, timeout_s: float) -> MaasError:
     if process.late:
-        return ConfigError(
+        return MachineError(
             f"{job.label}: the TPU compiler took longer than {timeout_s:g} s for {job.slice} and "
             "was ended; give it more time, or compile a scanned model (scan_layers)",
             timeout_s=timeout_s,
