@@ -41,9 +41,9 @@ class ReadOptions:
     # Images: dark is high, as in ink on paper.
     invert: bool = False
 
-    # How a reader of messages names other columns, and asks for images to be scaled.
-    naming: ClassVar[str] = "labels= and inputs="
-    scaling: ClassVar[str] = "size="
+    # Hints in messages: how other columns are named, and how images are scaled.
+    naming: ClassVar[str] = "inputs= and labels= name the columns"
+    scaling: ClassVar[str] = "size= scales all to one"
 
     def __post_init__(self) -> None:
         for name, columns in self.columns.items():
@@ -134,7 +134,7 @@ def check_names(path: Path, wanted: Sequence[str], names: Sequence[str], naming:
             f"{path}: expected columns {_few(wanted)}, found {_few(names)}"
             + (f"; missing: {_few(missing)}" if missing else "")
             + (f"; twice: {double}" if double else "")
-            + f"; {naming} says which columns an input is made of",
+            + f"; {naming}",
             path=str(path),
             missing=missing,
         )

@@ -34,7 +34,7 @@ _ROW_BYTES: Final = 2**20
 _OPEN: Final = "unexpected end of data"
 
 # The values of a row, or why they cannot be taken.
-Fields = tuple[list[str], str | None]
+_Fields = tuple[list[str], str | None]
 
 
 class CsvFile(Table):
@@ -128,7 +128,7 @@ class CsvFile(Table):
                 return None  # Read as text, and needed as numbers too.
         return Piece(first, rows, columns, {}, share)
 
-    def _slow(self, first: int, rows: list[Fields], share: float) -> Piece:
+    def _slow(self, first: int, rows: list[_Fields], share: float) -> Piece:
         """The same row by row, each as good or bad as it is."""
         flaws = {place: flaw for place, (_, flaw) in enumerate(rows) if flaw}
         columns: dict[str, Any] = {}
@@ -140,7 +140,7 @@ class CsvFile(Table):
         return Piece(first, len(rows), columns, flaws, share)
 
     def _numbers(
-        self, column: str, rows: list[Fields], flaws: dict[int, str], *, whole: bool
+        self, column: str, rows: list[_Fields], flaws: dict[int, str], *, whole: bool
     ) -> list[int | float | None]:
         at, found = self.names.index(column), []
         for place, (fields, _) in enumerate(rows):
@@ -152,7 +152,7 @@ class CsvFile(Table):
             found.append(number)
         return found
 
-    def _keys(self, key: str, rows: list[Fields], flaws: dict[int, str]) -> Array:
+    def _keys(self, key: str, rows: list[_Fields], flaws: dict[int, str]) -> Array:
         """The rows' keys, [N] of text; empty where there is none."""
         at = self.names.index(key)
         found = [fields[at] if len(fields) > at else "" for fields, _ in rows]
@@ -182,7 +182,7 @@ def _no_number(column: str, text: str) -> str:
     return f"column {column!r}: expected a number, found {shown(text)}"
 
 
-def _rows(block: bytes, width: int, *, final: bool = False) -> tuple[list[Fields], bytes]:
+def _rows(block: bytes, width: int, *, final: bool = False) -> tuple[list[_Fields], bytes]:
     """The rows of a block, and the beginning of one that goes on behind it.
 
     A quote that is never closed, or whose row does not have ``width`` values, is the flaw of its
@@ -190,7 +190,7 @@ def _rows(block: bytes, width: int, *, final: bool = False) -> tuple[list[Fields
     """
     csv.field_size_limit(max(csv.field_size_limit(), _ROW_BYTES))
     lines = [line + b"\n" for line in block.split(b"\n")]
-    found: list[Fields] = []
+    found: list[_Fields] = []
     at = 0
     while at < len(lines):
         fields, used = _fields(lines[at], width), 1
@@ -213,10 +213,12 @@ def _rows(block: bytes, width: int, *, final: bool = False) -> tuple[list[Fields
     return found, b""
 
 
-def _fields(line: bytes, width: int) -> Fields:
+def _fields(line: bytes, width: int) -> _Fields:
     """The values of a line."""
     try:
-        [values] = csv.reader([line.rstrip(b"\r\n").decode("utf-8", "surrogateescape")], strict=True)
+        [values] = csv.reader(
+            [line.rstrip(b"\r\n").decode("utf-8", "surrogateescape")], strict=True
+        )
     except (csv.Error, ValueError) as error:
         return [], f"not a line of csv: {error}"
     if len(values) != width and _as_text(values)[1] is None:
@@ -224,7 +226,7 @@ def _fields(line: bytes, width: int) -> Fields:
     return _as_text(values)
 
 
-def _as_text(values: list[str]) -> Fields:
+def _as_text(values: list[str]) -> _Fields:
     """Values again, if all their bytes were UTF-8."""
     try:
         "".join(values).encode()
@@ -238,7 +240,10 @@ def _header(path: Path) -> tuple[list[str], int]:
     try:
         with path.open("rb") as file:
             lines = file.read(_ROW_BYTES).split(b"\n")
-        text = [lines[0].decode("utf-8-sig"), *(line.decode(errors="replace") for line in lines[1:])]
+        text = [
+            lines[0].decode("utf-8-sig"),
+            *(line.decode(errors="replace") for line in lines[1:]),
+        ]
         reader = csv.reader((line + "\n" for line in text), strict=True)
         if not (names := next(reader)):
             raise ValueError("the first line is empty")
