@@ -31,7 +31,7 @@ import orbax.checkpoint.experimental.v1 as ocp
 from maas_sdk.errors import ConfigError, CorruptError, MaasError, NotFoundError
 from maas_sdk.training.checkpoints.checksums import write_checksums
 from maas_sdk.training.checkpoints.device_copy import Snapshot, snapshot_pays
-from maas_sdk.training.checkpoints.named_state import named_arrays, named_specs
+from maas_sdk.training.checkpoints.named_state import former_names, named_arrays, named_specs
 from maas_sdk.training.checkpoints.retention import CheckpointConfig, Retention, score
 from maas_sdk.training.checkpoints.stored_step import (
     data_state_of,
@@ -178,7 +178,12 @@ class Checkpoints:
         expected = named_specs(abstract_state)
         wanted = self._resolve(step)
         try:
-            named, data_state = read_step(self.folder / str(wanted), expected, partial=partial)
+            named, data_state = read_step(
+                self.folder / str(wanted),
+                expected,
+                former=former_names(abstract_state),
+                partial=partial,
+            )
         except CorruptError as error:
             others = [other for other in self.steps() if other != wanted]
             remedy = "the folder holds no other"
