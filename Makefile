@@ -16,7 +16,7 @@ PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --
 BENCHES := $(filter-out bench/harness.py bench/tables.py,$(shell grep -l '__main__' bench/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-heavy test-reference lint format bench figures lock setup clean
+.PHONY: help demo test test-slow test-heavy test-reference lint format bench figures cli-docs api-docs lock setup clean
 
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -62,6 +62,9 @@ format: setup  ## write the code as `make lint` wants it
 bench: setup $(LIBTPU)  ## measure every figure again, into bench/results/, and put them into README.md
 	@set -e; for script in $(BENCHES); do echo "== $$script"; $(BIN)/python $$script --save; done
 	@$(BIN)/python bench/tables.py
+
+cli-docs: setup  ## write docs/cli.md from the help texts of maas
+	@$(BIN)/python docs/generate/cli.py
 
 figures: setup  ## put the figures of bench/results/ into README.md and docs/
 	@$(BIN)/python bench/tables.py
@@ -109,7 +112,7 @@ $(INSTALLED):
 		echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu:" \
 			"sudo apt install python3-venv. Or name another: make demo PYTHON=python3.12" >&2; \
 		exit 1; }
-	@echo "Installing into $(VENV): 90 packages, once; this takes a few minutes."
+	@echo "Installing into $(VENV): $$(grep -c '==' requirements.lock) packages, once; this takes a minute or more."
 	@# The lock is whole, so nothing is resolved: older pips choose the newest of a package that another
 	@# asks for with an extra (coverage[toml]), and then refuse it for having no hash.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \

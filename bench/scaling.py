@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.resources import files
 from pathlib import Path
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
@@ -27,6 +26,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import harness
 import jax
+from pictures import standing_alone
 
 from maas_sdk.charts.curves import Curve, curve_chart
 from maas_sdk.charts.quantities import percent
@@ -119,13 +119,7 @@ def picture(plans: list[StepPlan]) -> str:
         y_low=0.0,
         y_high=0.6,
     )
-    css = files("maas_sdk.charts").joinpath("page.css").read_text(encoding="utf-8")
-    # The colours, light and dark, stand in front; then what charts need of the rest.
-    colours = css[: css.index("* {")]
-    rules = [line for line in css.splitlines() if line.startswith(".chart ")]
-    style = "\n".join([colours, "text { font-family: sans-serif; }", *rules])
-    opening = '<svg xmlns="http://www.w3.org/2000/svg" '
-    return drawn.replace("<svg ", opening, 1).replace(">", f"><style>{style}</style>", 1)
+    return standing_alone(drawn)
 
 
 def main() -> None:

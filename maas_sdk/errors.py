@@ -18,8 +18,16 @@
     │   ├── SealError            no trusted signature, or what was encrypted does not decrypt
     │   └── IncompatibleError    no tier of this bundle can run on this host
     ├── ExportError              a model cannot be made into a bundle
-    ├── ConfigError              options that contradict each other or the machine
+    ├── ConfigError              options that are wrong or contradict each other: mend the call
+    ├── MachineError             the machine lacks what is needed: mend the machine
+    │   ├── DependencyError      a package or a program that is not installed, or of another version
+    │   ├── StorageError         a disk, folder or bucket that cannot be read or written
+    │   └── CredentialsError     no credentials, or no right to what was asked for
     └── TransportError           no answer arrived: refused, reset, cut or garbled
+
+Some are built-in errors, too, for callers that catch those: a ``ConfigError`` is a ``ValueError``,
+a ``NotFoundError`` a ``LookupError``, a ``MachineError`` a ``RuntimeError``, a ``DependencyError``
+an ``ImportError``, a ``StorageError`` an ``OSError``, a ``CredentialsError`` a ``PermissionError``.
 
 What a caller may do about an error is a property of its class, not of the place that raised it:
 ``TRAITS`` has one row per class. The serving side turns an error into a status with it, the
@@ -35,12 +43,15 @@ __all__ = [
     "BundleError",
     "ConfigError",
     "CorruptError",
+    "CredentialsError",
     "DeadlineError",
+    "DependencyError",
     "ExportError",
     "FrameError",
     "IncompatibleError",
     "InputError",
     "MaasError",
+    "MachineError",
     "ManifestError",
     "MediaTypeError",
     "MethodError",
@@ -49,6 +60,7 @@ __all__ = [
     "NotReadyError",
     "OverloadedError",
     "SealError",
+    "StorageError",
     "TooLargeError",
     "Traits",
     "TransportError",
@@ -103,7 +115,7 @@ class MediaTypeError(WireError):
     """A content type, or encoding, that no dialect of the endpoint reads."""
 
 
-class NotFoundError(MaasError):
+class NotFoundError(MaasError, LookupError):
     """No such model, version, label, program or path."""
 
 
@@ -151,8 +163,24 @@ class ExportError(MaasError):
     """A model cannot be made into a bundle as asked."""
 
 
-class ConfigError(MaasError):
-    """Options that contradict each other, or ask of the machine what it does not have."""
+class ConfigError(MaasError, ValueError):
+    """Options that are wrong or contradict each other; another call can do it."""
+
+
+class MachineError(MaasError, RuntimeError):
+    """The machine, or what is around it, lacks what is needed; the same call can work elsewhere."""
+
+
+class DependencyError(MachineError, ImportError):
+    """A package or a program that is not installed here, or not in a version that works."""
+
+
+class StorageError(MachineError, OSError):
+    """A disk, folder or bucket that cannot be read or written, or is full."""
+
+
+class CredentialsError(MachineError, PermissionError):
+    """No credentials or key here, or no right to what was asked for."""
 
 
 class TransportError(MaasError):
@@ -199,6 +227,10 @@ TRAITS: Final[dict[type[MaasError], Traits]] = {
     IncompatibleError: _row("bundle_incompatible", 500, 9),
     ExportError: _row("export_failed", 500, 9),
     ConfigError: _row("config_invalid", 500, 9),
+    MachineError: _row("machine_unfit", 500, 9),
+    DependencyError: _row("dependency_missing", 500, 9),
+    StorageError: _row("storage_failed", 500, 9),
+    CredentialsError: _row("credentials_refused", 500, 9),
     TransportError: _row("no_answer", 502, 14, retryable=True),
 }
 

@@ -41,8 +41,9 @@ LAW = {
     # service
     "runtime": Floor({*GROUND, "bundle"}, {"numpy"}),
     "serve": Floor({*FORMATS, "runtime"}, {"numpy"}),
-    # batch: files through the service's runtime
-    "batch": Floor({*FORMATS, "runtime"}, {"numpy"}),
+    # files of rows; and batch: such files through the service's runtime
+    "tables": Floor({*GROUND, "bundle"}, {"numpy"}),
+    "batch": Floor({*FORMATS, "runtime", "tables"}, {"numpy"}),
     # client
     "client": Floor({*GROUND, "wire"}, {"numpy"}),
     # the workshop's ground
@@ -116,7 +117,7 @@ PRIVILEGED = {
     "sklearn": {"demo/digits.py"},
     # Patches JAX while a model is traced; what it gives leaves the file as a plain module.
     "qwix": {"training/qtraining.py"},
-    "PIL": {"cli/inputs/arrays.py", "training/data/images.py", "batch/images.py"},
+    "PIL": {"cli/inputs/arrays.py", "training/data/images.py", "tables/images.py"},
     # A codec of the extra [zstd]; a bundle without such tensors is served without it.
     "zstandard": {"bundle/encoding/entropy.py"},
     # Signatures and encryption, in the extra [seal]; a plain bundle is opened without.
@@ -125,9 +126,9 @@ PRIVILEGED = {
     "google": {"store/gcs.py"},
     "google_crc32c": {"store/gcs.py"},
     # Lines of JSON, in the extra [data]; without it the standard library reads them.
-    "orjson": {"batch/json_codec.py"},
+    "orjson": {"tables/json_codec.py"},
     # One door to tables in each wing that reads some, in the extra [data].
-    "pyarrow": {"training/data/columns.py", "batch/arrow.py"},
+    "pyarrow": {"training/data/labelled_table.py", "tables/arrow.py"},
     # The quantiles of mixup's Beta distribution; jax depends on scipy anyway.
     "scipy": {"training/data/augment.py"},
 }

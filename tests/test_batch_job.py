@@ -13,13 +13,19 @@ import numpy as np
 import pytest
 
 from maas_sdk.batch import BatchConfig, BatchJob, BatchReport, Progress, predict_files
-from maas_sdk.batch.assembly import assemble
-from maas_sdk.batch.place import Folder
+from maas_sdk.batch.compute import assemble
+from maas_sdk.batch.destination import Folder
 from maas_sdk.batch.progress import Meter
-from maas_sdk.batch.sizes import Sizes, best_bucket
+from maas_sdk.batch.row_counts import Sizes, best_bucket
 from maas_sdk.bundle.folder import open_bundle
 from maas_sdk.bundle.program import Verification
-from maas_sdk.errors import BundleError, ConfigError, InputError, ModelError, NotFoundError
+from maas_sdk.errors import (
+    ConfigError,
+    InputError,
+    ModelError,
+    NotFoundError,
+    StorageError,
+)
 
 ROWS = 1000
 X = np.random.default_rng(0).random((ROWS, 4), np.float32)
@@ -178,7 +184,7 @@ def test_a_full_disk_loses_nothing(kind, tiny_bundle, rows, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1500, hard))
     try:
-        with pytest.raises(BundleError, match="no room to write it"):
+        with pytest.raises(StorageError, match="no room to write it"):
             predict_files(tiny_bundle, rows, tmp_path / "out", config)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
+from maas_sdk.batch.destination import Folder
 from maas_sdk.batch.parts import (
     OutputPart,
     bad_name,
@@ -22,9 +23,8 @@ from maas_sdk.batch.parts import (
     is_ours,
     part_name,
 )
-from maas_sdk.batch.place import Folder
-from maas_sdk.batch.rows import BadRow
 from maas_sdk.errors import BundleError, ConfigError
+from maas_sdk.tables.chunk import BadRow
 from maas_sdk.tensors import Signature, TensorSpec
 
 PRINT = "0123456789abcdef" * 4
@@ -142,7 +142,7 @@ def test_a_file_that_fails_half_way_is_not_there(tmp_path: Path) -> None:
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
     """A second one is told; the lock ends with its holder, and what it left is swept."""
     code = (
-        "import pathlib, sys, time; from maas_sdk.batch.place import Folder\n"
+        "import pathlib, sys, time; from maas_sdk.batch.destination import Folder\n"
         "with Folder(pathlib.Path(sys.argv[1])) as place:\n"
         "    place.put('a', lambda p: (p.write_text('half'), print('in', flush=True), "
         "time.sleep(60)))\n"

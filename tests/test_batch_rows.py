@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maas_sdk.batch.rows import Batcher, Chunk, chunk_of, cut
+from maas_sdk.tables.chunk import Batcher, Chunk, chunk_of, cut
 
 
 def chunk(first: int, rows: int, flawed: set[int] = frozenset()) -> Chunk:

@@ -109,8 +109,8 @@ def test_without_the_package_the_install_line_is_said(call: str) -> None:
         "import sys\n"
         "sys.modules['cryptography'] = None\n"
         "from maas_sdk.bundle.crypto.primitives import *\n"
-        "from maas_sdk.errors import ConfigError\n"
-        f"try:\n    {call}\nexcept ConfigError as error:\n    print(error)\n"
+        "from maas_sdk.errors import DependencyError\n"
+        f"try:\n    {call}\nexcept DependencyError as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install 'maas-sdk[seal]'" in done.stdout

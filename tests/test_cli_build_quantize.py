@@ -15,8 +15,8 @@ from typer.testing import CliRunner, Result
 from maas_sdk import runtime
 from maas_sdk.bundle.folder import open_bundle
 from maas_sdk.cli.app import app
-from maas_sdk.cli.build.export import source_metadata
 from maas_sdk.cli.inputs.float_model import find_source
+from maas_sdk.cli.inputs.model_words import source_metadata
 from maas_sdk.cli.inputs.rows import calibration_of, evaluation_of, example_of
 from maas_sdk.compress import RECIPES, SUMMARIES, find_recipe
 from maas_sdk.errors import MaasError

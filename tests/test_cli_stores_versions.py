@@ -48,7 +48,7 @@ def test_a_model_goes_there_and_back(tmp_path: Path) -> None:
     first, second = (make_bundle(tmp_path / f"{n}.maas", n) for n in (1, 2))
     assert maas("push", first, MODEL) == f"{MODEL}@1\n"
     assert maas("push", second, f"{MODEL}@5", "--label", "stable") == (
-        f"{MODEL}@5, which stable now is at\n"
+        f"{MODEL}@5 (label stable → 5)\n"
     )
     assert maas("promote", f"{MODEL}@1") == f"{MODEL}: stable is 1 (was 5)\n"
     assert maas("rollback", MODEL) == f"{MODEL}: stable is 5 again\n"

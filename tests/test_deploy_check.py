@@ -78,7 +78,7 @@ def test_the_zip_itself_is_what_runs(archive: Path, tmp_path: Path) -> None:
     # Bytecode that is not checked would hide it.
     with zipfile.ZipFile(broken) as source, zipfile.ZipFile(tmp_path / "c.zip", "w") as out:
         for info in source.infolist():
-            if "serve/__pycache__/function" not in info.filename:
+            if "serve/shells/__pycache__/function" not in info.filename:
                 out.writestr(info, source.read(info))
     with pytest.raises(TransportError, match=r"OSError: 7"):
         check_zip(tmp_path / "c.zip", environment="this")
@@ -135,12 +135,12 @@ def test_a_broken_batch_function_fails_its_check(batch_archive: Path, tmp_path: 
         with zipfile.ZipFile(batch_archive) as source, zipfile.ZipFile(target, "w") as out:
             for info in source.infolist():
                 # Bytecode that is not checked would hide it.
-                if "batch/__pycache__" not in info.filename:
+                if "tables/__pycache__" not in info.filename:
                     data = b"raise OSError(7)" if info.filename == name else source.read(info)
                     out.writestr(info, data)
         return target
 
     with pytest.raises(ModelError, match=r"golden rows get no answers: .*OSError: 7"):
-        check_batch_zip(broken("maas_sdk/batch/npy.py"), environment="this")
+        check_batch_zip(broken("maas_sdk/tables/numpy_file.py"), environment="this")
     with pytest.raises(TransportError, match=r"OSError: 7"):
         check_batch_zip(broken("main.py"), environment="this")

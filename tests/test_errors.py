@@ -10,9 +10,15 @@ import pytest
 from maas_sdk import errors
 from maas_sdk.errors import (
     TRAITS,
+    ConfigError,
+    CredentialsError,
+    DependencyError,
     FrameError,
     MaasError,
+    MachineError,
+    NotFoundError,
     OverloadedError,
+    StorageError,
     TooLargeError,
     error_from_code,
     traits,
@@ -112,3 +118,33 @@ def test_all_is_sorted_and_whole() -> None:
         if not name.startswith("_") and getattr(value, "__module__", None) == errors.__name__
     }
     assert public | {"TRAITS"} == set(errors.__all__)
+
+
+@pytest.mark.parametrize(
+    ("kind", "builtin"),
+    [
+        (ConfigError, ValueError),
+        (NotFoundError, LookupError),
+        (MachineError, RuntimeError),
+        (DependencyError, ImportError),
+        (StorageError, OSError),
+        (CredentialsError, PermissionError),
+    ],
+)
+def test_an_error_is_also_the_built_in_that_people_catch(
+    kind: type[MaasError], builtin: type[Exception]
+) -> None:
+    """Callers that know nothing of ours catch it, and read the same sentence."""
+    with pytest.raises(builtin) as caught:
+        raise kind("no room on /data", path="/data")
+    assert str(caught.value) == "no room on /data"
+    assert isinstance(caught.value, MaasError)
+    assert caught.value.evidence == {"path": "/data"}
+
+
+def test_mend_my_call_and_mend_my_machine_are_told_apart() -> None:
+    """No error of the machine counts as a wrong call, nor the other way round."""
+    machine = {kind for kind in CLASSES if issubclass(kind, MachineError)}
+    assert machine == {MachineError, DependencyError, StorageError, CredentialsError}
+    assert not any(issubclass(kind, ConfigError) for kind in machine)
+    assert not issubclass(ConfigError, MachineError)

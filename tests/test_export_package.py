@@ -19,7 +19,7 @@ from maas_sdk.bundle.folder import Bundle, open_bundle
 from maas_sdk.bundle.manifest import WEIGHTS, executable_path, golden_path, stablehlo_path
 from maas_sdk.errors import ConfigError, ExportError
 from maas_sdk.export import ProgramSpec, default_targets, export
-from maas_sdk.export.verification import answers as verify
+from maas_sdk.export.verification.answers import verify
 
 BEST = default_targets()[:1]
 IMAGES = np.random.default_rng(0).random((5, 6, 6, 1), np.float32)
@@ -340,7 +340,7 @@ def test_a_full_disk_at_any_step_of_an_export(tmp_path):
     lines = done.stdout.splitlines()
     assert len(lines) == 3, done
     for line in lines:
-        assert re.match(r"(BundleError|ExportError) .*no room to write it", line)
+        assert re.match(r"(StorageError|ExportError) .*no room to write it", line)
         assert "free space on that disk, or write elsewhere" in line
         assert line.endswith(" []")
     assert "executables" in lines[1]

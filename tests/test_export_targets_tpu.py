@@ -11,8 +11,8 @@ import pytest
 from maas_sdk.bundle.folder import open_bundle
 from maas_sdk.errors import ExportError, IncompatibleError
 from maas_sdk.export import export
+from maas_sdk.export.targets import tpu as for_tpus
 from maas_sdk.export.targets.names import default_targets
-from maas_sdk.export.targets.names import tpu as for_tpus
 from maas_sdk.runtime import load
 from maas_sdk.tpu.compiler import Answer, CompileJob
 from maas_sdk.tpu.libtpu import VARIABLE

@@ -17,9 +17,9 @@ import pytest
 
 from maas_sdk.errors import ConfigError, ExportError, IncompatibleError
 from maas_sdk.export import export
+from maas_sdk.export.targets import names as targets
 from maas_sdk.export.targets.names import TargetSpec
-from maas_sdk.export.targets.names import names as targets
-from maas_sdk.export.verification import answers as verify
+from maas_sdk.export.verification.answers import verify
 from maas_sdk.runtime import load, plugins, xla
 from tests.plugin import ARCH, LIBRARY, NEEDS_PLUGIN, PLATFORM
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 
@@ -85,6 +86,15 @@ def test_a_dtype_that_xla_does_not_have(name, client):
     """The error says so, whatever XLA itself raises."""
     with pytest.raises(IncompatibleError, match=f"XLA cannot hold an array of {name}"):
         client.put(np.zeros(3, dtype_from_name(name)))
+
+
+@pytest.mark.parametrize("name", ["float6_e2m3fn", "float6_e3m2fn"])
+def test_an_output_that_xla_would_get_wrong(name, client):
+    """A jaxlib that takes float6 answers with other numbers: refused as an output too."""
+    x = np.ones(3, np.float32)
+    program = client.compile(stablehlo(lambda a: a, x))
+    with pytest.raises(IncompatibleError, match=f"XLA cannot hold an array of {name}"):
+        program.run([client.put(x)], [((3,), dtype_from_name(name))])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "bool", "int4"])
@@ -189,11 +199,55 @@ def test_a_custom_call_that_jaxlib_does_not_ship():
         xla.register_custom_calls(["my_kernel"])
 
 
-def test_a_jaxlib_that_lacks_what_is_called(monkeypatch):
-    """probe() names what is missing and what to do."""
-    monkeypatch.setattr(xla, "_NEEDED", (*xla._NEEDED, "warp_drive"))
-    with pytest.raises(IncompatibleError, match=r"lacks warp_drive.*pip install --upgrade maas"):
+@pytest.mark.parametrize(
+    ("calls", "lacks"),
+    [
+        ({"warp_drive": ()}, r"lacks warp_drive, which this"),
+        ({"Client.warp": ("factor",)}, r"lacks Client\.warp, which this"),
+        # Names that exist, with arguments that do not: what the next release may do.
+        ({"array_result_handler": ("aval", "speed")}, r"lacks array_result_handler\(aval, speed\)"),
+        ({"array_result_handler": ("aval",)}, r"lacks array_result_handler\(aval\), which"),
+    ],
+)
+def test_a_jaxlib_that_lacks_what_is_called(monkeypatch, calls, lacks):
+    """probe() looks at names and signatures; it says what is missing and what to do."""
+    monkeypatch.setattr(xla, "_CALLS", {**xla._CALLS, **calls})
+    with pytest.raises(IncompatibleError, match=lacks + ".*pip install --upgrade maas"):
         xla.XlaClient()
+
+
+@pytest.mark.parametrize("version", ["0.9.2", "0.10.1", "0.4.38", "0.10.1.dev20260101"])
+def test_a_jaxlib_that_is_too_old(version):
+    """Its version is compared before anything of it is imported."""
+    sentence = rf"jaxlib {version} is too old, 0\.10\.2 or newer is needed"
+    with pytest.raises(IncompatibleError, match=sentence):
+        xla.check_version(version)
+
+
+@pytest.mark.parametrize("version", ["0.10.2", "0.11.0", "0.12.0.1", "0.13.0.dev20270101", "1.0"])
+def test_a_jaxlib_that_is_new_enough(version):
+    """Nothing is refused for its number alone: probe() looks at what it can do."""
+    xla.check_version(version)
+
+
+def test_an_old_jaxlib_is_told_so_by_the_import(tmp_path):
+    """It lacks what is imported next; its version is said, not the name that is missing."""
+    package = tmp_path / "jaxlib"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "version.py").write_text("__version__ = '0.9.2'")
+    code = "import maas_sdk.runtime"
+    paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert "IncompatibleError: jaxlib 0.9.2 is too old, 0.10.2 or newer is needed: pip" in last
 
 
 def test_without_jaxlib():

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from maas_sdk.bundle import open_bundle
-from maas_sdk.errors import BundleError, ConfigError
+from maas_sdk.errors import BundleError, ConfigError, StorageError
 from maas_sdk.store.cache import BundleCache, default_cache
 from maas_sdk.store.folder_objects import FolderObjects
 from maas_sdk.store.objects import MemoryObjects, ObjectInfo
@@ -191,7 +191,7 @@ def test_a_full_disk_is_told(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(BundleError, match="no room to write it"):
+    with pytest.raises(StorageError, match="no room to write it"):
         open_at(objects, tmp_path / "cache").resolve("a")
     assert list((tmp_path / "cache" / "bundles").iterdir()) == []
 

@@ -13,8 +13,8 @@ import pytest
 
 from maas_sdk.bundle import open_bundle
 from maas_sdk.errors import (
-    ConfigError,
     CorruptError,
+    CredentialsError,
     MaasError,
     NotFoundError,
     OverloadedError,
@@ -52,8 +52,8 @@ def bundle(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("status", "kind", "message"),
     [
-        (401, ConfigError, "no Google credentials here: run gcloud auth"),
-        (403, ConfigError, "grant this account roles/storage.objectViewer on the bucket"),
+        (401, CredentialsError, "no Google credentials here: run gcloud auth"),
+        (403, CredentialsError, "grant this account roles/storage.objectViewer on the bucket"),
         (429, OverloadedError, "over a quota"),
         (503, TransportError, "failed, also after retries"),
     ],
@@ -95,7 +95,7 @@ def test_without_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bu
     """The two ways to get them, or what is wrong with the file that was named."""
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
-    with pytest.raises(ConfigError, match="no Google credentials here: run gcloud auth"):
+    with pytest.raises(CredentialsError, match="no Google credentials here: run gcloud auth"):
         RemoteStore(GcsObjects("bucket")).publish(bundle, "digits")
 
 
@@ -117,7 +117,7 @@ def test_without_the_package_the_install_line_is_given() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == (
-        "ConfigError gs://bucket/x needs the package google-cloud-storage: "
+        "DependencyError gs://bucket/x needs the package google-cloud-storage: "
         "pip install 'maas-sdk[gcp]'\n"
     )
 
@@ -205,7 +205,7 @@ def test_an_upload_goes_on_where_it_was_cut(
         return 403 if is_upload and next(uploads) > 8 else None
 
     server.status = refuse
-    with pytest.raises(ConfigError, match="not allowed"):
+    with pytest.raises(CredentialsError, match="not allowed"):
         store.publish(bundle, "digits")
     assert server.storage.objects["bucket"]
     assert not [name for name in server.names("bucket") if name.startswith("p/models/")]

@@ -21,9 +21,9 @@ from maas_sdk.training.optimizer import OptimizerConfig
 from maas_sdk.training.parity.comparison import (
     BAR,
     BAR_QUANTIZED,
-    Curve,
+    LossCurve,
     ParityResult,
-    Verdict,
+    ParityVerdict,
     parity,
 )
 from maas_sdk.training.parity.page import comparison_page
@@ -219,11 +219,11 @@ def test_what_cannot_be_compared_is_refused(options: dict[str, Any], message: st
 def test_a_bar_of_ones_own(digits: ParityResult) -> None:
     """The bar is the caller's, and a gap that is not a number meets none."""
 
-    def verdict(gap: float, bar: float) -> Verdict:
-        return Verdict(reference="a", candidate="b", gap=gap, bar=bar, difference=0.0)
+    def verdict(gap: float, bar: float) -> ParityVerdict:
+        return ParityVerdict(reference="a", candidate="b", gap=gap, bar=bar, difference=0.0)
 
     made: Callable[..., ParityResult] = lambda *verdicts: ParityResult(  # noqa: E731
-        curves=(Curve(name="a", policy=Policy(), losses=(1.0,)),), verdicts=verdicts
+        curves=(LossCurve(name="a", policy=Policy(), losses=(1.0,)),), verdicts=verdicts
     )
     assert made(verdict(0.5, 0.5)).passed
     assert not made(verdict(math.nan, 0.5)).passed

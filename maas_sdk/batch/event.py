@@ -18,14 +18,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple, Self
 
 from maas_sdk.batch.config import BatchConfig
+from maas_sdk.batch.destination import ObjectPlace
 from maas_sdk.batch.job import BatchJob
 from maas_sdk.batch.parts import DONE
-from maas_sdk.batch.place import ObjectPlace
-from maas_sdk.batch.source import SUFFIXES
 from maas_sdk.errors import ConfigError, InputError, MaasError, NotFoundError
 from maas_sdk.store.objects import Objects
 from maas_sdk.store.resolve import find_bundle
 from maas_sdk.store.transfer import download
+from maas_sdk.tables.open_table import SUFFIXES
 
 __all__ = ["FAILED", "FINALIZED", "Arrived", "EventConfig", "answer", "on_event"]
 
@@ -164,7 +164,8 @@ def answer(bundle: str | os.PathLike[str], arrived: Arrived, config: EventConfig
     Raises:
         ConfigError: options that do not go with the bundle; no access.
         TransportError: the bucket could not be reached.
-        BundleError: the bundle cannot be used here, or the disk is full.
+        BundleError: the bundle cannot be used here.
+        StorageError: the disk is full.
         ModelError: the model failed while it ran.
     """
     target, prefix = config.place

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from maas_sdk.batch.images import listed
+from maas_sdk.tables.images import listed
 
 __all__ = ["differences", "fingerprint", "identity"]
 

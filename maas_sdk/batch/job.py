@@ -17,11 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from maas_sdk.batch.assembly import Run, assemble
+from maas_sdk.batch.compute import Run, assemble
 from maas_sdk.batch.config import BatchConfig
+from maas_sdk.batch.destination import Destination, Folder
 from maas_sdk.batch.fingerprint import differences, fingerprint, identity
-from maas_sdk.batch.layout import check_signature
-from maas_sdk.batch.overlap import ahead, short_turns
 from maas_sdk.batch.parts import (
     DONE,
     JOB,
@@ -32,15 +31,16 @@ from maas_sdk.batch.parts import (
     is_ours,
     part_name,
 )
-from maas_sdk.batch.place import Destination, Folder
 from maas_sdk.batch.progress import Meter, Progress
-from maas_sdk.batch.rows import Chunk
-from maas_sdk.batch.sizes import Sizes
-from maas_sdk.batch.source import RowSource, open_source
+from maas_sdk.batch.read_ahead import ahead, short_turns
+from maas_sdk.batch.row_counts import Sizes
 from maas_sdk.bundle.folder import open_bundle
 from maas_sdk.bundle.manifest import MANIFEST, Manifest
 from maas_sdk.errors import ConfigError, InputError, MaasError, NotFoundError
 from maas_sdk.runtime.load import load
+from maas_sdk.tables.chunk import Chunk
+from maas_sdk.tables.columns import check_signature
+from maas_sdk.tables.open_table import RowSource, open_source
 
 __all__ = ["BatchJob", "BatchReport", "Mode", "predict_files"]
 
@@ -260,7 +260,8 @@ def predict_files(
             damaged; what was answered before stays.
         ConfigError: options that do not go together; answers are there already, or those of another
             job; a package is not installed.
-        BundleError: the bundle cannot be used here, or the disk is full.
+        BundleError: the bundle cannot be used here.
+        StorageError: the disk is full.
         ModelError: the model failed while it ran.
     """
     job = BatchJob.of(bundle, file, config or BatchConfig())

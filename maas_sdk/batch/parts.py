@@ -18,10 +18,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from maas_sdk.batch.arrow import arrow, column_of
-from maas_sdk.batch.json_codec import encode_line
-from maas_sdk.batch.rows import BadRow
 from maas_sdk.errors import ConfigError
+from maas_sdk.tables.arrow import arrow, column_of
+from maas_sdk.tables.chunk import BadRow
+from maas_sdk.tables.json_codec import encode_line
 from maas_sdk.tensors import Array, Signature
 
 __all__ = [

@@ -27,7 +27,7 @@ from maas_sdk.bundle.folder import (
     signed_by,
 )
 from maas_sdk.bundle.manifest import MANIFEST, SIGNATURE, Manifest
-from maas_sdk.errors import BundleError, CorruptError, NotFoundError
+from maas_sdk.errors import BundleError, CorruptError, MaasError, NotFoundError
 
 if TYPE_CHECKING:
     from zipfile import ZipFile, ZipInfo
@@ -49,7 +49,8 @@ def zip_bundle(folder: str | os.PathLike[str], zip_path: str | os.PathLike[str])
         The zip file's path. A file of that name is replaced.
 
     Raises:
-        BundleError: the bundle is corrupt, or the disk is full.
+        BundleError: the bundle is corrupt.
+        StorageError: the disk is full.
     """
     bundle, target = open_bundle(folder), Path(zip_path)
     bundle.check()
@@ -66,7 +67,7 @@ def write_zip(files: Mapping[str, Path], target: Path) -> Path:
         target: replaced if it is there, and never seen half written.
 
     Raises:
-        BundleError: the disk is full.
+        StorageError: the disk is full.
     """
     from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
@@ -113,7 +114,7 @@ def unzip_bundle(
         ManifestError: its manifest breaks the schema.
         SealError: a signature was asked for, and none of a trusted key is there.
         ConfigError: the folder exists and ``overwrite`` is off.
-        BundleError: the disk is full.
+        StorageError: the disk is full.
     """
     import zlib
     from zipfile import BadZipFile, ZipFile
@@ -124,6 +125,8 @@ def unzip_bundle(
             return _unpack(archive, where, folder, overwrite, trusted_keys)
     except FileNotFoundError as error:
         raise NotFoundError(f"no zip file at {os.fspath(zip_path)}: check the path") from error
+    except MaasError:
+        raise
     except (BadZipFile, EOFError, OSError, RuntimeError, ValueError, zlib.error) as error:
         # zipfile says RuntimeError of an encrypted entry, ValueError or EINVAL of offsets and
         # names that make no sense.

@@ -236,7 +236,7 @@ class BundleWriter:
 
     Raises:
         ConfigError: the target exists and ``overwrite`` is off.
-        BundleError: the disk is full; also for an ``OSError`` of that kind inside the context.
+        StorageError: the disk is full; also for an ``OSError`` of that kind inside the context.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:

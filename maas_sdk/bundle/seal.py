@@ -52,7 +52,8 @@ def seal_bundle(
         ConfigError: neither is asked for, a key is not where its reference says or is of another
             kind, a signature would be lost, or ``out`` exists.
         TransportError: a key is in Secret Manager, which gave no answer.
-        BundleError: the bundle cannot be used, its own seal does not hold, or the disk is full.
+        BundleError: the bundle cannot be used, its own seal does not hold.
+        StorageError: the disk is full.
     """
     if sign is None and encrypt is None:
         raise ConfigError("nothing to do: name a key to sign with, or one to encrypt with")

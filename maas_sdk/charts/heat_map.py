@@ -1,4 +1,4 @@
-"""A confusion matrix as a picture: squares shaded by how often."""
+"""Squares that are shaded by a number: a confusion matrix, a small grey image."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import Final
 
-from maas_sdk.charts.plots import hint
-from maas_sdk.charts.svg import element, number, picture, text
+from maas_sdk.charts.svg import element, number, picture, rect, text
 
-__all__ = ["heat_map"]
+__all__ = ["heat_map", "pixels"]
 
 # A name that is longer is cut; its whole is what the pointer shows.
 _MAX_NAME: Final = 9
@@ -58,27 +57,25 @@ def heat_map(
             right = i == j
             # Even one wrong answer must be seen, hence the floor.
             shade = (0.12 + 0.88 * share**2 if right else 0.35 + 0.65 * share) if found else 0.0
-            drawn.append(
-                element(
-                    "rect",
-                    hint(f"true {called[i]}, predicted {called[j]}: {found:,}"),
-                    x=left + j * cell + 1.5,
-                    y=top + i * cell + 1.5,
-                    width=cell - 3,
-                    height=cell - 3,
-                    rx=4,
-                    fill_opacity=shade if found else None,
-                    class_=f"fill {('accent' if right else 'wrong') if found else 'empty'}",
-                )
-            )
+            class_ = ("fill accent" if right else "fill wrong") if found else "fill empty"
+            said = f"true {called[i]}, predicted {called[j]}: {found:,}"
+            at = (left + j * cell + 1.5, top + i * cell + 1.5, cell - 3, cell - 3)
+            opacity = shade if found else None
+            drawn.append(rect(*at, hint=said, rx=4, opacity=opacity, class_=class_))
             if found:
-                drawn.append(
-                    text(
-                        f"{found:,}",
-                        left + j * cell + cell / 2,
-                        top + i * cell + cell / 2 + 5,
-                        "on accent" if right and shade > 0.55 else "value",
-                        "middle",
-                    )
-                )
+                at_x, at_y = left + j * cell + cell / 2, top + i * cell + cell / 2 + 5
+                class_ = "on accent" if right and shade > 0.55 else "value"
+                drawn.append(text(f"{found:,}", at_x, at_y, class_, "middle"))
     return picture(*drawn, width=left + side + 8, height=top + side + 8, title=title)
+
+
+def pixels(image: Sequence[Sequence[float]], *, title: str) -> str:
+    """A small grey image [H][W] from 0 (paper) to 1 (ink), as crisp squares."""
+    squares = [
+        # A hair more than one, or seams show between neighbours.
+        rect(x, y, 1.02, 1.02, opacity=float(ink))
+        for y, row in enumerate(image)
+        for x, ink in enumerate(row)
+        if ink > 0.02
+    ]
+    return picture(*squares, width=len(image[0]), height=len(image), title=title, class_="pixels")

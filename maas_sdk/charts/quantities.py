@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["count", "data_size", "duration", "percent", "ratio", "round_duration", "scientific"]
+__all__ = [
+    "count",
+    "data_size",
+    "duration",
+    "percent",
+    "ratio",
+    "round_duration",
+    "round_percent",
+    "scientific",
+]
 
 _RAISED: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -26,8 +35,9 @@ def round_duration(seconds: float) -> str:
     return f"{value.rstrip('0').rstrip('.') if '.' in value else value} {unit}"
 
 
-def data_size(nbytes: int) -> str:
-    """``1536`` → ``1.54 kB``; decimal units, as network and cloud bills use."""
+def data_size(nbytes: float) -> str:
+    """``1536`` → ``1.54 kB``; decimal units, as network and cloud bills use; no part of a byte."""
+    nbytes = round(nbytes)
     if abs(nbytes) < 1000:
         return f"{nbytes} B"
     value = float(nbytes)
@@ -41,6 +51,11 @@ def data_size(nbytes: int) -> str:
 def percent(share: float, *, digits: int = 2) -> str:
     """``0.98611`` → ``98.61 %``."""
     return f"{100 * share:.{digits}f} %"
+
+
+def round_percent(share: float) -> str:
+    """A share that is round already, such as a tick of an axis: ``0.5`` → ``50 %``."""
+    return percent(share, digits=0)
 
 
 def count(number: float) -> str:

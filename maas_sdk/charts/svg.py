@@ -7,12 +7,12 @@ their colours in light and in dark.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-__all__ = ["Frame", "Scale", "axes", "element", "number", "picture", "text", "ticks"]
+__all__ = ["Frame", "Scale", "axes", "element", "line", "number", "picture", "rect", "text", "ticks"]
 
 # Pixels between an axis and the words beside it.
 _GAP: Final = 8
@@ -36,6 +36,28 @@ def element(name: str, *children: str, **attributes: str | float | None) -> str:
     )
     inside = "".join(children)
     return f"<{name}{written}>{inside}</{name}>" if inside else f"<{name}{written}/>"
+
+
+def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> str:
+    """A straight line between two points."""
+    return element("line", x1=x1, x2=x2, y1=y1, y2=y2, class_=class_)
+
+
+def rect(
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+    *,
+    class_: str | None = None,
+    hint: str | None = None,
+    rx: float | None = None,
+    opacity: float | None = None,
+) -> str:
+    """A rectangle; ``hint`` is what a pointer shows over it, and ``rx`` rounds its corners."""
+    said = () if hint is None else (element("title", escape(hint)),)
+    size = {"x": x, "y": y, "width": width, "height": height}
+    return element("rect", *said, **size, rx=rx, fill_opacity=opacity, class_=class_)
 
 
 def text(content: str, x: float, y: float, class_: str = "label", anchor: str = "start") -> str:
@@ -98,38 +120,23 @@ class Frame:
 
 def axes(
     frame: Frame,
-    *,
     x: Scale,
     y: Scale,
-    x_ticks: Sequence[float],
-    y_ticks: Sequence[float],
-    x_format: Callable[[float], str],
-    y_format: Callable[[float], str],
+    *,
+    x_ticks: Mapping[float, str],
+    y_ticks: Mapping[float, str],
     x_label: str,
     y_label: str,
 ) -> str:
-    """Grid lines across, a base line, tick labels on both axes, and what each axis means."""
-    grid = [
-        element("line", x1=frame.left, x2=frame.right, y1=y(v), y2=y(v), class_="grid")
-        for v in y_ticks
-    ]
-    beside = [text(y_format(v), frame.left - _GAP, y(v) + 4, "tick", "end") for v in y_ticks]
-    below = [
-        element("line", x1=x(v), x2=x(v), y1=frame.bottom, y2=frame.bottom + 4, class_="axis")
-        + text(x_format(v), x(v), frame.bottom + 18, "tick", "middle")
-        for v in x_ticks
-    ]
-    base = element(
-        "line", x1=frame.left, x2=frame.right, y1=frame.bottom, y2=frame.bottom, class_="axis"
-    )
-    return "".join(
-        [
-            *grid,
-            *beside,
-            base,
-            *below,
-            text(x_label, (frame.left + frame.right) / 2, frame.bottom + 38, "label", "middle"),
-            # Above the axis and level, so that nobody has to turn their head.
-            text(y_label, frame.left - _GAP, frame.top - 12, "label", "start"),
-        ]
-    )
+    """Grid lines across, a base line, ticks (value → words) on both axes, what each axis means."""
+    left, right, bottom = frame.left, frame.right, frame.bottom
+    drawn = [line(left, y(v), right, y(v), "grid") for v in y_ticks]
+    drawn += [text(words, left - _GAP, y(v) + 4, "tick", "end") for v, words in y_ticks.items()]
+    drawn.append(line(left, bottom, right, bottom, "axis"))
+    for value, words in x_ticks.items():
+        drawn.append(line(x(value), bottom, x(value), bottom + 4, "axis"))
+        drawn.append(text(words, x(value), bottom + 18, "tick", "middle"))
+    drawn.append(text(x_label, (left + right) / 2, bottom + 38, "label", "middle"))
+    # Above the axis and level, so that nobody has to turn their head.
+    drawn.append(text(y_label, left - _GAP, frame.top - 12, "label", "start"))
+    return "".join(drawn)

@@ -7,70 +7,22 @@ Exit codes: 0 done, 1 an error of ``maas_sdk.errors`` or a failed check, 2 wrong
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from maas_sdk.errors import ConfigError, MaasError, traits
+from maas_sdk.errors import DependencyError, MaasError, traits
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = [
-    "BundlePlace",
-    "Debug",
-    "Json",
-    "Output",
-    "TrustedKey",
-    "add_command",
-    "examples",
-    "extra",
-    "reporting",
-]
-
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document on stdout, for machines.")
-]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-
-# What ``store.resolve.find_bundle`` takes. A text, for a path would lose a slash of ``gs://``.
-BundlePlace = Annotated[
-    str,
-    typer.Argument(
-        help="Folder of the bundle, or a model in a store: gs://bucket/models/digits@stable."
-    ),
-]
-
-TrustedKey = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="KEY",
-        help="A public key, or a file of them, one of which must have signed the bundle; repeat "
-        "for several (MAAS_TRUSTED_KEYS).",
-    ),
-]
-
-
-def add_command(
-    app: typer.Typer, function: Callable[..., None], *lines: str, name: str | None = None
-) -> None:
-    """Register a command, under its function's name; ``lines`` are the examples of its help."""
-    words = inspect.cleandoc(function.__doc__ or "").split("\n\n")
-    # Typer would keep the line breaks of the source.
-    text = "\n\n".join(" ".join(paragraph.split()) for paragraph in words)
-    app.command(name, help=text, epilog=examples(*lines))(function)
-
-
-def examples(*lines: str) -> str:
-    """The end of a command's help: lines that can be copied."""
-    return "\n\n".join(["[bold]Examples[/bold]", *(escape(line) for line in lines)])
+__all__ = ["Output", "extra", "reporting", "show_event"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +59,15 @@ class Output:
             typer.echo(json.dumps(value, ensure_ascii=False, default=str))
 
 
+def show_event(output: Output, event: Any) -> None:
+    """Print a step of an export (``export.events.Event``) as a note."""
+    if event.warning:
+        output.note(f"[yellow]note:[/yellow] {escape(event.message)}")
+    elif event.done == event.total:
+        target = f" {event.target}" if event.target else ""
+        output.note(f"[dim]{event.stage}{target}[/dim] {escape(event.message)}")
+
+
 @contextmanager
 def reporting(as_json: bool, debug: bool) -> Iterator[Output]:
     """Run a command's body; an error of our family becomes one red sentence and exit code 1."""
@@ -135,7 +96,7 @@ def extra(name: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "maas_sdk":
             raise
-        raise ConfigError(
+        raise DependencyError(
             f"this command needs the package {error.name}: pip install 'maas-sdk[{name}]'",
             package=error.name,
         ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from maas_sdk.errors import ConfigError
+from maas_sdk.errors import ConfigError, DependencyError
 
 __all__ = ["Progress", "check_progress", "reporting", "total_of"]
 
@@ -62,7 +62,7 @@ def check_progress(progress: Progress) -> None:
         try:
             import rich.progress  # noqa: F401
         except ImportError as error:
-            raise ConfigError(
+            raise DependencyError(
                 "progress=True draws its bar with rich, which is not installed: "
                 "pip install 'maas-sdk[cli]', or pass a function"
             ) from error

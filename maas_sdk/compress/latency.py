@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from maas_sdk.bundle.compression import LatencyRecord
-from maas_sdk.errors import ConfigError
+from maas_sdk.errors import MachineError
 from maas_sdk.export.package import export
 from maas_sdk.export.targets.names import default_targets
 from maas_sdk.export.timing import run_seconds
@@ -60,7 +60,7 @@ def latency(
     """
     targets = default_targets()[:1]
     if not targets:
-        raise ConfigError("latency_buckets: this machine compiles for no target of export")
+        raise MachineError("latency_buckets: this machine compiles for no target of export")
     rows: Any = example["input"] if bare else dict(example)
     sizes = sorted(set(buckets))
     total = 2 + len(sizes)

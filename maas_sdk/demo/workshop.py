@@ -17,7 +17,7 @@ from maas_sdk.compress.task_metric import predictor
 from maas_sdk.demo.config import DemoConfig
 from maas_sdk.demo.digits import CLASS_NAMES, load_split
 from maas_sdk.demo.result import Epoch, ModelVariant, Training
-from maas_sdk.errors import ConfigError
+from maas_sdk.errors import MachineError
 from maas_sdk.evaluate.accuracy import accuracy
 from maas_sdk.evaluate.predict import predict
 from maas_sdk.export import export as export_bundle
@@ -69,7 +69,7 @@ def train(config: DemoConfig, report: Report) -> Trained:
         ConfigError: JAX has another number of devices than was asked for.
     """
     if jax.local_device_count() != config.devices:
-        raise ConfigError(
+        raise MachineError(
             f"JAX has {jax.local_device_count()} devices, the demo wants {config.devices}: set "
             f"XLA_FLAGS=--xla_force_host_platform_device_count={config.devices} before it starts"
         )

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from maas_sdk.errors import ConfigError
+from maas_sdk.errors import MachineError
 
 __all__ = ["ADVICE", "Advice", "explain", "failure", "plain"]
 
@@ -263,7 +263,7 @@ def explain(output: str) -> tuple[Advice, str] | None:
     return None
 
 
-def failure(command: str, output: str) -> ConfigError:
+def failure(command: str, output: str) -> MachineError:
     """The error for a command that ended badly: the sentence first, the foreign words after it.
 
     Args:
@@ -277,7 +277,7 @@ def failure(command: str, output: str) -> ConfigError:
     words = _errors_of(plain(output))
     sentence = found[1] if found else _UNKNOWN
     said = f"\nIt said:\n{words}" if words else ""
-    return ConfigError(
+    return MachineError(
         f"`{command}` failed: {sentence}{said}", reason=found[0].code if found else "unknown"
     )
 

@@ -27,7 +27,7 @@ def zip_folder(folder: Path, target: Path, *, overwrite: bool = False) -> Path:
 
     Raises:
         ConfigError: ``target`` is there already.
-        BundleError: the disk is full.
+        StorageError: the disk is full.
     """
     if target.exists() and not overwrite:
         raise ConfigError(f"{target} exists already: choose another path, or pass overwrite=True")

@@ -25,7 +25,7 @@ from maas_sdk.bundle.manifest import golden_path
 from maas_sdk.deploy.golden import golden_call
 from maas_sdk.deploy.package import BUNDLE
 from maas_sdk.deploy.process import FunctionProcess, framework_command
-from maas_sdk.errors import ConfigError, CorruptError, ModelError, NotFoundError
+from maas_sdk.errors import ConfigError, CorruptError, MachineError, ModelError, NotFoundError
 
 __all__ = [
     "CheckReport",
@@ -219,10 +219,10 @@ def make_environment(requirements: Path, folder: Path, *, hashed: bool = True) -
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise ConfigError(f"no environment from {requirements.name}: {error}") from error
+            raise MachineError(f"no environment from {requirements.name}: {error}") from error
         if done.returncode:
             words = (done.stderr or done.stdout).strip().splitlines()[-3:]
-            raise ConfigError(f"no environment from {requirements.name}: {' '.join(words)}")
+            raise MachineError(f"no environment from {requirements.name}: {' '.join(words)}")
     return python
 
 
@@ -246,7 +246,7 @@ def _environment(folder: Path, scratch: Path, wanted: Environment) -> tuple[list
             script = python.parent / "functions-framework"
             how = "with hashes" if hashed else "without hashes"
             return [str(python), "-I", str(script)], "installed", f"requirements.txt, {how}"
-        except (ConfigError, OSError) as error:
+        except (MachineError, OSError) as error:
             if wanted == "installed":
                 raise
             why = f"requirements.txt could not be installed: {error}"

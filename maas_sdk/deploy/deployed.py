@@ -22,7 +22,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from maas_sdk.deploy.golden import FirstCall
-from maas_sdk.errors import ConfigError, DeadlineError, ModelError, TransportError
+from maas_sdk.errors import ConfigError, CredentialsError, DeadlineError, ModelError, TransportError
 
 __all__ = ["DeployedCold", "measure_deployed"]
 
@@ -114,7 +114,7 @@ def _timed(url: str, call: FirstCall, headers: Mapping[str, str], timeout_s: flo
     )
     took_s = time.perf_counter() - began
     if status in (401, 403):
-        raise ConfigError(
+        raise CredentialsError(
             f"{url}: answers {status}: it is not open to everybody. Give a token with --token or "
             "MAAS_TOKEN: gcloud auth print-identity-token",
             status=status,

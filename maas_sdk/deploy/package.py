@@ -55,7 +55,7 @@ __all__ = [
 BUNDLE: Final = "model.maas"
 
 # By the table of the house: ground, formats, runtime; and, for serving, the service.
-_RUNTIME: Final = ("__init__.py", "errors.py", "tensors.py", "bundle", "wire", "runtime")
+_RUNTIME: Final = ("__init__.py", "errors.py", "tensors.py", "bundle", "store", "wire", "runtime")
 SERVING: Final = (*_RUNTIME, "serve")
 
 
@@ -73,7 +73,7 @@ class Function(NamedTuple):
 # By the name that main.py binds, which is the platform's entry point.
 FUNCTIONS: Final[Mapping[str, Function]] = {
     "predict": Function("main", SERVING),
-    "batch": Function("batch", (*_RUNTIME, "batch"), ("data", "gcp")),
+    "batch": Function("batch", (*_RUNTIME, "tables", "batch"), ("data", "gcp")),
 }
 
 _PACKAGE: Final = Path(__file__).resolve().parents[1]

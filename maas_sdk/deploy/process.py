@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from maas_sdk.errors import ConfigError, DeadlineError, TransportError
+from maas_sdk.errors import ConfigError, DeadlineError, DependencyError, TransportError
 
 __all__ = ["FunctionProcess", "framework_command"]
 
@@ -43,7 +43,7 @@ def framework_command() -> list[str]:
         for name in ("functions-framework", "functions-framework.exe"):
             if (folder / name).is_file():
                 return [str(folder / name)]
-    raise ConfigError("functions-framework is not installed: pip install 'maas-sdk[serve]'")
+    raise DependencyError("functions-framework is not installed: pip install 'maas-sdk[serve]'")
 
 
 class FunctionProcess:

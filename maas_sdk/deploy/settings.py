@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from maas_sdk.deploy.memory import check_processors
-from maas_sdk.errors import ConfigError
+from maas_sdk.errors import ConfigError, MaasError
 
 __all__ = [
     "Instance",
@@ -216,6 +216,8 @@ def settings_from(document: Mapping[str, Any]) -> Settings:
         # JSON has no tuples, and a release of an earlier version fewer fields.
         tuples = {name: tuple(values.get(name, ())) for name in ("invokers", "model_buckets")}
         return Settings(**{**values, **tuples})
+    except MaasError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"the deployment's settings cannot be read: {error}") from error
 

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 
 from maas_sdk.deploy.advice import failure
 from maas_sdk.deploy.backend import BACKEND, StateBucket
-from maas_sdk.errors import ConfigError
+from maas_sdk.errors import ConfigError, DependencyError, MachineError
 
 __all__ = ["Terraform", "TerraformBinary", "copy_stack", "declared_variables", "find_stack"]
 
@@ -61,7 +61,7 @@ class TerraformBinary:
         """
         binary = shutil.which("terraform")
         if binary is None:
-            raise ConfigError(
+            raise DependencyError(
                 "terraform is not installed: https://developer.hashicorp.com/terraform/install "
                 "(one file, to be put on the PATH). --dry-run needs none"
             )
@@ -196,7 +196,7 @@ def find_stack(stack: Path | None = None) -> Path:
     for place in places:
         if any(place.glob("*.tf")):
             return place.resolve()
-    raise ConfigError(
+    raise MachineError(
         f"no Terraform stack in {places[0]}: work in a checkout of maas_sdk, which has terraform/, "
         "or name a stack's folder with --stack"
     )

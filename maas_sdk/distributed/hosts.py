@@ -25,7 +25,7 @@ import jax
 
 from maas_sdk.distributed.launcher import LOST_EXIT_CODE
 from maas_sdk.distributed.watchdog import Lost, Watchdog
-from maas_sdk.errors import ConfigError
+from maas_sdk.errors import ConfigError, MachineError
 
 __all__ = ["ENVIRONMENT", "LOST_EXIT_CODE", "Here", "Hosts", "join"]
 
@@ -193,7 +193,7 @@ def _initialize(hosts: Hosts, left_s: float) -> None:
             shutdown_timeout_seconds=max(1, round(hosts.leave_timeout_s)),
         )
     except RuntimeError as error:
-        raise ConfigError(
+        raise MachineError(
             f"process {hosts.process_id} of {hosts.process_count} cannot join "
             f"{hosts.coordinator}: {error}"
         ) from error

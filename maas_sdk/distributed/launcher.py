@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from maas_sdk.errors import ConfigError, DeadlineError, ModelError
+from maas_sdk.errors import ConfigError, DeadlineError, MachineError, ModelError
 
 __all__ = ["LOST_EXIT_CODE", "Launched", "launch"]
 
@@ -208,7 +208,7 @@ def _free_port() -> int:
             port: int = first.getsockname()[1]
             stack.enter_context(socket.create_server(("127.0.0.1", port + 1)))
             return port
-    raise ConfigError("launch: no two ports in a row are free on this machine")
+    raise MachineError("launch: no two ports in a row are free on this machine")
 
 
 def _read(logs: Sequence[Path]) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from maas_sdk.errors import ConfigError
+from maas_sdk.errors import MachineError
 
 __all__ = ["Lost", "Watchdog"]
 
@@ -111,7 +111,7 @@ class Watchdog:
         if self._refused or not met:
             message = self._refused or self._missing(timeout_s)
             self.leave()
-            raise ConfigError(message, process_id=self._id, process_count=self._count)
+            raise MachineError(message, process_id=self._id, process_count=self._count)
 
     def leave(self, failure: str | None = None) -> None:
         """Say goodbye, or what has failed, and stop watching."""
@@ -132,7 +132,7 @@ class Watchdog:
         try:
             self._listener = socket.create_server((bound, port), backlog=self._count)
         except OSError as error:
-            raise ConfigError(
+            raise MachineError(
                 f"process 0 cannot listen on port {port} ({error.strerror}); choose another "
                 "watch_port, the same in every process",
                 port=port,
@@ -148,7 +148,7 @@ class Watchdog:
                 break
             except OSError as error:
                 if time.monotonic() > deadline:
-                    raise ConfigError(
+                    raise MachineError(
                         f"process {self._id} of {self._count} found no process 0 at "
                         f"{self._address[0]}:{self._address[1]} within {timeout_s:g} s ({error}); "
                         "start it too, and let its port be reached from here",

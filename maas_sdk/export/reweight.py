@@ -70,7 +70,8 @@ def reweight(
             the bundle and comes as a plain array; a golden input is answered with what is not
             finite. Names the tensor, or the output.
         ConfigError: ``path`` exists, or is missing for a bundle that is in no store.
-        BundleError: the bundle is damaged, cannot run here, or the disk is full.
+        BundleError: the bundle is damaged, cannot run here.
+        StorageError: the disk is full.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     opened.require_clear("reweight")

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from maas_sdk.errors import ConfigError, MaasError, ModelError
+from maas_sdk.errors import ConfigError, DependencyError, MaasError, ModelError
 
 __all__ = ["load_object", "make_object"]
 
@@ -38,7 +38,7 @@ def load_object(spec: str) -> Any:
         if error.name is None or not (
             module_name == error.name or module_name.startswith(f"{error.name}.")
         ):
-            raise ConfigError(
+            raise DependencyError(
                 f"{spec}: {module_name} imports {error.name}, which is not installed"
             ) from error
         raise ConfigError(

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from maas_sdk.errors import IncompatibleError, ModelError
+from maas_sdk.runtime.probe import arguments, misfits
 from maas_sdk.tensors import BITS, Array, array_from_bytes, dtype_name
 
 if TYPE_CHECKING:
@@ -27,9 +29,30 @@ if TYPE_CHECKING:
 # XLA announces its devices on stderr at level INFO; set before the library reads it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
+# The oldest jaxlib whose calls are the ones below; pyproject.toml asks for it too.
+_OLDEST: Final = "0.10.2"
+
+
+def check_version(version: str) -> None:
+    """Raise ``IncompatibleError`` if this jaxlib is older than the oldest that can serve."""
+    if _numbers(version) < _numbers(_OLDEST):
+        raise IncompatibleError(
+            f"jaxlib {version} is too old, {_OLDEST} or newer is needed: "
+            "pip install --upgrade 'maas-sdk[serve]'"
+        )
+
+
+def _numbers(version: str) -> list[int]:
+    # "0.13.0.dev20270101" counts as 0.13.0.
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
+
+
 try:
-    from jaxlib import _hlo, _jax
     from jaxlib import version as _version
+
+    # Before what follows: an old jaxlib has no _hlo, and that it cannot be imported helps nobody.
+    check_version(_version.__version__)
+    from jaxlib import _hlo, _jax
 except ImportError as error:  # pragma: no cover - proven by a process without jaxlib
     raise IncompatibleError(
         f"the runtime needs jaxlib, which cannot be imported ({error}): "
@@ -40,6 +63,7 @@ __all__ = [
     "Buffer",
     "Executable",
     "XlaClient",
+    "check_version",
     "jaxlib_build",
     "portable_artifact",
     "probe",
@@ -49,25 +73,45 @@ __all__ = [
 # A tensor that XLA holds, opaque outside this file.
 Buffer = Any
 
-_NEEDED: Final = (
-    "CompileOptions",
-    "DeviceAssignment",
-    "DeviceList",
-    "SingleDeviceSharding",
-    "array_result_handler",
-    "batched_device_put",
-    "get_tfrt_cpu_client",
-    "mlir",
-    "register_custom_call_target",
+# What is called, and with which arguments. Where jaxlib names none (``arg: str, /``), or what is
+# called is a class, the name alone is looked up.
+_CALLS: Final = {
+    "Client.compile_and_load": ("computation", "executable_devices", "compile_options"),
+    "Client.deserialize_executable": ("serialized", "executable_devices"),
+    "Client.local_devices": (),
+    "CompileOptions": (),
+    "DeviceAssignment.create": (),
+    "DeviceList": (),
+    "ExecuteResults.consume_with_handlers": ("out_handlers",),
+    "LoadedExecutable.execute_sharded": ("arguments",),
+    "LoadedExecutable.serialize": (),
+    "SingleDeviceSharding": (),
+    "array_result_handler": ("aval", "sharding", "committed"),
+    "batched_device_put": ("aval", "sharding", "xs", "devices", "committed", "enable_x64"),
+    "get_tfrt_cpu_client": ("asynchronous", "num_devices"),
+    "mlir.deserialize_portable_artifact": ("mlir_module",),
+    "mlir.serialize_portable_artifact": ("mlir_module", "target"),
+    "register_custom_call_target": ("fn_name", "fn", "platform", "api_version"),
+}
+
+_CALLS_OF_PLUGINS: Final = {
+    "get_c_api_client": ("platform_name", "options"),
+    "initialize_pjrt_plugin": (),
+    "load_pjrt_plugin": ("platform_name", "library_path", "c_api"),
+    "pjrt_plugin_initialized": (),
+    "pjrt_plugin_loaded": (),
+}
+
+# Until 0.11.1 a handler compares dtype and shape with its aval at every run, unless told not to;
+# since 0.11.2 it never does, and the argument is gone.
+_UNCHECKED: Final[dict[str, bool]] = (
+    {"_skip_checks": True}
+    if any("_skip_checks" in overload for overload in arguments(_jax.array_result_handler))
+    else {}
 )
 
-_NEEDED_BY_PLUGINS: Final = (
-    "get_c_api_client",
-    "initialize_pjrt_plugin",
-    "load_pjrt_plugin",
-    "pjrt_plugin_initialized",
-    "pjrt_plugin_loaded",
-)
+# jaxlib 0.11 and later take these, and their CPU compiler then answers with other numbers or none.
+_MISCOMPUTED: Final = frozenset({"float6_e2m3fn", "float6_e3m2fn"})
 
 # What libtpu calls its chips → what everybody does.
 _TPUS: Final = {
@@ -80,12 +124,19 @@ _TPUS: Final = {
 
 
 def probe() -> None:
-    """Raise ``IncompatibleError`` if this jaxlib lacks what the runtime calls."""
-    missing = [name for name in _NEEDED if not hasattr(_jax, name)]
+    """Raise ``IncompatibleError`` if this jaxlib does not take the calls of the runtime."""
+    _refuse_unless_it_takes(
+        _CALLS,
+        "which this maas-sdk calls: pip install --upgrade maas-sdk, or install the jaxlib that "
+        "the bundle names",
+    )
+
+
+def _refuse_unless_it_takes(calls: Mapping[str, tuple[str, ...]], sentence: str) -> None:
+    missing = misfits(_jax, calls)
     if missing:
         raise IncompatibleError(
-            f"jaxlib {_version.__version__} lacks {', '.join(missing)}, which this maas-sdk calls: "
-            "pip install --upgrade maas-sdk, or install the jaxlib that the bundle names",
+            f"jaxlib {_version.__version__} lacks {', '.join(missing)}, {sentence}",
             missing=missing,
         )
 
@@ -190,6 +241,7 @@ class XlaClient:
         """
         # An accelerator's client copies by its threads.
         self.check_process()
+        _refuse_miscomputed(array.dtype)
         try:
             return _jax.batched_device_put(
                 _Aval(array.shape, array.dtype),
@@ -283,14 +335,17 @@ class Executable:
             unpacked).
 
         Raises:
+            IncompatibleError: XLA has no such dtype as one of the outputs.
             ModelError: XLA reports a failure while it runs.
         """
         self._client.check_process()
         handlers = self._handlers
         if handlers is None:
+            for _, dtype in outputs:
+                _refuse_miscomputed(dtype)
             handlers = [
                 _jax.array_result_handler(
-                    _Aval(shape, dtype), self._client._sharding, committed=True, _skip_checks=True
+                    _Aval(shape, dtype), self._client._sharding, committed=True, **_UNCHECKED
                 )
                 for shape, dtype in outputs
             ]
@@ -309,6 +364,15 @@ class Executable:
             _to_numpy(result, shape, dtype)
             for result, (shape, dtype) in zip(results, outputs, strict=True)
         ]
+
+
+def _refuse_miscomputed(dtype: np.dtype[Any]) -> None:
+    # The common dtypes are numpy's own, and asking for a name costs more than this.
+    if dtype.isbuiltin != 1 and dtype.name in _MISCOMPUTED:
+        raise IncompatibleError(
+            f"XLA cannot hold an array of {dtype.name}: give it as float8_e4m3fn or wider",
+            dtype=dtype.name,
+        )
 
 
 def _to_numpy(result: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -338,13 +402,11 @@ def _from_device(result: Any) -> Array:
 
 
 def _plugin_client(plugin: Plugin) -> Any:
-    missing = [name for name in _NEEDED_BY_PLUGINS if not hasattr(_jax, name)]
-    if missing:
-        raise IncompatibleError(
-            f"jaxlib {_version.__version__} lacks {', '.join(missing)}, which drives accelerators: "
-            "pip install --upgrade maas-sdk, or load the bundle with platform='cpu'",
-            missing=missing,
-        )
+    _refuse_unless_it_takes(
+        _CALLS_OF_PLUGINS,
+        "which drives accelerators: pip install --upgrade maas-sdk, or load the bundle with "
+        "platform='cpu'",
+    )
     name = plugin.platform
     try:
         if not _jax.pjrt_plugin_loaded(name):

@@ -32,7 +32,7 @@ from typing import Final
 from maas_sdk.bundle.files.staging import Staging
 from maas_sdk.bundle.folder import open_bundle
 from maas_sdk.bundle.manifest import MANIFEST, FileEntry
-from maas_sdk.errors import BundleError, ConfigError, NotFoundError
+from maas_sdk.errors import BundleError, ConfigError, NotFoundError, StorageError
 from maas_sdk.store.transfer import allocate
 
 __all__ = ["BundleCache", "default_cache"]
@@ -224,8 +224,10 @@ class BundleCache:
             self._check_owner()
             for name in ("bundles", "objects", "locks"):
                 (self.folder / name).mkdir(exist_ok=True)
+        except StorageError:
+            raise
         except OSError as error:
-            raise ConfigError(
+            raise StorageError(
                 f"{self.folder}: cannot be used to keep bundles ({error.strerror}); name a folder "
                 "that can be written with MAAS_BUNDLE_CACHE"
             ) from error
@@ -233,7 +235,7 @@ class BundleCache:
     def _check_owner(self) -> None:
         found = self.folder.stat()
         if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise ConfigError(
+            raise StorageError(
                 f"{self.folder}: others may write to it, and what is in it is run: make it this "
                 "user's alone (chmod 700), or name another folder with MAAS_BUNDLE_CACHE"
             )

@@ -10,7 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from maas_sdk.errors import ConfigError, NotFoundError, OverloadedError, TransportError
+from maas_sdk.errors import (
+    ConfigError,
+    CredentialsError,
+    DependencyError,
+    NotFoundError,
+    OverloadedError,
+    TransportError,
+)
 
 __all__ = ["translated"]
 
@@ -26,7 +33,7 @@ def translated(url: str, bucket: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise ConfigError(
+        raise DependencyError(
             f"{url} needs the package google-cloud-storage: pip install 'maas-sdk[gcp]'",
             package="google-cloud-storage",
         ) from error
@@ -50,23 +57,23 @@ def _first_line(error: Exception) -> str:
 # the nearest first.
 _TABLE: Final[dict[str, tuple[Callable[[str], Exception], str]]] = {
     "google.DefaultCredentialsError": (
-        ConfigError,
+        CredentialsError,
         "{url}: no Google credentials here: run gcloud auth application-default login, or name a "
         "key file in GOOGLE_APPLICATION_CREDENTIALS; on Google Cloud, give the service an account",
     ),
     "google.RefreshError": (
-        ConfigError,
+        CredentialsError,
         "{url}: the Google credentials are not accepted ({error}): log in again with gcloud auth "
         "application-default login",
     ),
     "google.GoogleAuthError": (TransportError, "{url}: no Google credentials came: {error}"),
     "google.Unauthorized": (
-        ConfigError,
+        CredentialsError,
         "{url}: the Google credentials are not accepted ({error}): log in again with gcloud auth "
         "application-default login",
     ),
     "google.Forbidden": (
-        ConfigError,
+        CredentialsError,
         "{url}: not allowed ({error}): grant this account roles/storage.objectViewer on the bucket "
         "to read, roles/storage.objectUser to publish",
     ),

@@ -149,7 +149,8 @@ class LocalStore:
 
         Raises:
             ConfigError: that version exists, or ``model``, ``version`` or ``label`` is not one.
-            BundleError: the bundle is corrupt, or the disk is full.
+            BundleError: the bundle is corrupt.
+            StorageError: the disk is full.
         """
         if label is not None:
             check_label(label)

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from maas_sdk.bundle.files import strict_json as read
 from maas_sdk.bundle.manifest import MANIFEST, FileEntry
-from maas_sdk.errors import ConfigError, CorruptError, ManifestError
+from maas_sdk.errors import ConfigError, CorruptError, DependencyError, ManifestError
 from maas_sdk.store.labels import Labels
 from maas_sdk.store.reference import check_label, is_version
 
@@ -132,7 +132,7 @@ class Pointer:
             document = read.decode(data)
             schema = read.exactly(dict)(document, "pointer").pop("schema", None)
             if type(schema) is int and schema > _SCHEMA:
-                raise ConfigError(
+                raise DependencyError(
                     f"{where} is of schema {schema}, this maas-sdk reads schema {_SCHEMA}: "
                     "pip install --upgrade maas-sdk"
                 )

@@ -118,7 +118,7 @@ def allocate(path: Path, size_bytes: int) -> None:
     """Make a file of that size, with room on the disk for all of it.
 
     Raises:
-        BundleError: the disk is full. Written through a map, that would end the process.
+        StorageError: the disk is full. Written through a map, that would end the process.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with disk_errors(path), open(path, "xb") as file:
@@ -132,7 +132,7 @@ def download(objects: Objects, info: ObjectInfo, path: Path) -> None:
     Raises:
         NotFoundError: it is in another state, or gone.
         CorruptError: it came with another checksum, twice.
-        BundleError: the disk is full.
+        StorageError: the disk is full.
     """
     allocate(path, info.size_bytes)
     for _ in range(2):

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from maas_sdk.errors import ConfigError, MaasError, error_from_code
+from maas_sdk.errors import ConfigError, MaasError, MachineError, error_from_code
 from maas_sdk.tpu.libtpu import Libtpu, find_libtpu
 
 __all__ = ["Answer", "CompileJob", "compile_jobs"]
@@ -194,7 +194,7 @@ def _ending(
     job: CompileJob, status: int, late: bool, timeout_s: float, complaints: Path
 ) -> ConfigError | MaasError:
     if late:
-        return ConfigError(
+        return MachineError(
             f"{job.label}: the TPU compiler took longer than {timeout_s:g} s for {job.slice} and "
             "was ended; give it more time, or compile a scanned model (scan_layers)",
             timeout_s=timeout_s,

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from maas_sdk.errors import ConfigError
+from maas_sdk.errors import DependencyError
 
 __all__ = ["VARIABLE", "Libtpu", "find_libtpu", "wanted_version"]
 
@@ -60,7 +60,7 @@ def find_libtpu(environment: Mapping[str, str] = os.environ) -> Libtpu:
     if named:
         folder = Path(named).expanduser().absolute()
         if not (folder / "libtpu" / "libtpu.so").is_file():
-            raise ConfigError(
+            raise DependencyError(
                 f"{VARIABLE}={named}: no libtpu in that folder; expected {folder}/libtpu/libtpu.so."
                 f" Install it: {install} (Linux on x86-64)",
                 folder=str(folder),
@@ -68,12 +68,12 @@ def find_libtpu(environment: Mapping[str, str] = os.environ) -> Libtpu:
     else:
         spec = find_spec("libtpu")
         if spec is None or spec.origin is None:
-            raise ConfigError(f"the TPU compiler is not installed: {install} (Linux on x86-64)")
+            raise DependencyError(f"the TPU compiler is not installed: {install} (Linux on x86-64)")
         folder = Path(spec.origin).parent.parent
     version = next((d.version for d in distributions(name="libtpu", path=[str(folder)])), "unknown")
     pattern = re.escape(wanted).replace(r"\*", r".*")
     if wanted and version != "unknown" and not re.fullmatch(pattern, version):
-        raise ConfigError(
+        raise DependencyError(
             f"libtpu {version} in {folder}: this jax compiles with libtpu {wanted} and fails with "
             f"others on some chips; {install}",
             version=version,

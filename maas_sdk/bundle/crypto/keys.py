@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from maas_sdk.bundle.crypto.primitives import KEY_BYTES, public_key_of
-from maas_sdk.errors import ConfigError
+from maas_sdk.errors import ConfigError, CredentialsError, StorageError
 
 __all__ = [
     "KeyKind",
@@ -109,7 +109,7 @@ def read_key(reference: str, kind: KeyKind) -> bytes:
     if scheme == "env" and rest:
         found = os.environ.get(rest)
         if found is None:
-            raise ConfigError(f"{reference}: the environment has no {rest}: set it to the key")
+            raise CredentialsError(f"{reference}: the environment has no {rest}: set it to the key")
         return parse_key(found, kind, reference)
     if scheme == "file" and rest:
         return parse_key(_read_file(rest), kind, reference)
@@ -133,7 +133,7 @@ def _read_file(path: str) -> str:
         with open(path, "rb") as file:
             return file.read(_MAX_FILE_BYTES).decode("ascii", "replace")
     except OSError as error:
-        raise ConfigError(
+        raise StorageError(
             f"no key can be read from {path}: {error.strerror or 'no such file'}; maas keygen "
             "makes keys"
         ) from error
@@ -213,7 +213,7 @@ def write_keys(folder: Path, *, signing: bool = True, encryption: bool = True) -
     except OSError as error:
         for path in written:
             path.unlink(missing_ok=True)
-        raise ConfigError(
+        raise StorageError(
             f"{folder}: {error.strerror or error}; keys are never replaced: choose another folder"
         ) from error
     return Made(tuple(written), public_key)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from maas_sdk.errors import ConfigError
+from maas_sdk.errors import DependencyError
 
 __all__ = ["KEY_BYTES", "NONCE_BYTES", "TAG_BYTES", "Cipher", "public_key_of", "sign", "verify"]
 
@@ -20,8 +20,8 @@ NONCE_BYTES: Final = 12
 TAG_BYTES: Final = 16
 
 
-def _missing(error: ModuleNotFoundError) -> ConfigError:
-    return ConfigError(
+def _missing(error: ModuleNotFoundError) -> DependencyError:
+    return DependencyError(
         "signatures and encryption need the package cryptography: pip install 'maas-sdk[seal]'",
         package=error.name,
     )
@@ -31,7 +31,7 @@ class Cipher:
     """AES-256-GCM under one key. Thread-safe, and other Python runs meanwhile."""
 
     def __init__(self, key: bytes) -> None:
-        """Take a key of 32 bytes. Raises ``ConfigError`` where the package is not installed."""
+        """Take a key of 32 bytes. Raises ``DependencyError`` where the package is not installed."""
         try:
             from cryptography.exceptions import InvalidTag
             from cryptography.hazmat.primitives.ciphers.aead import AESGCM

@@ -20,7 +20,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any, Final
 
-from maas_sdk.errors import ConfigError, TransportError
+from maas_sdk.errors import ConfigError, CredentialsError, TransportError
 
 __all__ = ["read_secret"]
 
@@ -50,7 +50,7 @@ def read_secret(name: str) -> bytes:
     ).rstrip("/")
     status, answer = _get(f"{base}/v1/{name}:access", {"Authorization": f"Bearer {_token()}"})
     if status != 200:
-        raise ConfigError(_refusal(name, status, answer), status=status)
+        raise CredentialsError(_refusal(name, status, answer), status=status)
     try:
         payload = json.loads(answer)["payload"]
         secret = base64.b64decode(payload["data"], validate=True)
@@ -94,11 +94,11 @@ def _token() -> str:
         status, answer = _get(url, {"Metadata-Flavor": "Google"}, proxied=False)
         token = json.loads(answer)["access_token"] if status == 200 else None
     except TransportError as error:
-        raise ConfigError(f"no credentials for Secret Manager here: {advice}") from error
+        raise CredentialsError(f"no credentials for Secret Manager here: {advice}") from error
     except (ValueError, KeyError, TypeError):
         token = None
     if type(token) is not str:
-        raise ConfigError(f"the metadata server gave no token (status {status}): {advice}")
+        raise CredentialsError(f"the metadata server gave no token (status {status}): {advice}")
     return token
 
 

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from maas_sdk.errors import ConfigError
+from maas_sdk.errors import DependencyError
 
 __all__ = ["CODECS", "Codec"]
 
@@ -64,7 +64,7 @@ def _zstandard() -> Any:
     try:
         import zstandard
     except ImportError as error:
-        raise ConfigError(
+        raise DependencyError(
             "tensors are compressed with zstd, which needs the package zstandard: "
             "pip install 'maas-sdk[zstd]'"
         ) from error

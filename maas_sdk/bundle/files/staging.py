@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from maas_sdk.errors import BundleError, ConfigError
+from maas_sdk.errors import ConfigError, StorageError
 
 __all__ = ["Staging", "disk_errors"]
 
@@ -36,7 +36,7 @@ class Staging:
     """Context manager: ``path`` is an empty folder; ``commit`` makes it the target.
 
     Left without ``commit``, the folder is removed. An ``OSError`` that says the disk is full
-    leaves as a ``BundleError``.
+    leaves as a ``StorageError``.
     """
 
     def __init__(self, target: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -72,7 +72,7 @@ class Staging:
 
         Raises:
             ConfigError: the target exists and ``overwrite`` is off, or cannot be swapped here.
-            BundleError: the disk is full.
+            StorageError: the disk is full.
         """
         with disk_errors(self.target):
             for folder, _, names in os.walk(self.path, topdown=False):
@@ -110,7 +110,7 @@ class Staging:
 
 @contextmanager
 def disk_errors(target: Path) -> Iterator[None]:
-    """Turn "disk full", of whatever happens inside, into a ``BundleError`` that says what to do."""
+    """Turn "disk full", whatever raises it inside, into a ``StorageError``."""
     try:
         yield
     except OSError as error:
@@ -120,7 +120,7 @@ def disk_errors(target: Path) -> Iterator[None]:
 
 def _raise_if_full(error: OSError, target: Path) -> None:
     if error.errno in _FULL:
-        raise BundleError(
+        raise StorageError(
             f"{target}: no room to write it ({error.strerror}); nothing was kept: free space "
             "on that disk, or write elsewhere",
             errno=error.errno,
@@ -200,7 +200,7 @@ def _exchange(one: Path, other: Path) -> None:
             return
         code = ctypes.get_errno()
     if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
-        raise ConfigError(
+        raise StorageError(
             f"{other} exists, and this system cannot swap two folders in one step: write to a "
             "new path, or remove the old folder first"
         )

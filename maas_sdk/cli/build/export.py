@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from maas_sdk.cli.output import Debug, Json, Output, add_command, extra, reporting
-from maas_sdk.errors import ConfigError
-from maas_sdk.model.load_object import make_object
+from maas_sdk.cli.options import Debug, ExampleInputs, Json, ModelWeights
+from maas_sdk.cli.output import Output, extra, reporting, show_event
+from maas_sdk.cli.panels import add_command
 
 if TYPE_CHECKING:
     from maas_sdk.bundle import Bundle
 
-__all__ = [
-    "export",
-    "read_example",
-    "read_sizes",
-    "register",
-    "show_event",
-    "source_metadata",
-]
+__all__ = ["export", "register"]
+
+# Groups of options in the help.
+_PROGRAM: Final = "Compilation"
+_OUTPUT: Final = "Output"
 
 
 def register(app: typer.Typer) -> None:
@@ -40,40 +37,77 @@ def export(
         str,
         typer.Argument(
             metavar="MODULE:OBJECT",
-            help="An nnx module, a linen module, an apply function, or a function that makes one.",
+            help="The model: an nnx module, a linen module, a function apply(weights, inputs), or "
+            "a function without arguments that makes one. MODULE may be a path to a file.",
         ),
     ],
-    example: Annotated[
-        str, typer.Option(help="Example inputs: MODULE:OBJECT, or an .npy or .npz file.")
-    ],
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder to write; else NAME.maas.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="Of the model; else the object's.")] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="MODULE:OBJECT, for linen modules and apply functions.")
-    ] = None,
+    example: ExampleInputs,
+    weights: ModelWeights = None,
     buckets: Annotated[
-        str | None, typer.Option(help="Batch sizes to compile, such as 1,2,4,8.")
+        str | None,
+        typer.Option(
+            metavar="ROWS,…",
+            show_default="1 to 64 in powers of two",
+            help="Batch sizes to compile, in rows: 1,2,4,8.",
+            rich_help_panel=_PROGRAM,
+        ),
     ] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option(help="Compile for this target; repeat for several. Else this machine's."),
+        typer.Option(
+            metavar="TARGET",
+            show_default="this machine",
+            help="Machine to compile for, such as cpu-x86_64-avx2, tpu-v5e-1 or cuda (the GPU of "
+            "this machine). Repeat it for several.",
+            rich_help_panel=_PROGRAM,
+        ),
     ] = None,
     verify: Annotated[
-        bool, typer.Option(help="Compare the bundle's answers with the model's.")
+        bool,
+        typer.Option(
+            help="Compare the bundle's answers with the model's.",
+            rich_help_panel=_PROGRAM,
+        ),
     ] = True,
-    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="PATH",
+            show_default="NAME.maas",
+            help="Folder to write the bundle to.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            show_default="the object's name",
+            help="Model name.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option(help="Replace an existing bundle.", rich_help_panel=_OUTPUT)
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Compile a Flax model ahead of time and pack it as a bundle.
 
-    Your module is imported from the current folder, or by its path. Example inputs are one array
-    with a batch dimension, or a dict of them by input name; a few real rows are best. The bundle
-    notes the words that named the model, for `maas quantize`.
+    The module is imported from the current folder, or by its path. The bundle's metadata notes the
+    words that named the model (source, source_example, source_weights), where `maas quantize` finds
+    them. Absolute paths are written relative to the current folder, and left out when they lead
+    out of it.
+
+    Needs maas-sdk[train]. See docs/export.md.
     """
     with reporting(as_json, debug) as output:
+        from maas_sdk.cli.inputs.model_words import read_example, read_sizes, source_metadata
+        from maas_sdk.model.load_object import make_object
+
         with extra("train"):
             import jax  # noqa: F401
 
@@ -96,68 +130,6 @@ def export(
             **options,
         )
         _show(output, bundle)
-
-
-def read_example(spec: str, option: str = "--example") -> Any:
-    """An array, or a dict of them: of an .npy or .npz file, or what MODULE:OBJECT is or makes.
-
-    Raises:
-        ConfigError: not a readable file; as ``load_object``.
-        ModelError: as ``make_object``.
-    """
-    import numpy as np
-
-    path = Path(spec)
-    if path.suffix not in (".npy", ".npz"):
-        return make_object(spec)
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        return loaded if path.suffix == ".npy" else {k: loaded[k] for k in loaded.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise ConfigError(f"{option} {spec}: not a readable file: {error}") from error
-
-
-def read_sizes(option: str, text: str) -> tuple[int, ...]:
-    """Batch sizes out of "1,2,4,8"."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"{option}: expected sizes such as 1,2,4,8, got {text!r}") from error
-
-
-def source_metadata(model: str, example: str | None, weights: str | None) -> dict[str, str]:
-    """Where a model came from, for its manifest: the words as they were typed.
-
-    An absolute path would mean nothing on another machine and says more of this one than a bundle
-    should: it is written relative to the current folder, or left out when it is not below it.
-    """
-    words = {"source": model, "source_example": example, "source_weights": weights}
-    portable = {key: _portable(spec) for key, spec in words.items() if spec is not None}
-    if portable.get("source") is None:
-        return {}
-    return {key: spec for key, spec in portable.items() if spec is not None}
-
-
-def _portable(spec: str) -> str | None:
-    """The words, or None where they are a path that leads out of the current folder."""
-    path = Path(spec)
-    if not path.is_absolute():
-        return spec
-    try:
-        return path.relative_to(Path.cwd()).as_posix()
-    except ValueError:
-        return None
-
-
-def show_event(output: Output, event: Any) -> None:
-    """A step of an export as a note."""
-    from rich.markup import escape
-
-    if event.warning:
-        output.note(f"[yellow]note:[/yellow] {escape(event.message)}")
-    elif event.done == event.total:
-        target = f" {event.target}" if event.target else ""
-        output.note(f"[dim]{event.stage}{target}[/dim] {escape(event.message)}")
 
 
 def _show(output: Output, bundle: Bundle) -> None:

@@ -1,4 +1,4 @@
-"""``maas inspect`` and ``maas verify``: what a bundle is and holds."""
+"""``maas inspect`` and ``maas verify``: the contents of a bundle, and the proof that it runs."""
 
 from __future__ import annotations
 
@@ -8,16 +8,9 @@ import typer
 from rich.markup import escape
 
 from maas_sdk.cli.build.seal import seal_of, show_seal
-from maas_sdk.cli.output import (
-    BundlePlace,
-    Debug,
-    Json,
-    Output,
-    TrustedKey,
-    add_command,
-    extra,
-    reporting,
-)
+from maas_sdk.cli.options import BundlePlace, Debug, Json, TrustedKey
+from maas_sdk.cli.output import Output, extra, reporting
+from maas_sdk.cli.panels import add_command
 
 if TYPE_CHECKING:
     from maas_sdk.bundle.manifest import Manifest, Program
@@ -45,10 +38,14 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(bundle: BundlePlace, as_json: Json = False, debug: Debug = False) -> None:
-    """Show what a bundle is: programs, inputs and outputs, sizes, targets, compression.
+    """Show a bundle's contents: programs, inputs and outputs, batch sizes, targets, files.
 
-    Says which tier would open on this machine (a compiled executable, or the portable program),
-    and why. No hash is checked and nothing is opened; that is what `maas verify` is for.
+    For a quantized bundle it shows the loss in quality, the bytes saved and how the weights are
+    stored; for a model in a store, its version. It says which tier this machine would open (a
+    compiled executable, or the portable program), and why. It checks no hash and loads no program;
+    `maas verify` does.
+
+    See docs/bundle.md.
     """
     with reporting(as_json, debug) as output:
         import json
@@ -79,8 +76,8 @@ def inspect(bundle: BundlePlace, as_json: Json = False, debug: Debug = False) ->
 
 
 def _tier(manifest: Manifest) -> tuple[str, str | None, str]:
-    """Which tier would open here and why; nothing is opened for it."""
-    from maas_sdk.errors import ConfigError, IncompatibleError
+    """Return the tier, the target and the reason of the choice on this machine."""
+    from maas_sdk.errors import ConfigError, IncompatibleError, MachineError
 
     try:
         with extra("serve"):
@@ -89,7 +86,7 @@ def _tier(manifest: Manifest) -> tuple[str, str | None, str]:
         choice = choose(manifest, local_host())
     except IncompatibleError as error:
         return "refuse", None, error.message
-    except ConfigError as error:
+    except (ConfigError, MachineError) as error:
         return "unknown", None, error.message
     return choice.tier, choice.target, choice.reason
 
@@ -159,7 +156,7 @@ def _add_stored(tree: Any, manifest: Manifest) -> None:
 
 
 def _by_folder(manifest: Manifest) -> dict[str, tuple[int, int]]:
-    """Count and size of files, by the folder they are in (or their own name at the top)."""
+    """Count and size of files by folder; files at the top stand under their own names."""
     found: dict[str, tuple[int, int]] = {}
     for path, entry in manifest.files.items():
         folder = path.rpartition("/")[0] + "/" if "/" in path else path
@@ -171,7 +168,12 @@ def _by_folder(manifest: Manifest) -> dict[str, tuple[int, int]]:
 def verify(
     bundle: BundlePlace,
     tier: Annotated[
-        str | None, typer.Option(help="Run this tier, executable or program; else the usual one.")
+        str | None,
+        typer.Option(
+            metavar="executable|program",
+            show_default="the best one that this machine can open",
+            help="Tier to run: the compiled executable, or the portable program.",
+        ),
     ] = None,
     trusted_key: TrustedKey = None,
     as_json: Json = False,
@@ -179,9 +181,11 @@ def verify(
 ) -> None:
     """Check signature and hashes, open the bundle here and run its golden inputs.
 
-    Says who signed it. Exits with 1 if a byte differs from what was sealed, no trusted key has
-    signed where some are given, no tier can open it, or an answer differs from the stored one by
-    more than the tolerance of the export.
+    Shows the signer. Exits with 1 if a byte differs from what was sealed, if trusted keys are given
+    and none of them has signed, if no tier can open the bundle, or if an answer differs from the
+    stored one by more than the tolerance of the export.
+
+    Needs maas-sdk[serve], and maas-sdk[seal] for a signed or encrypted bundle. See docs/bundle.md.
     """
     with reporting(as_json, debug) as output:
         from maas_sdk.bundle.folder import open_bundle

@@ -1,29 +1,25 @@
-"""``maas package``: a bundle as a function, or as what an image is built from."""
+"""``maas package``: a bundle as a function's folder or zip, or as a container's build folder."""
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.markup import escape
 
-from maas_sdk.cli.output import (
-    BundlePlace,
-    Debug,
-    Json,
-    Output,
-    add_command,
-    extra,
-    reporting,
-)
+from maas_sdk.cli.options import BundlePlace, Debug, Json, Overwrite
+from maas_sdk.cli.output import Output, extra, reporting
+from maas_sdk.cli.panels import add_command
 from maas_sdk.errors import ConfigError
 
 if TYPE_CHECKING:
     from maas_sdk.deploy.size import Size
 
 __all__ = ["package", "register", "size_table"]
+
+# A group of options in the help.
+_CONTAINER: Final = "Container"
 
 
 def register(app: typer.Typer) -> None:
@@ -42,42 +38,75 @@ def register(app: typer.Typer) -> None:
 
 def package(
     bundle: BundlePlace,
-    out: Annotated[Path, typer.Argument(help="Folder to make, or a .zip file.")],
-    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
+    out: Annotated[
+        Path, typer.Argument(metavar="PATH", help="Folder to write, or a file that ends in .zip.")
+    ],
     function: Annotated[
         str,
-        typer.Option(help="predict: answers calls; batch: objects that arrive in a bucket."),
+        typer.Option(
+            metavar="predict|batch",
+            help="Trigger of the function. predict answers HTTP calls; batch answers objects that "
+            "arrive in a bucket.",
+        ),
     ] = "predict",
     bundle_from: Annotated[
         str | None,
         typer.Option(
             metavar="URL",
-            help="Leave the bundle out; the function fetches <store>/<model>@<version> at start.",
+            show_default="the bundle goes into the function",
+            help="Leave the bundle out. The function fetches it from here when it starts: "
+            "<store>/<model>@<version>.",
+        ),
+    ] = None,
+    extras: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="EXTRA",
+            show_default="what the bundle needs",
+            help="Also install gcp, seal or zstd. Repeat it for several.",
         ),
     ] = None,
     check: Annotated[
-        bool, typer.Option(help="Start the zip in a clean environment and call it.")
+        bool,
+        typer.Option(
+            help="Start the zip in a clean environment and compare the answers of every program "
+            "with the golden ones.",
+        ),
     ] = False,
+    overwrite: Overwrite = False,
     container: Annotated[
-        bool, typer.Option(help="Make the folder that a container image is built from.")
+        bool,
+        typer.Option(
+            help="Write the folder that a container image is built from, instead of a function.",
+            rich_help_panel=_CONTAINER,
+        ),
     ] = False,
     variant: Annotated[
-        str, typer.Option(help="What the container runs on: cpu, gpu or tpu.")
+        str,
+        typer.Option(
+            metavar="cpu|gpu|tpu",
+            help="Processor that the container runs on.",
+            rich_help_panel=_CONTAINER,
+        ),
     ] = "cpu",
-    extras: Annotated[
-        list[str] | None,
-        typer.Option("--with", help="Install more: gcp, seal or zstd; can be repeated."),
-    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make a function folder (or a zip of one) that Cloud Functions can run as it is.
+    """Write a function as a folder or a zip that Cloud Functions runs unchanged.
 
-    It holds main.py, requirements.txt with exact versions and hashes, the bundle and the serving
-    part of maas_sdk; nothing of it is fetched from anywhere but what requirements.txt names. The
-    same input gives the same bytes. With --container: a Dockerfile and what it copies.
+    It holds main.py, requirements.txt with exact versions and the hash of every file, the bundle,
+    and the serving part of maas_sdk with its bytecode. Only what requirements.txt names is fetched
+    at deployment. The same input gives the same bytes. Shows the size of each part, and refuses
+    what is too large for a function's source. With --container: a Dockerfile and what it copies.
+
+    Needs maas-sdk[serve]. See docs/deploy.md, and docs/batch.md#objects-that-arrive-in-a-bucket for
+    --function batch.
     """
     with reporting(as_json, debug) as output:
+        # Here, not above: every `maas` command would load it.
+        import tempfile
+
         zipped = out.suffix == ".zip"
         if container and (zipped or check or bundle_from or function != "predict"):
             raise ConfigError(
@@ -116,7 +145,9 @@ def _function(
     overwrite: bool,
     **options: Any,
 ) -> Size:
-    """Write the folder or the zip; of a folder a zip is made too, for its size and the check."""
+    """Write the folder or the zip; a folder is zipped as well, for its size and the check."""
+    import tempfile
+
     from maas_sdk.deploy.archive import zip_folder
     from maas_sdk.deploy.package import package as make
     from maas_sdk.deploy.size import check_limits, zip_size
@@ -173,7 +204,7 @@ def _show(output: Output, out: Path, size: Size, more: dict[str, Any]) -> None:
 
 
 def size_table(size: Size) -> Any:
-    """A deployment's parts, with their sizes."""
+    """Return a table of a deployment's parts with their sizes."""
     from rich.table import Table
 
     from maas_sdk.charts.quantities import data_size

@@ -1,20 +1,22 @@
-"""``maas quantize``: a smaller model that answers the same, as a bundle, with what it cost."""
+"""``maas quantize``: a quantized model as a bundle, with the loss in quality."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from maas_sdk.cli.build.export import read_sizes, show_event, source_metadata
-from maas_sdk.cli.inputs.float_model import FloatModelSource, Given, find_source, load_source
-from maas_sdk.cli.output import Debug, Json, Output, add_command, extra, reporting
-from maas_sdk.errors import ConfigError
+from maas_sdk.cli.build import quantize_options as options
+from maas_sdk.cli.options import Debug, Json
+from maas_sdk.cli.output import Output, extra, reporting, show_event
+from maas_sdk.cli.panels import add_command
+from maas_sdk.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
+    from maas_sdk.cli.inputs.float_model import FloatModelSource, Given
     from maas_sdk.compress.program.report import QuantizationReport
     from maas_sdk.compress.quantize import Progress
 
@@ -36,121 +38,42 @@ def register(app: typer.Typer) -> None:
 
 
 def quantize(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            help="MODULE:OBJECT as for maas export, or a bundle that it made, also one in a store.",
-        ),
-    ] = None,
-    recipe: Annotated[str, typer.Option(help="What to do; --list shows what there is.")] = "int8",
-    evaluate: Annotated[
-        str | None,
-        typer.Option(
-            help="What to judge by: an .npz file with inputs and labels, or MODULE:OBJECT, such "
-            "rows or a function of a prediction to a number, more for better."
-        ),
-    ] = None,
-    calibration: Annotated[
-        str | None,
-        typer.Option(help="Rows that show what goes into the layers: .npy, .npz, MODULE:OBJECT."),
-    ] = None,
-    calibration_rows: Annotated[
-        int, typer.Option(min=1, help="Rows taken of --calibration at most.")
-    ] = 512,
-    example: Annotated[
-        str | None,
-        typer.Option(
-            help="Example inputs: MODULE:OBJECT, or an .npy or .npz file; else a bundle's own, or "
-            "rows of --evaluate or --calibration."
-        ),
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="MODULE:OBJECT, for linen modules and apply functions.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder to write; else NAME-RECIPE.maas.")
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="Of the model; else the bundle's, or the object's.")
-    ] = None,
-    max_drop: Annotated[
-        float | None,
-        typer.Option(
-            help="Choose bits weight by weight: the fewest bytes that lose no more than this in "
-            "what --evaluate measures, such as 0.005."
-        ),
-    ] = None,
-    sensitivity: Annotated[
-        bool,
-        typer.Option(
-            "--sensitivity", help="Only show what each weight alone costs; nothing is written."
-        ),
-    ] = False,
-    decode: Annotated[
-        str,
-        typer.Option(
-            help="program: served as it is stored, small in memory. open: decoded while the bundle "
-            "opens, small to download."
-        ),
-    ] = "program",
-    entropy: Annotated[
-        str | None, typer.Option(help="Entropy-code what is stored: zstd or zlib.")
-    ] = None,
-    include: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Only layers or weights whose whole name this regular expression matches; repeat "
-            "for several."
-        ),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="Not these; repeat for several.")
-    ] = None,
-    skip_first: Annotated[
-        bool, typer.Option("--skip-first", help="Leave the first layer in float.")
-    ] = False,
-    skip_last: Annotated[
-        bool, typer.Option("--skip-last", help="Leave the last layer in float.")
-    ] = False,
-    bits: Annotated[int | None, typer.Option(help="Bits of a weight, instead of the recipe's.")] = (
-        None
-    ),
-    group: Annotated[
-        str | None,
-        typer.Option(
-            help="Who shares a scale: channel, tensor, or so many neighbouring inputs, such as 64."
-        ),
-    ] = None,
-    buckets: Annotated[
-        str | None, typer.Option(help="Batch sizes to compile, such as 1,2,4,8; else the bundle's.")
-    ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            help="What it shall run on, such as cpu-x86_64-avx2 or tpu-v5e: recipes that cannot "
-            "run there are refused."
-        ),
-    ] = None,
-    latency: Annotated[
-        str | None,
-        typer.Option(help="Time both models' compiled programs at these batch sizes: 1,8,64."),
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="Write the report, a page (.html) or .json.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
-    list_recipes: Annotated[
-        bool, typer.Option("--list", help="Show the recipes and leave.")
-    ] = False,
+    model: options.FloatModel = None,
+    recipe: options.RecipeName = "int8",
+    list_recipes: options.ListRecipes = False,
+    evaluate: options.Evaluate = None,
+    calibration: options.Calibration = None,
+    calibration_rows: options.CalibrationRows = 512,
+    example: options.Example = None,
+    weights: options.FloatWeights = None,
+    max_drop: options.MaxDrop = None,
+    sensitivity: options.Sensitivities = False,
+    bits: options.Bits = None,
+    group: options.Group = None,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    skip_first: options.SkipFirst = False,
+    skip_last: options.SkipLast = False,
+    decode: options.Decode = "program",
+    entropy: options.Entropy = None,
+    buckets: options.Buckets = None,
+    target: options.TargetName = None,
+    latency: options.LatencyRows = None,
+    out: options.Out = None,
+    name: options.Name = None,
+    report: options.Report = None,
+    overwrite: options.ReplaceBundle = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Quantize a trained model, say what that costs, and export it as a bundle.
+    """Quantize a trained model, measure what that costs, and export it as a bundle.
 
-    The model is named as for `maas export`, or by a bundle that `maas export` made, whose model is
-    then imported again: a bundle itself holds no model that could be quantized. The model in its
-    module must have its trained weights.
+    MODEL is named as for `maas export`, or by a bundle that `maas export` made. Such a bundle notes
+    in its metadata where its model came from, and that model is imported again, from the same
+    folder: a bundle itself holds no model that could be quantized. The model in its module must
+    have its trained weights.
+
+    Needs maas-sdk[train]. See docs/quantization.md for the recipes and which one to take.
     """
     with reporting(as_json, debug) as output:
         if list_recipes:
@@ -161,6 +84,9 @@ def quantize(
                 "expected a model, MODULE:OBJECT or a bundle that maas export made; "
                 "maas quantize --list shows the recipes"
             )
+        from maas_sdk.cli.inputs.float_model import find_source, load_source
+        from maas_sdk.cli.inputs.model_words import read_sizes
+
         _check_words(decode, entropy, report)
         with extra("train"):
             from maas_sdk.compress.quantize import quantize as make
@@ -168,26 +94,12 @@ def quantize(
         target_folder = out or Path(f"{source.stem}-{recipe}.maas")
         if not sensitivity and target_folder.exists() and not overwrite:
             raise ConfigError(f"{target_folder} is there already: --overwrite replaces it")
-        sizes = None if latency is None else read_sizes("--latency", latency)
+        sizes = () if latency is None else read_sizes("--latency", latency)
         batches = source.buckets if buckets is None else read_sizes("--buckets", buckets)
-        changes: dict[str, Any] = {
-            "include": tuple(include or ()) or None,
-            "exclude": tuple(exclude or ()) or None,
-            "skip_first": skip_first or None,
-            "skip_last": skip_last or None,
-            "bits": bits,
-            "granularity": _granularity(group),
-        }
-        given = load_source(
-            source, calibration, evaluate, {k: v for k, v in changes.items() if v is not None}
-        )
+        changes = _recipe_changes(include, exclude, skip_first, skip_last, bits, group)
+        given = load_source(source, calibration, evaluate, changes)
         if sensitivity:
-            from maas_sdk.cli.build.sensitivity import cost_document, cost_table, costs
-
-            with _bars(output) as tell:
-                found = costs(given, recipe, tell)
-            output.show(cost_table(found))
-            output.document(cost_document(found))
+            _show_sensitivity(output, given, recipe)
             return
         with _bars(output) as tell:
             quantized = make(
@@ -202,10 +114,11 @@ def quantize(
                 decode=decode,  # type: ignore[arg-type]
                 entropy=entropy,  # type: ignore[arg-type]
                 target=target,
-                latency_buckets=sizes or (),
+                latency_buckets=sizes,
                 progress=tell,
                 **given.changes,
             )
+        # Before the export, which may fail: the measured figures are not lost with it.
         if report is not None:
             _write(report, quantized.report)
         output.lines(quantized.report.table())
@@ -223,8 +136,37 @@ def _show_recipes(output: Output) -> None:
     output.document([{"name": name, "summary": text} for name, text in SUMMARIES.items()])
 
 
+def _show_sensitivity(output: Output, given: Given, recipe: str) -> None:
+    from maas_sdk.cli.build.sensitivity import cost_document, cost_table, costs
+
+    with _bars(output) as tell:
+        found = costs(given, recipe, tell)
+    output.show(cost_table(found))
+    output.document(cost_document(found))
+
+
+def _recipe_changes(
+    include: list[str] | None,
+    exclude: list[str] | None,
+    skip_first: bool,
+    skip_last: bool,
+    bits: int | None,
+    group: str | None,
+) -> dict[str, Any]:
+    """Return the fields of the recipe that the options set; what was not said stays as it is."""
+    changes: dict[str, Any] = {
+        "include": tuple(include or ()) or None,
+        "exclude": tuple(exclude or ()) or None,
+        "skip_first": skip_first or None,
+        "skip_last": skip_last or None,
+        "bits": bits,
+        "granularity": _granularity(group),
+    }
+    return {name: value for name, value in changes.items() if value is not None}
+
+
 def _check_words(decode: str, entropy: str | None, report: Path | None) -> None:
-    """What would otherwise be found out after minutes of work."""
+    """Check option values that would otherwise fail after minutes of work."""
     if decode not in ("program", "open"):
         raise ConfigError(f"--decode: expected program or open, got {decode!r}")
     if entropy not in (None, "zstd", "zlib"):
@@ -250,7 +192,7 @@ def _granularity(group: str | None) -> str | int | None:
 
 @contextmanager
 def _bars(output: Output) -> Iterator[Progress]:
-    """One bar for each stage, as it begins."""
+    """Progress bars, one for each stage as it begins."""
     with output.progress() as bars:
         tasks: dict[str, Any] = {}
 
@@ -269,7 +211,7 @@ def _write(path: Path, report: QuantizationReport) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _export(
@@ -282,6 +224,7 @@ def _export(
     target: str | None,
     overwrite: bool,
 ) -> Path:
+    from maas_sdk.cli.inputs.model_words import source_metadata
     from maas_sdk.export import TARGETS, export
 
     if target is not None and target not in TARGETS:
@@ -289,7 +232,7 @@ def _export(
             f"[yellow]note:[/yellow] nothing is compiled for {target} here: the bundle has this "
             "machine's executables and the portable program"
         )
-    options: dict[str, Any] = {} if buckets is None else {"buckets": buckets}
+    sizes: dict[str, Any] = {} if buckets is None else {"buckets": buckets}
     bundle = export(
         quantized,
         given.example,
@@ -299,6 +242,6 @@ def _export(
         metadata=source_metadata(source.model, source.example, source.weights),
         overwrite=overwrite,
         progress=lambda event: show_event(output, event),
-        **options,
+        **sizes,
     )
     return bundle.path

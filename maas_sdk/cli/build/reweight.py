@@ -1,4 +1,4 @@
-"""``maas reweight``: a new version of a bundle, out of weights in a safetensors file."""
+"""``maas reweight``: a new version of a bundle from weights in a safetensors file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from maas_sdk.cli.output import BundlePlace, Debug, Json, add_command, extra, reporting
+from maas_sdk.cli.options import BundlePlace, Debug, Json
+from maas_sdk.cli.output import extra, reporting
+from maas_sdk.cli.panels import add_command
 
 __all__ = ["register", "reweight"]
 
@@ -27,19 +29,32 @@ def register(app: typer.Typer) -> None:
 def reweight(
     bundle: BundlePlace,
     weights: Annotated[
-        Path, typer.Argument(help="A safetensors file with the tensors of the bundle, by name.")
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="New weights: a safetensors file with the names, shapes and dtypes of the "
+            "bundle's own weights.safetensors.",
+        ),
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="The folder to write; else the next version, in a folder of versions."),
+        typer.Option(
+            metavar="PATH",
+            show_default="the next version, if the bundle lies in a folder of versions",
+            help="Folder to write the new bundle to. Needed for a bundle from a bucket; "
+            "maas push then publishes the result.",
+        ),
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Write a new version of a bundle with other weights beside the same programs.
 
-    Nothing is compiled. Names, shapes and dtypes must be those of the bundle, and the golden inputs
-    must have finite answers, or nothing is written.
+    Nothing is compiled. Nothing is written either if a name, a shape or a dtype differs from the
+    bundle's, or if a golden input no longer has finite answers. A folder of versions is
+    <store>/<model>/<version>.
+
+    Needs maas-sdk[serve,train]. See docs/online.md.
     """
     with reporting(as_json, debug) as output:
         from maas_sdk.bundle.files.weights import open_weights
@@ -53,7 +68,7 @@ def reweight(
             from maas_sdk.export.reweight import reweight as make
         tensors = open_weights(weights)
         folder, version = find_version(bundle)
-        # What comes from a bucket lies in the cache, which is nobody's to add to.
+        # A bundle from a bucket lies in the cache, where a new version would never be published.
         if out is None and version is not None and folder.name != version:
             raise ConfigError(
                 f"{bundle}: the new version is made in a folder first: name it with --out, then "

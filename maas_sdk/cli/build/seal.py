@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from maas_sdk.cli.output import BundlePlace, Debug, Json, Output, add_command, reporting
+from maas_sdk.cli.options import BundlePlace, Debug, Json, Overwrite
+from maas_sdk.cli.output import Output, reporting
+from maas_sdk.cli.panels import add_command
 
 if TYPE_CHECKING:
     from maas_sdk.bundle import Bundle
@@ -18,7 +20,7 @@ __all__ = ["Only", "keygen", "register", "seal", "seal_of", "show_seal"]
 
 
 class Only(StrEnum):
-    """What to make, where not everything is wanted."""
+    """The half of a key set that ``--only`` asks for."""
 
     SIGNING = "signing"
     ENCRYPTION = "encryption"
@@ -36,17 +38,27 @@ def register(app: typer.Typer) -> None:
 
 
 def keygen(
-    folder: Annotated[Path, typer.Argument(help="Folder for the keys; made if it is not there.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="PATH", help="Folder for the keys. Created if it does not exist."),
+    ],
     only: Annotated[
-        Only | None, typer.Option(help="Make just the signing pair, or just the encryption key.")
+        Only | None,
+        typer.Option(
+            metavar="signing|encryption",
+            show_default="both",
+            help="Make only the signing pair, or only the encryption key.",
+        ),
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make a pair of keys to sign with, and a key to encrypt with.
+    """Make a key pair to sign bundles with, and a key to encrypt them with.
 
-    Writes signing.key, signing.pub and encryption.key, a line each; the two private ones are
-    readable by you alone. Nothing that is there is replaced: a lost key cannot be made again.
+    Writes signing.key, signing.pub and encryption.key, one line each; only you can read the two
+    private ones. An existing file is never replaced: a lost key cannot be made again.
+
+    Needs maas-sdk[seal]. See docs/seal.md.
     """
     with reporting(as_json, debug) as output:
         from maas_sdk.bundle.crypto.keys import write_keys
@@ -67,26 +79,33 @@ def keygen(
 
 def seal(
     bundle: BundlePlace,
-    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="Folder to write the copy to.")],
     sign: Annotated[
         str | None,
         typer.Option(
-            metavar="KEYREF",
-            help="The private key that signs: env:NAME, file:PATH or gcp-secret:projects/…",
+            metavar="KEYREF", show_default="not signed", help="Sign with this private key."
         ),
     ] = None,
     encrypt: Annotated[
         str | None,
-        typer.Option(metavar="KEYREF", help="The key to encrypt with, named in the same way."),
+        typer.Option(
+            metavar="KEYREF",
+            show_default="not encrypted",
+            help="Encrypt with this key. The bundle notes the reference, and servers look there "
+            "for the key.",
+        ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Write a signed copy of a bundle, an encrypted one, or one that is both.
 
-    The reference of --encrypt is noted in the bundle, and is where a server then looks for the key;
-    MAAS_DECRYPTION_KEY names another place there.
+    KEYREF names a key: env:NAME, file:PATH or
+    gcp-secret:projects/PROJECT/secrets/NAME/versions/VERSION. On a server, MAAS_DECRYPTION_KEY
+    overrides the reference that --encrypt noted in the bundle.
+
+    Needs maas-sdk[seal]. See docs/seal.md.
     """
     with reporting(as_json, debug) as output:
         from maas_sdk.bundle.seal import seal_bundle
@@ -104,7 +123,7 @@ def seal(
 
 
 def seal_of(bundle: Bundle) -> dict[str, object]:
-    """Who signed a bundle, whether that is trusted here, and the key that it is encrypted with.
+    """Return a bundle's signer, the trust in it here, and the key that it is encrypted with.
 
     Raises:
         SealError: the signature is not one of this bundle.
@@ -124,7 +143,7 @@ def seal_of(bundle: Bundle) -> dict[str, object]:
 
 
 def show_seal(output: Output, bundle: Bundle) -> None:
-    """The same for people. Raises as ``seal_of``."""
+    """Print the signer and the encryption of a bundle. Raises as ``seal_of``."""
     found = seal_of(bundle)
     if found["signed_by"] is None:
         output.lines("not signed")

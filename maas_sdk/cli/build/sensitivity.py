@@ -1,4 +1,4 @@
-"""What each weight alone costs, for ``maas quantize --sensitivity``."""
+"""Cost of quantizing each weight alone, for ``maas quantize --sensitivity``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["cost_document", "cost_table", "costs"]
 
 
 def costs(given: Given, recipe: str, tell: Progress) -> list[Sensitivity]:
-    """One run of the task per weight, the most sensitive weight first.
+    """Measure the task once per weight; return the most sensitive weight first.
 
     Raises:
         ConfigError: nothing to judge by, a model that is quantized already, or a recipe and
@@ -49,7 +49,7 @@ def costs(given: Given, recipe: str, tell: Progress) -> list[Sensitivity]:
 
 
 def cost_table(found: list[Sensitivity]) -> Table:
-    """For people."""
+    """Return the costs as a table for people."""
     from rich.table import Table
 
     table = Table("weight", "format", box=None, pad_edge=False)
@@ -67,7 +67,7 @@ def cost_table(found: list[Sensitivity]) -> Table:
 
 
 def cost_document(found: list[Sensitivity]) -> list[dict[str, Any]]:
-    """For machines."""
+    """Return the costs as values of JSON, for ``--json``."""
     return [
         {
             "name": one.name,

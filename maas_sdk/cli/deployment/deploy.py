@@ -5,29 +5,22 @@ Plans are shown before anything is changed, and a person is asked, unless ``--ye
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from maas_sdk.cli.deployment.status import (
-    REGION,
-    WORKSPACE,
-    Project,
-    Region,
-    Stack,
-    WorkspaceFolder,
-    Yes,
-    ask_first,
-    asker,
-    open_deployment,
-)
-from maas_sdk.cli.output import BundlePlace, Debug, Json, Output, add_command, reporting
+from maas_sdk.cli.deployment import options
+from maas_sdk.cli.deployment.status import ask_first, asker, open_deployment
+from maas_sdk.cli.options import BundlePlace, Debug, Json
+from maas_sdk.cli.output import Output, reporting
+from maas_sdk.cli.panels import add_command
 
 if TYPE_CHECKING:
     from maas_sdk.bundle.manifest import Manifest
     from maas_sdk.deploy.deployment import Deployment, Outcome
+    from maas_sdk.deploy.settings import Settings
+    from maas_sdk.deploy.workspace import Release
 
 __all__ = ["deploy", "register", "run_again"]
 
@@ -48,68 +41,39 @@ def register(app: typer.Typer) -> None:
 
 def deploy(
     bundle: BundlePlace,
-    project: Project,
-    region: Region = REGION,
-    name: Annotated[
-        str | None, typer.Option(help="Name of the function; else after the model.")
-    ] = None,
-    cpu: Annotated[
-        float | None, typer.Option(help="Processors of an instance; else what its memory asks for.")
-    ] = None,
-    memory: Annotated[
-        str | None, typer.Option(help="Memory of an instance; else after the bundle's size.")
-    ] = None,
-    concurrency: Annotated[int, typer.Option(help="Requests at once in an instance.")] = 32,
-    min_instances: Annotated[int, typer.Option(help="Instances kept running: never cold.")] = 0,
-    max_instances: Annotated[int, typer.Option(help="Instances at most.")] = 10,
-    public: Annotated[bool, typer.Option(help="Let everybody call it.")] = False,
-    invoker: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MEMBER", help="Who may call it, as user:you@example.com; can be repeated."
-        ),
-    ] = None,
-    set_env: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE", help="Environment variable of the function; can be repeated."
-        ),
-    ] = None,
-    bundle_from: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Let the function fetch <store>/<model>@<version>."),
-    ] = None,
-    store: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Publish a bundle there that is too large to go inside."),
-    ] = None,
-    state_bucket: Annotated[
-        str | None,
-        typer.Option(
-            metavar="BUCKET", help="Bucket for Terraform's state; else it stays where it is."
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Package and write the variables; no account needed.")
-    ] = False,
-    yes: Yes = False,
-    stack: Stack = None,
-    workspace: WorkspaceFolder = WORKSPACE,
+    project: options.Project,
+    region: options.Region = options.REGION,
+    name: options.NewName = None,
+    cpu: options.Cpu = None,
+    memory: options.Memory = None,
+    concurrency: options.Concurrency = 32,
+    min_instances: options.MinInstances = 0,
+    max_instances: options.MaxInstances = 10,
+    public: options.Public = False,
+    invoker: options.Invokers = None,
+    set_env: options.Environment = None,
+    bundle_from: options.BundleFrom = None,
+    store: options.StoreUrl = None,
+    dry_run: options.DryRun = False,
+    yes: options.Yes = False,
+    state_bucket: options.StateBucket = None,
+    stack: options.Stack = None,
+    workspace: options.WorkspaceFolder = options.WORKSPACE,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Package a bundle and run it as a function in your Google Cloud project.
+    """Run a bundle as a function in your Google Cloud project.
 
-    Package, Terraform's variables, its plan, your yes, apply: the source is uploaded by the apply.
-    With --dry-run it ends after the variables and says what would be run.
+    Packages the bundle, writes Terraform variables, shows the plan, asks, and applies. The apply
+    uploads the source.
+
+    Needs terraform on the PATH, a checkout of this repository for its modules, and credentials from
+    `gcloud auth application-default login`; --dry-run needs only the checkout. See docs/deploy.md.
     """
     with reporting(as_json, debug) as output:
         from maas_sdk.bundle.folder import open_bundle
-        from maas_sdk.cli.build.package import size_table
         from maas_sdk.deploy import settings as of
-        from maas_sdk.deploy.archive import zip_folder
-        from maas_sdk.deploy.package import package
-        from maas_sdk.deploy.size import bundle_fits, check_limits, zip_size
+        from maas_sdk.deploy.size import bundle_fits
         from maas_sdk.store.resolve import find_bundle
 
         ask_first(as_json, yes or dry_run)
@@ -130,6 +94,7 @@ def deploy(
                 max=max_instances,
             ),
             public=public,
+            # A member typed twice is recorded once, in the order typed.
             invokers=tuple(dict.fromkeys(invoker or ())),
             environment=of.environment_from(set_env or ()),
             model_buckets=of.model_buckets_of(bundle_from or publish_in),
@@ -137,16 +102,11 @@ def deploy(
         made = open_deployment(
             output, workspace, stack, project, region, settings.name, state_bucket
         )
+        # Before anything is published: settings that Terraform would refuse cost no upload.
         made.check(settings)
         if publish_in:
             bundle_from = _published(output, folder, model, publish_in, dry_run)
-        with tempfile.TemporaryDirectory(prefix="maas-deploy-") as scratch:
-            function = package(folder, Path(scratch) / "function", bundle_from=bundle_from)
-            archive = zip_folder(function, Path(scratch) / "function.zip")
-            size = zip_size(archive)
-            output.show(size_table(size))
-            check_limits(size)
-            release = made.prepare(settings, archive, model)
+        release = _release(output, made, settings, folder, model, bundle_from)
         if dry_run:
             _show_dry_run(output, made, release)
             return
@@ -175,7 +135,7 @@ def run_again(
 def _sized(
     output: Output, manifest: Manifest, fetched: bool, cpu: float | None, memory: str | None
 ) -> tuple[float, str]:
-    """Processors and memory of an instance; what nobody said is chosen, and said."""
+    """Return CPUs and memory of an instance; choose what the options left out, and say it."""
     from maas_sdk.deploy.memory import choose, need_of
 
     need = need_of(manifest, fetched=fetched)
@@ -186,19 +146,50 @@ def _sized(
 
 
 def _published(output: Output, bundle: Path, model: str, store: str, dry_run: bool) -> str:
-    """Publish a bundle that is too large for the source; where it is now."""
+    """Publish a bundle that is too large for the source; return its place in the store."""
     from maas_sdk.store.opening import open_store
 
     place = f"{store.rstrip('/')}/{model}"
     if dry_run:
         output.note(f"the bundle is too large to go inside: it would be published as {place}@…")
+        # The number that publishing would give is only known by publishing.
         return f"{place}@next"
     version = open_store(store).publish(bundle, model)
     output.note(f"the bundle is too large to go inside: published as {place}@{version}")
     return f"{place}@{version}"
 
 
-def _show_dry_run(output: Output, made: Deployment, release: Any) -> None:
+def _release(
+    output: Output,
+    made: Deployment,
+    settings: Settings,
+    bundle: Path,
+    model: str,
+    bundle_from: str | None,
+) -> Release:
+    """Package the bundle and write the release with its Terraform variables.
+
+    Raises:
+        ConfigError: the function's source is too large.
+    """
+    import tempfile
+
+    from maas_sdk.cli.build.package import size_table
+    from maas_sdk.deploy.archive import zip_folder
+    from maas_sdk.deploy.package import package
+    from maas_sdk.deploy.size import check_limits, zip_size
+
+    with tempfile.TemporaryDirectory(prefix="maas-deploy-") as scratch:
+        function = package(bundle, Path(scratch) / "function", bundle_from=bundle_from)
+        archive = zip_folder(function, Path(scratch) / "function.zip")
+        size = zip_size(archive)
+        # Shown before it is refused: the table says which part is the large one.
+        output.show(size_table(size))
+        check_limits(size)
+        return made.prepare(settings, archive, model)
+
+
+def _show_dry_run(output: Output, made: Deployment, release: Release) -> None:
     from dataclasses import asdict
 
     source = made.workspace.source(release.source)

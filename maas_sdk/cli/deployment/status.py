@@ -1,6 +1,7 @@
-"""``maas status`` and ``maas destroy``: what is deployed, and its end.
+"""``maas status`` and ``maas destroy``: the releases of a deployment, and its removal.
 
-The options that name a deployment are here, and how one is opened.
+Opening a deployment and asking before a plan is applied are shared with ``maas deploy`` and
+``maas rollback``.
 """
 
 from __future__ import annotations
@@ -10,44 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maas_sdk.cli.output import Debug, Json, Output, add_command, reporting
+from maas_sdk.cli.deployment import options
+from maas_sdk.cli.options import Debug, Json
+from maas_sdk.cli.output import Output, reporting
+from maas_sdk.cli.panels import add_command
 from maas_sdk.errors import ConfigError
 
 if TYPE_CHECKING:
     from maas_sdk.deploy.deployment import Deployment
 
-__all__ = [
-    "REGION",
-    "WORKSPACE",
-    "Name",
-    "Project",
-    "Region",
-    "Stack",
-    "WorkspaceFolder",
-    "Yes",
-    "ask_first",
-    "asker",
-    "destroy",
-    "open_deployment",
-    "register",
-    "status",
-]
-
-Project = Annotated[
-    str,
-    typer.Option("--project", envvar="GOOGLE_CLOUD_PROJECT", help="Id of the project."),
-]
-Region = Annotated[str, typer.Option(help="Region to run in.")]
-Name = Annotated[str, typer.Option(help="Name of the function.")]
-WorkspaceFolder = Annotated[
-    Path, typer.Option(help="Folder of releases and of Terraform's state; keep it.")
-]
-Stack = Annotated[
-    Path | None, typer.Option(help="Terraform stack; else terraform/stacks/quickstart.")
-]
-Yes = Annotated[bool, typer.Option("--yes", help="Apply the plan without asking.")]
-WORKSPACE = Path("deployments")
-REGION = "europe-west1"
+__all__ = ["ask_first", "asker", "destroy", "open_deployment", "register", "status"]
 
 
 def register(app: typer.Typer) -> None:
@@ -58,15 +31,18 @@ def register(app: typer.Typer) -> None:
 
 
 def status(
-    project: Project,
-    name: Name,
-    region: Region = REGION,
-    stack: Stack = None,
-    workspace: WorkspaceFolder = WORKSPACE,
+    project: options.Project,
+    name: options.Name,
+    region: options.Region = options.REGION,
+    stack: options.Stack = None,
+    workspace: options.WorkspaceFolder = options.WORKSPACE,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show what is deployed, its address, and the releases to go back to."""
+    """Show a deployment's releases, the one that runs, and its address.
+
+    See docs/deploy.md.
+    """
     with reporting(as_json, debug) as output:
         import time
         from dataclasses import asdict
@@ -102,19 +78,29 @@ def status(
 
 
 def destroy(
-    project: Project,
-    name: Name,
-    region: Region = REGION,
+    project: options.Project,
+    name: options.Name,
+    region: options.Region = options.REGION,
     with_models: Annotated[
-        bool, typer.Option("--with-models", help="Delete the models in its bucket as well.")
+        bool,
+        typer.Option(
+            "--with-models",
+            help="Also delete the models in the deployment's bucket, and the bucket.",
+        ),
     ] = False,
-    yes: Yes = False,
-    stack: Stack = None,
-    workspace: WorkspaceFolder = WORKSPACE,
+    yes: options.Yes = False,
+    stack: options.Stack = None,
+    workspace: options.WorkspaceFolder = options.WORKSPACE,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Remove everything that was deployed under a name; asks first."""
+    """Remove everything that was deployed under a name.
+
+    Shows the plan and asks first. Models in the deployment's bucket stay, and the bucket with them,
+    unless --with-models is given.
+
+    See docs/deploy.md.
+    """
     with reporting(as_json, debug) as output:
         ask_first(as_json, yes)
         made = open_deployment(output, workspace, stack, project, region, name)
@@ -132,7 +118,7 @@ def open_deployment(
     name: str,
     state_bucket: str | None = None,
 ) -> Deployment:
-    """The deployment that the options name.
+    """Open the deployment that the options name.
 
     Raises:
         ConfigError: a name that cannot be one; no stack there.
@@ -143,7 +129,8 @@ def open_deployment(
     from maas_sdk.deploy.terraform import TerraformBinary, find_stack
     from maas_sdk.deploy.workspace import Workspace
 
-    Settings(project_id=project, region=region, name=name)  # names are checked before paths are
+    # Names become parts of paths: they are checked before a path is made of them.
+    Settings(project_id=project, region=region, name=name)
 
     def show(line: str) -> None:
         output.notes.print(line, markup=False, soft_wrap=True)
@@ -157,11 +144,11 @@ def open_deployment(
 
 
 def ask_first(as_json: bool, settled: bool) -> None:
-    """Machines are not asked. Raises ``ConfigError`` where a question would come up."""
+    """Raise ``ConfigError`` where a question would come up: scripts cannot answer it."""
     if as_json and not settled:
         raise ConfigError("--json asks nothing: say --yes to apply the plan, whatever it is")
 
 
 def asker(question: str, yes: bool) -> Any:
-    """What asks a person, unless ``yes`` was said."""
+    """Return a function that asks ``question``; with ``yes`` it agrees without asking."""
     return lambda: yes or typer.confirm(question, default=False, err=True)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from maas_sdk.errors import ConfigError, InputError
+from maas_sdk.errors import ConfigError, InputError, StorageError
 from maas_sdk.tensors import Array, Signature, TensorSpec, dtype_from_name
 
 __all__ = ["PICTURES", "read_inputs", "read_npz", "write_outputs"]
@@ -88,7 +88,7 @@ def write_outputs(path: Path, outputs: Mapping[str, Array]) -> None:
         }
         np.savez(path, **named)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _only_input(path: Path, signature: Signature) -> str:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from maas_sdk.cli.build.export import read_example
-from maas_sdk.errors import ConfigError
+from maas_sdk.cli.inputs.model_words import read_example
+from maas_sdk.errors import ConfigError, MachineError
 from maas_sdk.model.load_object import make_object
 
 __all__ = ["FloatModelSource", "Given", "find_source", "load_source"]
@@ -119,7 +119,7 @@ def load_source(
         model = make_object(source.model)
         weights = None if source.weights is None else make_object(source.weights)
         rows = None if source.example is None else read_example(source.example)
-    except ConfigError as error:
+    except (ConfigError, MachineError) as error:
         if source.bundle is None:
             raise
         raise ConfigError(

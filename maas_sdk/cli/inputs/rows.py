@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from maas_sdk.cli.build.export import read_example
 from maas_sdk.cli.inputs.arrays import read_npz
+from maas_sdk.cli.inputs.model_words import read_example
 from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.model.load_object import make_object
 

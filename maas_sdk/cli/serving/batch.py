@@ -1,29 +1,25 @@
-"""``maas batch``: all rows of a file through a bundle, into files, resumable after a kill."""
+"""``maas batch``: predictions for all rows of a file, resumable after a kill."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.markup import escape
 
-from maas_sdk.cli.output import (
-    BundlePlace,
-    Debug,
-    Json,
-    Output,
-    add_command,
-    extra,
-    reporting,
-)
+from maas_sdk.cli.options import BundlePlace, Debug, Json
+from maas_sdk.cli.output import Output, extra, reporting
+from maas_sdk.cli.panels import add_command
+from maas_sdk.cli.serving import batch_options as options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from maas_sdk.batch import Progress
+    from maas_sdk.batch import BatchReport, Progress
+    from maas_sdk.batch.job import Mode
 
 __all__ = ["batch", "register"]
 
@@ -43,58 +39,29 @@ def register(app: typer.Typer) -> None:
 
 def batch(
     bundle: BundlePlace,
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="INPUT", help="A .npy, .npz, .parquet, .csv or .jsonl, or a folder of images."
-        ),
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")],
-    format: Annotated[str, typer.Option(help="parquet, jsonl or npz.")] = "parquet",
-    key: Annotated[
-        str | None,
-        typer.Option(help="Column that answers stand beside; else the row's number, from 0."),
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="INPUT=COLUMN,…: what an input of the program is made of; repeat for several."
-        ),
-    ] = None,
-    ignore: Annotated[
-        list[str] | None,
-        typer.Option(help="Column that is left out where an input takes all; repeat for several."),
-    ] = None,
-    finite: Annotated[
-        bool, typer.Option("--finite", help="Do not answer rows with NaN or infinity.")
-    ] = False,
-    resize: Annotated[
-        bool, typer.Option("--resize", help="Scale pictures to the size that the model takes.")
-    ] = False,
-    invert: Annotated[
-        bool, typer.Option("--invert", help="Pictures: dark is high, as in ink on paper.")
-    ] = False,
-    program: Annotated[str | None, typer.Option(help="Which of the bundle's programs.")] = None,
-    bucket: Annotated[
-        int | None,
-        typer.Option(help="Compiled batch size; else the one with most rows/s when verified."),
-    ] = None,
-    part_rows: Annotated[
-        int | None, typer.Option(help="Rows to a file; else what makes files of about 32 MiB.")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on behind the answers that are there.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the answers that are there.")
-    ] = False,
+    file: options.InputFile,
+    out: options.AnswersFolder,
+    format: options.AnswerFormat = "parquet",
+    part_rows: options.PartRows = None,
+    resume: options.Resume = False,
+    overwrite: options.ReplaceAnswers = False,
+    key: options.IdColumn = None,
+    columns: options.InputColumns = None,
+    ignore: options.IgnoredColumns = None,
+    finite: options.FiniteOnly = False,
+    resize: options.Resize = False,
+    invert: options.InvertImages = False,
+    program: options.ProgramToRun = None,
+    bucket: options.CompiledRows = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Answer all rows of a file, and write the answers beside their keys.
+    """Answer all rows of a file and write the answers beside the rows' IDs.
 
-    Files of answers appear whole: what is there after a kill stays, and --resume goes on behind it.
-    Rows that cannot be answered are written to files of their own, with the reasons.
+    Files of answers appear whole: finished ones survive a kill, and --resume continues after them.
+    Rows that cannot be answered go to bad-….jsonl, with the reasons.
+
+    Needs maas-sdk[serve,data]. See docs/batch.md.
     """
     with reporting(as_json, debug) as output:
         from maas_sdk.errors import ConfigError
@@ -117,38 +84,37 @@ def batch(
             bucket=bucket,
             part_rows=part_rows,
         )
+        mode: Mode = "resume" if resume else "overwrite" if overwrite else "new"
         folder = find_bundle(bundle)
         try:
             with _bar(output) as tell:
-                report = predict_files(
-                    folder,
-                    file,
-                    out,
-                    config,
-                    mode="resume" if resume else "overwrite" if overwrite else "new",
-                    progress=tell,
-                )
+                report = predict_files(folder, file, out, config, mode=mode, progress=tell)
         except KeyboardInterrupt:
             output.note(f"stopped; what is finished is in {escape(str(out))}: --resume goes on")
             raise
-        rate = report.run_rows / report.run_s if report.run_s else 0.0
-        output.show(
-            f"{report.answered:,} rows answered"
-            + (f", {report.bad:,} not (bad-….jsonl says why)" if report.bad else "")
-            + f", {report.parts} {'file' if report.parts == 1 else 'files'} in {escape(str(out))}"
-            + (f", {rate:,.0f} rows/s" if rate else "; all was done before")
-        )
-        output.document(
-            {
-                "rows": report.rows,
-                "answered": report.answered,
-                "bad": report.bad,
-                "parts": report.parts,
-                "run_rows": report.run_rows,
-                "run_s": report.run_s,
-                "path": str(out),
-            }
-        )
+        _show(output, report, out)
+
+
+def _show(output: Output, report: BatchReport, out: Path) -> None:
+    # A resumed run that found everything done took no time.
+    rate = report.run_rows / report.run_s if report.run_s else 0.0
+    output.show(
+        f"{report.answered:,} rows answered"
+        + (f", {report.bad:,} not (bad-….jsonl says why)" if report.bad else "")
+        + f", {report.parts} {'file' if report.parts == 1 else 'files'} in {escape(str(out))}"
+        + (f", {rate:,.0f} rows/s" if rate else "; all was done before")
+    )
+    output.document(
+        {
+            "rows": report.rows,
+            "answered": report.answered,
+            "bad": report.bad,
+            "parts": report.parts,
+            "run_rows": report.run_rows,
+            "run_s": report.run_s,
+            "path": str(out),
+        }
+    )
 
 
 def _columns(text: str) -> tuple[str, tuple[str, ...]]:
@@ -163,7 +129,7 @@ def _columns(text: str) -> tuple[str, tuple[str, ...]]:
 
 @contextmanager
 def _bar(output: Output) -> Iterator[Callable[[Progress], None]]:
-    """A bar on stderr: rows, rate, time left."""
+    """Progress bar on stderr: rows, rows per second, time left."""
     with output.progress() as bar:
         columns: Any = bar.columns
         bar.columns = (columns[0], columns[1])

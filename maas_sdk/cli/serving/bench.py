@@ -1,19 +1,25 @@
-"""``maas bench``: how fast a bundle starts, and how fast an endpoint answers."""
+"""``maas bench``: cold starts of a bundle, latency and rows per second of an endpoint."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
-from maas_sdk.cli.output import Debug, Json, Output, add_command, examples, extra, reporting
+from maas_sdk.cli.options import Debug, EndpointModel, Json
+from maas_sdk.cli.output import Output, extra, reporting
+from maas_sdk.cli.panels import add_command, examples
 from maas_sdk.errors import ConfigError
 
 __all__ = ["app", "cold", "load", "stage_table"]
 
+# The panel of both commands in the help of ``maas bench``, and a group of options of the first.
+_PANEL: Final = "Commands"
+_DEPLOYED: Final = "Deployed endpoint"
+
 app = typer.Typer(
-    help="Measure: cold starts of a bundle, load on an endpoint.",
+    help="Measure cold starts of a bundle (cold), or load an endpoint (load).",
     no_args_is_help=True,
     rich_markup_mode="rich",
     epilog=examples(
@@ -26,30 +32,57 @@ def cold(
     bundle: Annotated[
         str | None,
         typer.Argument(
-            help="Folder of the bundle, or a model in a store: gs://bucket/models/digits@stable; "
-            "with --url: to check the answers."
+            metavar="BUNDLE",
+            show_default=False,
+            help="Bundle folder, or a model in a store: gs://bucket/models/digits@stable. Optional "
+            "with --url, where it serves to check the answers.",
         ),
     ] = None,
+    runs: Annotated[
+        int, typer.Option(min=1, metavar="COUNT", help="Starts to take the median of.")
+    ] = 5,
     url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Measure an endpoint that is deployed.")
+        str | None,
+        typer.Option(
+            metavar="URL",
+            show_default="measure on this machine",
+            help="Measure this deployed endpoint.",
+            rich_help_panel=_DEPLOYED,
+        ),
     ] = None,
-    runs: Annotated[int, typer.Option(min=1, help="Starts to take the median of.")] = 5,
     idle_s: Annotated[
         float,
-        typer.Option("--idle", min=0, help="Seconds to leave a deployed endpoint alone before."),
+        typer.Option(
+            "--idle",
+            min=0,
+            metavar="SECONDS",
+            help="Idle time before each round. Cloud Run keeps an idle instance for about 900 s.",
+            rich_help_panel=_DEPLOYED,
+        ),
     ] = 900.0,
     token: Annotated[
-        str | None, typer.Option(envvar="MAAS_TOKEN", help="Sent as Authorization: Bearer.")
+        str | None,
+        typer.Option(
+            envvar="MAAS_TOKEN",
+            metavar="TOKEN",
+            show_default="none",
+            help="Token, sent as Authorization: Bearer.",
+            rich_help_panel=_DEPLOYED,
+        ),
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Time process start to first correct answer, beside an empty function.
+    """Time cold starts, from process start to the first correct answer.
 
-    The bundle is packaged as a function and started with functions-framework, as Cloud Functions
-    would; the answer is held against the golden one. With --url a deployed endpoint is left alone,
-    called, and called again at once; calls that started an instance are told from those that met
-    one by the age that the endpoint gives.
+    The bundle is packaged as a function and started with functions-framework, as on Cloud
+    Functions, in turns with an empty function. Each stage is timed, and the answer is compared with
+    the golden one.
+
+    With --url, a deployed endpoint is left idle, called, and called again at once. The process age
+    in the endpoint's metadata tells which calls started an instance.
+
+    Needs maas-sdk[serve]. See docs/cold-start.md.
     """
     with reporting(as_json, debug) as output:
         from maas_sdk.store.resolve import find_bundle
@@ -145,7 +178,7 @@ def _cold_deployed(
 
 
 def _made_up_call(base: str, model: str, token: str | None, url: str) -> Any:
-    """A request with made-up inputs, of which only is known that it has to be answered."""
+    """Return a request with made-up inputs; its check only demands an answer, not which one."""
     from maas_sdk.cli.serving.load_test import made_up
     from maas_sdk.cli.serving.predict import endpoint_signature
     from maas_sdk.client import Client
@@ -170,7 +203,7 @@ def _made_up_call(base: str, model: str, token: str | None, url: str) -> Any:
 
 
 def stage_table(found: Any) -> Any:
-    """A cold start's stages, beside the empty function's."""
+    """Return a table of a cold start's stages beside the empty function's."""
     from rich.table import Table
 
     from maas_sdk.charts.quantities import duration
@@ -187,20 +220,21 @@ def stage_table(found: Any) -> Any:
 
 
 def load(
-    url: Annotated[str, typer.Argument(metavar="URL", help="An endpoint.")],
-    model: Annotated[
-        str | None, typer.Option(help="Model there; not needed if the URL names it.")
-    ] = None,
-    calls: Annotated[int, typer.Option(min=1, help="Calls in all.")] = 500,
-    clients: Annotated[int, typer.Option(min=1, max=256, help="Threads that call.")] = 1,
-    rows: Annotated[int, typer.Option(min=1, help="Rows per call.")] = 1,
+    url: Annotated[str, typer.Argument(metavar="URL", help="Endpoint to call.")],
+    model: EndpointModel = None,
+    calls: Annotated[
+        int, typer.Option(min=1, metavar="COUNT", help="Calls in all, over all threads.")
+    ] = 500,
+    clients: Annotated[
+        int, typer.Option(min=1, max=256, metavar="COUNT", help="Threads that call in parallel.")
+    ] = 1,
+    rows: Annotated[int, typer.Option(min=1, metavar="ROWS", help="Rows per call.")] = 1,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Call an endpoint with made-up inputs and show latency and rows per second.
+    """Call an endpoint with made-up inputs; show latency and rows per second.
 
-    Refused calls are counted, not tried again: what is measured is the endpoint, not the client's
-    patience.
+    Refused calls are counted and not retried: retries would measure the client.
     """
     with reporting(as_json, debug) as output:
         from dataclasses import asdict
@@ -231,10 +265,12 @@ add_command(
     "maas bench cold digits.maas --runs 9",
     "maas bench cold gs://my-bucket/models/digits@stable",
     "maas bench cold --url https://digits-abc.a.run.app/v1/models/digits --idle 1200",
+    panel=_PANEL,
 )
 add_command(
     app,
     load,
     "maas bench load http://127.0.0.1:8080/v1/models/digits",
     "maas bench load http://127.0.0.1:8080 --model digits --clients 8 --calls 2000",
+    panel=_PANEL,
 )

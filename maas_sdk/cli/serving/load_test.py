@@ -1,4 +1,4 @@
-"""A load test: threads that call one endpoint, and what they saw."""
+"""Load test: threads that call one endpoint, and the latencies that they measure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Load", "LoadConfig", "made_up", "run"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadConfig:
-    """What to call, and how hard."""
+    """Endpoint to call, number of calls and of threads."""
 
     url: str
     # None: the URL has to name it.
@@ -38,7 +38,7 @@ class LoadConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Load:
-    """What the clients saw. Latencies are of answered calls; without any they are 0."""
+    """Figures of a load test. Latencies are of answered calls; without any they are 0."""
 
     answered: int
     # By the code of ``errors.TRAITS``.
@@ -68,7 +68,9 @@ def run(config: LoadConfig, progress: Callable[[], None] = lambda: None) -> Load
     never_again = RetryPolicy(max_attempts=1)
     with Client(base, model, retry=never_again) as client:
         inputs = made_up(endpoint_signature(client.metadata(), None, config.url), config.rows)
-        client.predict(inputs)  # the first answer may wait for the model
+        # Not measured: the first answer may wait until the model is loaded.
+        client.predict(inputs)
+        # Threads draw from one counter, so that a slow one does not hold back its share of calls.
         numbers = itertools.count()
         latencies: list[float] = []
         errors: Counter[str] = Counter()
@@ -90,6 +92,7 @@ def run(config: LoadConfig, progress: Callable[[], None] = lambda: None) -> Load
         for thread in threads:
             thread.join()
         duration_s = time.perf_counter() - began
+    # Quantiles of nothing are not defined; ``answered`` says that these are none.
     seen = tuple(latencies) or (0.0,)
     return Load(
         answered=len(latencies),
@@ -104,7 +107,7 @@ def run(config: LoadConfig, progress: Callable[[], None] = lambda: None) -> Load
 
 
 def made_up(signature: Signature, rows: int) -> dict[str, Array]:
-    """Inputs that fit a signature, the same every time: zeros to ones, or small whole numbers."""
+    """Make inputs [rows, …] that fit a signature, equal on each call: 0 to 1, integers 0 or 1."""
     generator = np.random.default_rng(0)
 
     def one(spec: TensorSpec) -> Array:

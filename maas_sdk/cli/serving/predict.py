@@ -1,4 +1,4 @@
-"""``maas predict``: a file's rows through a bundle, here, or through an endpoint."""
+"""``maas predict``: predictions for the rows of a file, from a bundle or an endpoint."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from urllib.parse import unquote, urlsplit
 
 import typer
 
-from maas_sdk.cli.output import Debug, Json, Output, add_command, extra, reporting
+from maas_sdk.cli.options import (
+    BundleOrEndpoint,
+    Debug,
+    EndpointModel,
+    Invert,
+    Json,
+    ProgramName,
+)
+from maas_sdk.cli.output import Output, extra, reporting
+from maas_sdk.cli.panels import add_command
 
 if TYPE_CHECKING:
     from maas_sdk.tensors import Array, Signature
@@ -34,30 +43,36 @@ def register(app: typer.Typer) -> None:
 
 
 def predict(
-    source: Annotated[
-        str,
+    source: BundleOrEndpoint,
+    file: Annotated[
+        Path,
         typer.Argument(
-            metavar="BUNDLE|URL",
-            help="A bundle's folder, a model in a store, gs://bucket/models/digits@stable, or an "
-            "endpoint.",
+            metavar="FILE",
+            help="Inputs: .npy (one input), .npz (inputs by name), .json (instances, inputs, or a "
+            "list of rows), or an image.",
         ),
     ],
-    file: Annotated[Path, typer.Argument(help="Inputs: .npy, .npz, .json, or a picture.")],
-    program: Annotated[str | None, typer.Option(help="Which of the model's programs.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model at the URL, unless the URL ends in /v1/models/NAME.")
+    program: ProgramName = None,
+    model: EndpointModel = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="PATH",
+            show_default="shown as a table",
+            help="Write the answers to this .npz file.",
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write an .npz instead.")] = None,
-    invert: Annotated[
-        bool, typer.Option("--invert", help="Pictures: dark is high, as in ink on paper.")
-    ] = False,
+    invert: Invert = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Answer the rows of a file, by a bundle opened here or by a running endpoint.
+    """Answer the rows of a file, with a bundle opened here or at a running endpoint.
 
-    A picture is scaled to the model's input, floats from 0 to 1. The answers are shown as a table,
-    or written with --out.
+    An image is scaled to the model's input size; its values become floats from 0 to 1.
+
+    Bundles need maas-sdk[serve], images maas-sdk[demo]; an endpoint needs neither.
     """
     with reporting(as_json, debug) as output:
         if source.startswith(("http://", "https://")):
@@ -124,7 +139,7 @@ def _remote(
 
 
 def split_url(url: str) -> tuple[str, str | None]:
-    """An endpoint's address, and the model that a full path to it names.
+    """Split an endpoint's URL into its address and the model that it names, or None.
 
     ``http://h/v1/models/digits:predict`` → (``http://h``, ``digits``).
     """
@@ -136,7 +151,7 @@ def split_url(url: str) -> tuple[str, str | None]:
 
 
 def endpoint_signature(metadata: Any, program: str | None, url: str) -> Signature:
-    """The program's signature out of metadata in TensorFlow Serving's shape."""
+    """Read a program's signature from metadata in TensorFlow Serving's form."""
     from maas_sdk.errors import InputError
     from maas_sdk.tensors import Signature, TensorSpec
     from maas_sdk.wire.tfserving_metadata import TensorInfo, read_tensors
@@ -162,7 +177,7 @@ def _plain(array: Array) -> Any:
 
 
 def _show(output: Output, outputs: Mapping[str, Array]) -> None:
-    """A table with a row per row; of vectors also which entry is largest."""
+    """Print a table with a row per row; for vectors also the index of the largest entry."""
     import numpy as np
     from rich.table import Table
 

@@ -1,23 +1,19 @@
-"""``maas serve``: a bundle behind a local server."""
+"""``maas serve``: a bundle behind a server on this machine."""
 
 from __future__ import annotations
 
 import os
-import socket
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from maas_sdk.cli.output import (
-    BundlePlace,
-    Debug,
-    Json,
-    TrustedKey,
-    add_command,
-    extra,
-    reporting,
-)
-from maas_sdk.errors import ConfigError
+from maas_sdk.cli.options import BundlePlace, Debug, Json, TrustedKey
+from maas_sdk.cli.output import extra, reporting
+from maas_sdk.cli.panels import add_command
+from maas_sdk.errors import MachineError
+
+if TYPE_CHECKING:
+    import socket
 
 __all__ = ["register", "serve"]
 
@@ -35,18 +31,28 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     bundle: BundlePlace,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for all.")
+    ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+        int,
+        typer.Option(
+            min=0,
+            max=65535,
+            metavar="PORT",
+            help="Port to listen on; 0 takes a free one, which --json prints.",
+        ),
     ] = 8080,
     trusted_key: TrustedKey = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Serve a bundle from this machine until Ctrl-C.
+    """Serve a bundle on this machine until Ctrl-C.
 
-    Speaks msgpack frames and TensorFlow Serving's JSON. With --json, prints the address as the
-    one document once the port is open.
+    Answers msgpack frames and TensorFlow Serving's JSON. With --json, it prints the address as soon
+    as the port is open.
+
+    Needs maas-sdk[serve]. See docs/serving.md.
     """
     with reporting(as_json, debug) as output:
         with extra("serve"):
@@ -80,11 +86,14 @@ def serve(
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket, before anything is loaded, so that a taken port is known at once.
+    """Open the listening socket before anything is loaded: a taken port fails at once.
 
     Raises:
         ConfigError: the port is taken, or the address is not this machine's.
     """
+    # Here, not above: every `maas` command would load it.
+    import socket
+
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -93,7 +102,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.listen(2048)
     except OSError as error:
         listener.close()
-        raise ConfigError(
+        raise MachineError(
             f"cannot listen on {host} port {port}: {error.strerror or error}; "
             "choose another with --port, or --port 0 for any free one",
             host=host,

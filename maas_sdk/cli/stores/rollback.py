@@ -1,22 +1,28 @@
-"""``maas rollback``: back to what was before, of a model in a store or of a deployed function.
+"""``maas rollback``: the version before, for a label of a model or for a deployed function.
 
-The rule: which of the two is said by what is named, a model or a project; naming both is an error.
+The argument MODEL chooses the first, ``--project`` and ``--name`` the second; naming both is an
+error.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from maas_sdk.cli.deployment import deploy
-from maas_sdk.cli.deployment.status import WORKSPACE
-from maas_sdk.cli.output import Debug, Json, add_command, reporting
+from maas_sdk.cli.deployment.options import REGION, WORKSPACE, Stack, WorkspaceFolder, Yes
+from maas_sdk.cli.options import Debug, Json
+from maas_sdk.cli.output import reporting
+from maas_sdk.cli.panels import add_command
 from maas_sdk.cli.stores import versions as store
 from maas_sdk.errors import ConfigError
 
 __all__ = ["register", "rollback"]
+
+# Groups of options in the help.
+_MODEL: Final = "A model in a store"
+_DEPLOYMENT: Final = "A deployment"
 
 
 def register(app: typer.Typer) -> None:
@@ -34,29 +40,59 @@ def register(app: typer.Typer) -> None:
 def rollback(
     model: Annotated[
         str | None,
-        typer.Argument(help="A model in its store: its label is set back. Else a deployment is."),
+        typer.Argument(
+            metavar="MODEL",
+            show_default="roll a deployment back",
+            help="Model in its store, such as gs://my-bucket/models/digits, whose label goes back.",
+        ),
     ] = None,
-    label: Annotated[str, typer.Option(help="Of a model: the label to move.")] = "stable",
-    project: Annotated[str | None, typer.Option(help="Of a deployment: id of the project.")] = None,
-    name: Annotated[str | None, typer.Option(help="Of a deployment: the function.")] = None,
-    region: Annotated[str, typer.Option(help="Of a deployment: where it runs.")] = "europe-west1",
+    label: Annotated[
+        str, typer.Option(metavar="LABEL", help="Label to move.", rich_help_panel=_MODEL)
+    ] = "stable",
+    project: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            show_default=False,
+            help="Google Cloud project ID.",
+            rich_help_panel=_DEPLOYMENT,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            show_default=False,
+            help="Name of the function.",
+            rich_help_panel=_DEPLOYMENT,
+        ),
+    ] = None,
+    region: Annotated[
+        str,
+        typer.Option(metavar="REGION", help="Region of the function.", rich_help_panel=_DEPLOYMENT),
+    ] = REGION,
     to: Annotated[
-        int | None, typer.Option(help="Of a deployment: a release's number; else the one before.")
+        int | None,
+        typer.Option(
+            metavar="NUMBER",
+            show_default="the one before the current",
+            help="Number of the release to run again; maas status lists them.",
+            rich_help_panel=_DEPLOYMENT,
+        ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Apply the plan without asking.")] = False,
-    stack: Annotated[
-        Path | None, typer.Option(help="Terraform stack; else terraform/stacks/quickstart.")
-    ] = None,
-    workspace: Annotated[
-        Path, typer.Option(help="Folder of releases and of Terraform's state; keep it.")
-    ] = WORKSPACE,
+    yes: Yes = False,
+    stack: Stack = None,
+    workspace: WorkspaceFolder = WORKSPACE,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Go back: a model's label to the version before, or a deployed function to a release.
+    """Go back to an earlier version of a model in a store, or of a deployed function.
 
-    No version is deleted. A deployment runs an earlier release again, with its source and its
-    settings.
+    With MODEL, a label moves back to the version before. With --project and --name, a deployment
+    runs an earlier release again, with its source and its settings; the plan is shown, and you are
+    asked first. No version is deleted.
+
+    See docs/store.md and docs/deploy.md.
     """
     with reporting(as_json, debug) as output:
         if model is not None and (project, name, to) != (None, None, None):

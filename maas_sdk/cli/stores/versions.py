@@ -8,18 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from maas_sdk.cli.output import BundlePlace, Debug, Json, Output, add_command, reporting
+from maas_sdk.cli.options import BundlePlace, Debug, Json, Overwrite
+from maas_sdk.cli.output import Output, reporting
+from maas_sdk.cli.panels import add_command
 
 if TYPE_CHECKING:
     from maas_sdk.store.opening import Store
     from maas_sdk.store.reference import Published, StoreReference
 
 __all__ = ["gc", "list_", "promote", "pull", "push", "register", "set_back"]
-
-_Model = Annotated[
-    str, typer.Argument(help="The model in its store, such as gs://my-bucket/models/digits.")
-]
-_Label = Annotated[str, typer.Option(help="The label to move.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -51,17 +48,32 @@ def register(app: typer.Typer) -> None:
 
 def push(
     bundle: BundlePlace,
-    model: _Model,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Model in a store, such as gs://my-bucket/models/digits. With @7, version 7; "
+            "otherwise the next number.",
+        ),
+    ],
     label: Annotated[
-        str | None, typer.Option(help="Set this label to the version in the same step.")
+        str | None,
+        typer.Option(
+            metavar="LABEL",
+            show_default="none",
+            help="Set this label to the new version in the same step.",
+        ),
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Publish a bundle as a version of a model; the next number, or the one behind an @.
+    """Publish a bundle as a version of a model in a store.
 
-    Only files that the store lacks are sent. The version is there whole or not at all; pushing
-    again after an interruption goes on where it was cut.
+    Only files that the store lacks are sent; a bundle that lies in a store itself is copied to the
+    other one. A version appears whole or not at all, and a repeated push continues an interrupted
+    one.
+
+    Buckets need maas-sdk[gcp]. See docs/store.md.
     """
     with reporting(as_json, debug) as output:
         from maas_sdk.errors import ConfigError
@@ -71,7 +83,7 @@ def push(
         if found.label is not None:
             raise ConfigError(f"{model}: a label is no version: give it with --label {found.label}")
         version = store.publish(find_bundle(bundle), found.model, found.version, label=label)
-        at = f", which {label} now is at" if label else ""
+        at = f" (label {label} → {version})" if label else ""
         output.lines(f"{found.store}/{found.model}@{version}{at}")
         output.document({**_document(found, version), "label": label})
 
@@ -79,14 +91,20 @@ def push(
 def pull(
     model: Annotated[
         str,
-        typer.Argument(help="The model in its store, with @version or @label, or its latest."),
+        typer.Argument(
+            metavar="MODEL",
+            help="Model in its store, with @version or @label; otherwise the latest version.",
+        ),
     ],
-    out: Annotated[Path, typer.Argument(help="The folder to write.")],
-    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
+    out: Annotated[Path, typer.Argument(metavar="PATH", help="Folder to write the bundle to.")],
+    overwrite: Overwrite = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Fetch a version into a folder of your own, every byte checked."""
+    """Copy a version of a model into a folder of your own; every byte is checked.
+
+    Buckets need maas-sdk[gcp]. See docs/store.md.
+    """
     with reporting(as_json, debug) as output:
         store, found = _open(model)
         bundle = store.copy(found.model, out, found.version, label=found.label, overwrite=overwrite)
@@ -97,13 +115,22 @@ def pull(
 
 def list_(
     store: Annotated[
-        str, typer.Argument(help="The store: gs://bucket/prefix, a folder, or another URL of one.")
+        str,
+        typer.Argument(
+            metavar="STORE", help="The store: gs://bucket/prefix, a folder, or another store URL."
+        ),
     ],
-    model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", show_default="all models", help="List only this model."),
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List the models of a store, their versions and the labels at them."""
+    """List the models of a store with their versions, labels and sizes.
+
+    Buckets need maas-sdk[gcp]. See docs/store.md.
+    """
     with reporting(as_json, debug) as output:
         from maas_sdk.store.opening import open_store
 
@@ -126,12 +153,18 @@ def list_(
 
 
 def promote(
-    model: Annotated[str, typer.Argument(help="The model with @version: store/digits@7.")],
-    label: _Label = "stable",
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="Model with its version, such as store/digits@7."),
+    ],
+    label: Annotated[str, typer.Option(metavar="LABEL", help="Label to move.")] = "stable",
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Set a label to a version. Servers that name the label open that version from then on."""
+    """Set a label to a version. Servers that name the label open it from their next start on.
+
+    Buckets need maas-sdk[gcp]. See docs/store.md.
+    """
     with reporting(as_json, debug) as output:
         from maas_sdk.errors import ConfigError
 
@@ -153,24 +186,36 @@ def set_back(output: Output, model: str, label: str) -> None:
 
 
 def gc(
-    store: Annotated[str, typer.Argument(help="The store: gs://bucket/prefix.")],
+    store: Annotated[str, typer.Argument(metavar="STORE", help="The store: gs://bucket/prefix.")],
     keep: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Of each model, retire all but the latest so many versions and the labelled ones.",
+            metavar="COUNT",
+            show_default="all versions",
+            help="Versions to keep per model, the latest ones. Versions that a label points to, or "
+            "pointed to before, stay as well; the others are retired.",
         ),
     ] = None,
     older_than_hours: Annotated[
-        float, typer.Option(min=2, help="Delete only what is older, and retired for longer.")
+        float,
+        typer.Option(
+            min=2,
+            metavar="HOURS",
+            help="Delete only objects that are older, and versions retired for longer.",
+        ),
     ] = 24,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be deleted; delete nothing.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Delete what no published version of a store needs, such as interrupted uploads.
+    """Delete objects of a store that no published version needs, such as interrupted uploads.
 
-    Without --keep every version stays. May run while others publish.
+    It may run while others publish.
+
+    Buckets need maas-sdk[gcp]. See docs/store.md.
     """
     with reporting(as_json, debug) as output:
         from maas_sdk.charts.quantities import data_size

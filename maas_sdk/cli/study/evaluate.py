@@ -1,21 +1,33 @@
-"""``maas evaluate``: a bundle, or an endpoint, judged by rows whose answers are known."""
+"""``maas evaluate``: quality, latency and memory of a bundle or an endpoint, on labelled rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import typer
 
-from maas_sdk.cli.output import Debug, Json, add_command, extra, reporting
+from maas_sdk.cli.options import (
+    BundleOrEndpoint,
+    Debug,
+    EndpointModel,
+    Json,
+    Page,
+    ProgramName,
+)
+from maas_sdk.cli.output import extra, reporting
+from maas_sdk.cli.panels import add_command
 
 if TYPE_CHECKING:
     from maas_sdk.evaluate import Evaluation
     from maas_sdk.tensors import Array, Signature
 
 __all__ = ["evaluate", "register"]
+
+# A group of options in the help.
+_SPEED: Final = "Speed"
 
 
 def register(app: typer.Typer) -> None:
@@ -31,45 +43,70 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    source: Annotated[
-        str,
+    source: BundleOrEndpoint,
+    file: Annotated[
+        Path,
         typer.Argument(
-            metavar="BUNDLE|URL",
-            help="A bundle's folder, a model in a store, gs://bucket/models/digits@stable, or an "
-            "endpoint.",
+            metavar="FILE",
+            help="Labelled rows: an .npz file with the program's inputs and an array of labels.",
         ),
     ],
-    file: Annotated[
-        Path, typer.Argument(help="An .npz with the program's inputs and an array of labels.")
-    ],
-    labels: Annotated[str, typer.Option(help="Name of the labels in the file.")] = "labels",
+    labels: Annotated[
+        str, typer.Option(metavar="NAME", help="Name of the array of labels in FILE.")
+    ] = "labels",
     against: Annotated[
         str | None,
-        typer.Option(metavar="BUNDLE|URL", help="Judge this one too, and lay both side by side."),
+        typer.Option(
+            metavar="BUNDLE|URL",
+            show_default="no comparison",
+            help="Evaluate this second model too, and show both side by side with the change.",
+        ),
     ] = None,
-    program: Annotated[str | None, typer.Option(help="Which of the model's programs.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model at the URL, unless the URL ends in /v1/models/NAME.")
-    ] = None,
+    program: ProgramName = None,
+    model: EndpointModel = None,
     output: Annotated[
-        str | None, typer.Option("--output", help="Which output, where the program has several.")
+        str | None,
+        typer.Option(
+            "--output",
+            metavar="NAME",
+            show_default="the only one",
+            help="Output to compare with the labels, if the program has several.",
+        ),
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option(help="classification, regression or language; told from the labels if left."),
+        typer.Option(
+            metavar="classification|regression|language",
+            show_default="by the labels' dtype and shape",
+            help="Kind of labels, which decides the metrics.",
+        ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Rows in a call, for rows per second.")] = 64,
-    calls: Annotated[int, typer.Option(help="Calls of one row, for the latency.")] = 50,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write a page with pictures, .html.")
-    ] = None,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            metavar="ROWS",
+            help="Rows per call when rows per second are measured.",
+            rich_help_panel=_SPEED,
+        ),
+    ] = 64,
+    calls: Annotated[
+        int,
+        typer.Option(
+            metavar="COUNT",
+            help="Calls of one row when latency is measured.",
+            rich_help_panel=_SPEED,
+        ),
+    ] = 50,
+    out: Page = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Judge a model by rows whose answers are known: quality, latency, rows per second, memory.
+    """Measure a model on labelled rows: quality, latency, rows per second, memory.
 
-    Integer labels make it a classification, or with a second dimension a language model's tokens;
-    floats make it a regression.
+    Integer labels are classes; with a second dimension they are a language model's tokens. Float
+    labels are a regression. Latency is that of one row.
+
+    Needs maas-sdk[train], and maas-sdk[serve] for bundles. See docs/evaluation.md for the figures.
     """
     with reporting(as_json, debug) as said:
         with extra("train"):
@@ -103,12 +140,12 @@ def evaluate(
 
 
 class _How(NamedTuple):
-    """What is the same for both sides of a comparison."""
+    """Options that hold for both sides of a comparison."""
 
     file: Path
     labels: str
     program: str | None
-    # At an address that does not name it.
+    # Needed at an address that does not name the model.
     model: str | None
     # Arguments of ``maas_sdk.evaluate.evaluate``.
     options: dict[str, Any]
@@ -142,7 +179,7 @@ def _judge(target: str, arrays: dict[str, Array], how: _How) -> Evaluation:
 
 @contextmanager
 def _opened(target: str, how: _How) -> Iterator[tuple[Any, Signature, str]]:
-    """What answers, its signature, and in words where it is."""
+    """Open the target: a function that answers, its signature, and its place in words."""
     if target.startswith(("http://", "https://")):
         from maas_sdk.cli.serving.predict import endpoint_signature, split_url
         from maas_sdk.client import Client
@@ -169,7 +206,7 @@ def _opened(target: str, how: _How) -> Iterator[tuple[Any, Signature, str]]:
 
 
 def _inputs(arrays: dict[str, Array], signature: Signature, how: _How) -> dict[str, Array]:
-    """The file's other arrays, under the program's names."""
+    """Return the file's other arrays under the program's names."""
     import numpy as np
 
     from maas_sdk.errors import InputError
@@ -201,9 +238,9 @@ def _check_page(out: Path) -> None:
 
 
 def _write(out: Path, page: str) -> None:
-    from maas_sdk.errors import ConfigError
+    from maas_sdk.errors import StorageError
 
     try:
         out.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{out}: cannot be written: {error.strerror or error}") from error
+        raise StorageError(f"{out}: cannot be written: {error.strerror or error}") from error

@@ -1,22 +1,26 @@
-"""``maas parity``: does a cheaper precision train the same model?"""
+"""``maas parity``: loss curves of the same training in full and in reduced precision."""
 
 from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from maas_sdk.cli.output import Debug, Json, Output, add_command, extra, reporting
+from maas_sdk.cli.options import Debug, Json, Page
+from maas_sdk.cli.output import Output, extra, reporting
+from maas_sdk.cli.panels import add_command
 from maas_sdk.errors import ConfigError
-from maas_sdk.model.load_object import load_object
 
 if TYPE_CHECKING:
     from maas_sdk.training.parity.result import ParityResult
     from maas_sdk.training.run.trainer import TrainConfig
 
 __all__ = ["parity", "register"]
+
+# A group of options in the help.
+_TRAINING: Final = "Training"
 
 
 def register(app: typer.Typer) -> None:
@@ -34,56 +38,120 @@ def parity(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="MODULE:OBJECT", help="An nnx module, or a function that makes one."
+            metavar="MODULE:OBJECT",
+            show_default=False,
+            help="The model: an nnx module, or a function that makes one. Needed unless --example "
+            "is given.",
         ),
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
-            help="Rows to train on: MODULE:OBJECT, or an .npz file with inputs and labels."
+            metavar="FILE|MODULE:OBJECT",
+            show_default=False,
+            help="Rows to train on: an .npz file with arrays inputs and labels, or MODULE:OBJECT, "
+            "which is a Split, Examples, or a function that makes one.",
         ),
     ] = None,
     example: Annotated[
         str | None,
-        typer.Option(help="A built-in model and its data instead of one's own: digits."),
+        typer.Option(
+            metavar="digits",
+            show_default="none",
+            help="Train a built-in model on its own data instead. Needs maas-sdk\\[demo].",
+        ),
     ] = None,
     policy: Annotated[
         list[str] | None,
         typer.Option(
-            help="What to judge, such as int8 or p=f32,c=bf16; repeat for several. Else bf16."
+            metavar="POLICY",
+            show_default="bf16",
+            help="Precision policy to compare with the reference, such as int8 or p=f32,c=bf16. "
+            "Repeat it for several.",
         ),
     ] = None,
-    reference: Annotated[str, typer.Option(help="The policy to be compared with.")] = "f32",
+    reference: Annotated[
+        str, typer.Option(metavar="POLICY", help="Precision policy of the reference run.")
+    ] = "f32",
     bar: Annotated[
         float | None,
-        typer.Option(help="Largest gap that passes; else 0.01, of int8 and fp8 0.02."),
+        typer.Option(
+            metavar="GAP",
+            show_default="0.01; 0.02 for int8 and fp8",
+            help="Largest gap between the losses that passes.",
+        ),
     ] = None,
     control: Annotated[
         bool,
         typer.Option(
             "--control",
-            help="Run the reference once more from slightly changed weights: the run's own noise.",
+            help="Also repeat the reference run from slightly changed weights, to measure its own "
+            "noise.",
         ),
     ] = False,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the rows; else 5.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Or steps, of rows without an end.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Rows per step.")] = 64,
-    optimizer: Annotated[str, typer.Option(help="By name, such as adamw or sgd.")] = "adamw",
-    learning_rate: Annotated[float, typer.Option(help="The schedule's highest.")] = 3e-3,
-    loss: Annotated[str, typer.Option(help="By name, such as cross_entropy or mse.")] = (
-        "cross_entropy"
-    ),
-    seed: Annotated[int, typer.Option(help="Of the order of the rows.")] = 0,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write a page with the curves, .html.")
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="COUNT",
+            show_default="5, unless --steps is given",
+            help="Passes over the rows.",
+            rich_help_panel=_TRAINING,
+        ),
     ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            metavar="COUNT",
+            show_default="as --epochs says",
+            help="Training steps, for rows without an end.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(metavar="ROWS", help="Rows per step.", rich_help_panel=_TRAINING)
+    ] = 64,
+    optimizer: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Optimizer, such as adamw or sgd.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = "adamw",
+    learning_rate: Annotated[
+        float,
+        typer.Option(
+            metavar="RATE",
+            help="Highest learning rate of the schedule.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = 3e-3,
+    loss: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Loss, such as cross_entropy or mse.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = "cross_entropy",
+    seed: Annotated[
+        int,
+        typer.Option(
+            metavar="NUMBER",
+            help="Random seed of the order of the rows.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = 0,
+    out: Page = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train the same model twice, in full and in cheaper precision, and compare the losses.
+    """Train the same model in full and in reduced precision, and compare the losses.
 
-    Weights, rows and their order are the same. The gap is the mean distance of the two losses over
-    the last tenth of the steps. Exits with 1 if it is beyond the bar.
+    Initial weights, rows and their order are the same. The gap is the mean distance of the two
+    losses over the last tenth of the steps. Exits with 1 if it is larger than --bar.
+
+    Needs maas-sdk[train]. See docs/precision.md for the policies.
     """
     with reporting(as_json, debug) as output:
         with extra("train"):
@@ -114,7 +182,7 @@ def parity(
 
 
 def _what(model: str | None, data: str | None, example: str | None) -> tuple[Any, Any]:
-    """The model and the rows that the words name."""
+    """Load the model and the rows that the words name."""
     if example is not None:
         if model is not None or data is not None:
             raise ConfigError("--example brings a model and rows of its own: leave out the others")
@@ -126,6 +194,8 @@ def _what(model: str | None, data: str | None, example: str | None) -> tuple[Any
             "expected a model and its rows, my_model.py:make_model --data my_data:split, "
             "or --example digits"
         )
+    from maas_sdk.model.load_object import load_object
+
     if Path(data).suffix == ".npz":
         from maas_sdk.training.data import read_npz
 

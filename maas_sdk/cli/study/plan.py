@@ -1,4 +1,4 @@
-"""``maas plan``: what a training or serving step would do on a TPU slice, without a TPU."""
+"""``maas plan``: memory, collectives and time of a step on a TPU slice, without a TPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from maas_sdk.cli.output import Debug, Json, Output, add_command, extra, reporting
+from maas_sdk.cli.options import Debug, Json, Page
+from maas_sdk.cli.output import Output, extra, reporting
+from maas_sdk.cli.panels import add_command
 from maas_sdk.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ _STRATEGIES: Final = {
 }
 _STEPS: Final = ("train", "serve")
 _PRECISIONS: Final = {"bf16": "bf16", "int8": "int8,bf16"}
+
+# A group of options in the help.
+_STEP: Final = "Model and step"
 
 
 def register(app: typer.Typer) -> None:
@@ -42,50 +47,116 @@ def plan(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="A decoder by name, or FILE.py:FUNCTION that makes a module."
+            metavar="MODEL",
+            help="A decoder by name, such as llama3-8b, or FILE.py:FUNCTION that makes an nnx "
+            "module.",
         ),
     ],
     slice_: Annotated[
-        str, typer.Option("--slice", help="Chips, such as v5e:4x4, v6e:2x4 or v5p:2x2x2.")
+        str,
+        typer.Option(
+            "--slice",
+            metavar="SLICE",
+            help="TPU slice: v5e:4x4, v6e:2x4, v5p:2x2x2, ….",
+        ),
     ],
-    step: Annotated[str, typer.Option(help="train or serve.")] = "train",
-    phase: Annotated[
-        str, typer.Option(help="Of a decoder's serving step: prefill or decode.")
-    ] = "prefill",
     strategy: Annotated[
         list[str] | None,
-        typer.Option(help="data, fsdp, tensor or fsdp+tensor; repeat it. Else several."),
+        typer.Option(
+            metavar="STRATEGY",
+            show_default="compare several",
+            help="Sharding strategy: data, fsdp, tensor or fsdp+tensor. Repeat it to compare "
+            "several.",
+        ),
     ] = None,
     mesh: Annotated[
-        str | None, typer.Option(help="Sizes of mesh axes, such as fsdp=8,tensor=2.")
+        str | None,
+        typer.Option(
+            metavar="AXIS=SIZE,…",
+            show_default="by the strategy",
+            help="Sizes of the mesh axes, such as fsdp=8,tensor=2.",
+        ),
     ] = None,
+    step: Annotated[
+        str,
+        typer.Option(metavar="train|serve", help="Step to compile.", rich_help_panel=_STEP),
+    ] = "train",
+    phase: Annotated[
+        str,
+        typer.Option(
+            metavar="prefill|decode",
+            help="Phase of a decoder's serving step.",
+            rich_help_panel=_STEP,
+        ),
+    ] = "prefill",
     batch_size: Annotated[
-        int | None, typer.Option(help="Rows over all chips; else one per chip.")
+        int | None,
+        typer.Option(
+            metavar="ROWS",
+            show_default="one per chip",
+            help="Rows per step, over all chips.",
+            rich_help_panel=_STEP,
+        ),
     ] = None,
-    sequence_length: Annotated[int, typer.Option(help="Tokens of a row.")] = 2048,
-    precision: Annotated[str, typer.Option(help="bf16 or int8.")] = "bf16",
+    sequence_length: Annotated[
+        int, typer.Option(metavar="TOKENS", help="Tokens per row.", rich_help_panel=_STEP)
+    ] = 2048,
+    precision: Annotated[
+        str,
+        typer.Option(metavar="bf16|int8", help="Precision of the products.", rich_help_panel=_STEP),
+    ] = "bf16",
     remat: Annotated[
-        str, typer.Option(help="What a decoder's blocks compute again: all, dots or none.")
+        str,
+        typer.Option(
+            metavar="all|dots|none",
+            help="Recomputation in a decoder's backward pass: everything, everything but matrix "
+            "products (dots), or nothing.",
+            rich_help_panel=_STEP,
+        ),
     ] = "all",
-    layers: Annotated[int | None, typer.Option(help="Change a decoder's depth.")] = None,
+    layers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="COUNT",
+            show_default="the model's",
+            help="Number of layers of a decoder.",
+            rich_help_panel=_STEP,
+        ),
+    ] = None,
     example: Annotated[
         str | None,
-        typer.Option(help="Inputs of a model of your own: FILE.py:OBJECT. Else tokens."),
+        typer.Option(
+            metavar="FILE.py:OBJECT",
+            show_default="tokens",
+            help="Example inputs of a model of your own.",
+            rich_help_panel=_STEP,
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write an HTML page.")] = None,
+    out: Page = None,
     hlo: Annotated[
-        Path | None, typer.Option(help="Write the compiled programs' text into this folder.")
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            show_default="not written",
+            help="Write the HLO text of the compiled programs into this folder.",
+        ),
     ] = None,
-    timeout_s: Annotated[float, typer.Option(help="Seconds that one compile may take.")] = 900.0,
+    timeout_s: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="Longest time that one compilation may take."),
+    ] = 900.0,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Ask the real TPU compiler what a step needs and does on a slice, without a TPU.
+    """Plan a training or serving step on a TPU slice with the real TPU compiler, without a TPU.
 
-    It compiles the step from shapes alone, once per layout, and shows whether it fits, the memory
-    of a chip by kind, and the collectives, all as the compiler has them; and an estimate of the
-    step's time from a roofline that is calibrated on published runs. Of several layouts it
-    recommends one. The compiler is libtpu, found in the folder that MAAS_LIBTPU names.
+    Compiles the step from shapes alone, once per layout. Shows whether it fits, the memory of a
+    chip by kind, and the collectives with their bytes, as the compiler reports them; and an
+    estimate of the step's time, from a roofline calibrated on published runs. Of several layouts it
+    recommends one.
+
+    Needs maas-sdk[train] and the TPU compiler, libtpu, in the folder that MAAS_LIBTPU names. See
+    docs/plan.md.
     """
     with reporting(as_json, debug) as output:
         with extra("train"):
@@ -135,7 +206,7 @@ def make_jobs(
     example: str | None = None,
     hlo: Path | None = None,
 ) -> tuple[CompileJob, ...]:
-    """A job per layout, as the options of the command say.
+    """Make a compile job per layout from the options of the command.
 
     Raises:
         ConfigError: options that contradict each other.
@@ -201,7 +272,7 @@ def _axes(text: str) -> dict[str, int]:
 
 
 def _strategy_of(axes: dict[str, int]) -> str:
-    """The strategy that cuts weights over the axes that a mesh has."""
+    """Return the strategy that shards weights over the axes of a mesh."""
     cut = [name for name in ("fsdp", "tensor") if axes.get(name, 1) > 1]
     return "+".join(cut) or "data"
 

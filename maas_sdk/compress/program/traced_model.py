@@ -19,7 +19,7 @@ from maas_sdk.compress.methods.matrix_view import MatrixView
 from maas_sdk.compress.program.rewrite import evaluate
 from maas_sdk.compress.program.traced_weight import Known, Weight
 from maas_sdk.compress.program.weight_uses import Products, Use
-from maas_sdk.errors import ConfigError, ExportError
+from maas_sdk.errors import ExportError, MaasError
 from maas_sdk.model.adapt import Model, ProgramFn
 from maas_sdk.model.leaf import Leaf
 from maas_sdk.tensors import Array
@@ -72,7 +72,7 @@ class TracedModel:
             leaves = [_struct(leaf.value.shape, leaf.value.dtype) for leaf in self.model.leaves]
             try:
                 closed, shapes = jax.make_jaxpr(flat, return_shape=True)(leaves, given)
-            except (ConfigError, ExportError):
+            except MaasError:
                 raise
             except Exception as error:
                 came = ", ".join(

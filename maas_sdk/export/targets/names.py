@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from maas_sdk.errors import ConfigError, ExportError, MaasError
+from maas_sdk.errors import ConfigError, ExportError, MaasError, MachineError
 from maas_sdk.export.targets.devices import accelerator
 from maas_sdk.runtime import host
 from maas_sdk.runtime.plugins import find_plugin
@@ -125,7 +125,7 @@ def _obstacle(spec: TargetSpec) -> str | None:
     if spec.platform == "tpu":
         try:
             find_libtpu()
-        except ConfigError as error:
+        except (ConfigError, MachineError) as error:
             return error.message
         return None
     if spec.platform != "cpu":

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from maas_sdk.bundle.manifest import Target, executable_path
-from maas_sdk.errors import ConfigError, ExportError, MaasError
+from maas_sdk.errors import ConfigError, ExportError, MaasError, MachineError
 from maas_sdk.export.events import Reporter
 from maas_sdk.export.program_plan import Plan
 from maas_sdk.export.programs import pruned
@@ -97,7 +97,7 @@ def compile_for_tpus(
 
     try:
         answers = compile_jobs(jobs, timeout_s=timeout_s, on_answer=tell) if jobs else ()
-    except ConfigError as error:
+    except (ConfigError, MachineError) as error:
         raise ExportError(error.message) from error
     for answer in answers:
         _check(answer)

@@ -97,6 +97,8 @@ class EndpointLimits:
                 ),
                 ready_wait_s=float(environ.get("MAAS_READY_WAIT_S", _DEFAULT_READY_WAIT_S)),
             )
+        except ConfigError:
+            raise
         except ValueError as error:
             raise ConfigError(
                 f"environment: MAAS_MAX_REQUEST_BYTES and MAAS_READY_WAIT_S are numbers: {error}"

@@ -28,7 +28,7 @@ from typing import Any, Literal, NamedTuple, Self
 import jax
 import orbax.checkpoint.experimental.v1 as ocp
 
-from maas_sdk.errors import ConfigError, CorruptError, MaasError, NotFoundError
+from maas_sdk.errors import ConfigError, CorruptError, MaasError, NotFoundError, StorageError
 from maas_sdk.training.checkpoints.checksums import write_checksums
 from maas_sdk.training.checkpoints.device_copy import Snapshot, snapshot_pays
 from maas_sdk.training.checkpoints.named_state import former_names, named_arrays, named_specs
@@ -341,7 +341,7 @@ class _translated:
         trace: TracebackType | None,
     ) -> None:
         if isinstance(error, Exception) and not isinstance(error, MaasError):
-            raise ConfigError(
+            raise StorageError(
                 f"{self._what}: {type(error).__name__}: {error}; check that the disk has room and "
                 "that the folder may be written"
             ) from error

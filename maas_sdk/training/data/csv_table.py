@@ -15,8 +15,15 @@ from pathlib import Path
 from typing import Final
 
 from maas_sdk.errors import InputError
-from maas_sdk.training.data.columns import arrow, as_labels, features_of, file_at, stack, values_of
 from maas_sdk.training.data.examples import Examples
+from maas_sdk.training.data.labelled_table import (
+    arrow,
+    as_labels,
+    features_of,
+    file_at,
+    stack,
+    values_of,
+)
 
 __all__ = ["read_csv"]
 

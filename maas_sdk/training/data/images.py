@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from maas_sdk.errors import ConfigError, InputError
+from maas_sdk.errors import ConfigError, DependencyError, InputError
 from maas_sdk.tensors import Array
 from maas_sdk.training.data.examples import Batch
 
@@ -135,7 +135,7 @@ def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        raise ConfigError(
+        raise DependencyError(
             "images are read by pillow, which is not installed: pip install 'maas-sdk[data]'"
         ) from error
     return Image

@@ -17,7 +17,8 @@ import numpy as np
 
 from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.tensors import Array
-from maas_sdk.training.data.columns import (
+from maas_sdk.training.data.examples import Batch
+from maas_sdk.training.data.labelled_table import (
     arrow,
     as_labels,
     check_types,
@@ -26,7 +27,6 @@ from maas_sdk.training.data.columns import (
     stack,
     values_of,
 )
-from maas_sdk.training.data.examples import Batch
 
 __all__ = ["ParquetRows"]
 

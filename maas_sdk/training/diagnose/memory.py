@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from maas_sdk.charts.quantities import data_size
-from maas_sdk.errors import ConfigError
+from maas_sdk.errors import MachineError
 from maas_sdk.training.step import TrainState
 
 __all__ = ["MemoryNeed", "bytes_on_a_device", "device_memory", "is_out_of_memory", "out_of_memory"]
@@ -111,7 +111,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def out_of_memory(
     need: MemoryNeed, *, batch_size: int, parts: int, limit: int | None, cause: BaseException
-) -> ConfigError:
+) -> MachineError:
     """The error to raise: what was needed, by kind, and which batch size would fit.
 
     Args:
@@ -139,7 +139,7 @@ def out_of_memory(
             "not even one row a device would fit: cut the weights with strategy='fsdp' over more "
             "devices, or take an optimizer with less state"
         )
-    return ConfigError(
+    return MachineError(
         f"out of memory: {needed} ({need}); {remedy}. XLA said: {said}",
         need=need,
         limit=limit,

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from maas_sdk.errors import ConfigError
+from maas_sdk.errors import DependencyError
 from maas_sdk.training.hooks import EvalRecord, Hook, Record, Skipped, Started, StepRecord
 from maas_sdk.training.metrics import log_name
 
@@ -92,7 +92,7 @@ class TensorBoard:
         try:
             from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
         except ImportError as error:
-            raise ConfigError(
+            raise DependencyError(
                 "TensorBoard's event files are written by tensorboardX, which is not installed: "
                 "pip install 'maas-sdk[tensorboard]', or set tensorboard=False"
             ) from error

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import jax
 
-from maas_sdk.errors import ConfigError
+from maas_sdk.errors import DependencyError
 from maas_sdk.training.hooks import EvalRecord, Hook, Record, Skipped, Started, StepRecord
 
 __all__ = ["progress_bar"]
@@ -41,7 +41,7 @@ def progress_bar(show: bool | None, *, file: TextIO | None = None) -> Iterator[t
         if show is None:
             yield ()
             return
-        raise ConfigError(
+        raise DependencyError(
             "progress=True draws its bar with rich, which is not installed: "
             "pip install 'maas-sdk[cli]', or leave progress out"
         ) from error

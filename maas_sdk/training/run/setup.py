@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen, nnx
 from jax.sharding import Mesh
 
-from maas_sdk.errors import ConfigError, InputError
+from maas_sdk.errors import ConfigError, InputError, MachineError
 from maas_sdk.sharding.activations import keep_rows_cut
 from maas_sdk.sharding.layout import Layout, host_part, row_parts
 from maas_sdk.training.data import Split
@@ -189,10 +189,10 @@ def memory_error(
     batch: Any,
     compiled: Any,
     error: BaseException,
-) -> ConfigError:
+) -> MachineError:
     """What to raise for XLA's out of memory, with as much as was there by then."""
     if state is None:
-        return ConfigError(
+        return MachineError(
             "out of memory while weights and optimizer state were put on the devices: cut them "
             "with strategy='fsdp' over more devices, or take an optimizer with less state. XLA "
             f"said: {error}"

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from maas_sdk.errors import ConfigError, InputError
+from maas_sdk.errors import DependencyError, InputError
 from maas_sdk.tensors import Array
 from maas_sdk.training.data.examples import finite_rows
 
@@ -33,7 +33,7 @@ def arrow() -> Any:
         import pyarrow.csv  # type: ignore[import-untyped]
         import pyarrow.parquet  # type: ignore[import-untyped]
     except ImportError as error:
-        raise ConfigError(
+        raise DependencyError(
             "csv and parquet files are read by pyarrow, which is not installed: "
             "pip install 'maas-sdk[data]'"
         ) from error

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from maas_sdk.batch import json_codec
-from maas_sdk.batch.json_codec import decode_line, encode_line
+from maas_sdk.tables import json_codec
+from maas_sdk.tables.json_codec import decode_line, encode_line
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

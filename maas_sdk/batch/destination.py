@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from maas_sdk.batch.parts import is_ours
 from maas_sdk.bundle.files.staging import disk_errors
-from maas_sdk.errors import ConfigError, NotFoundError
+from maas_sdk.errors import ConfigError, NotFoundError, StorageError
 
 if TYPE_CHECKING:
     from maas_sdk.store.objects import Objects
@@ -54,7 +54,7 @@ class Folder:
 
     Raises:
         ConfigError: it is no folder; another process writes there.
-        BundleError: the disk is full; from ``put`` too.
+        StorageError: the disk is full; from ``put`` too.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,8 +65,10 @@ class Folder:
             with disk_errors(path):
                 path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except StorageError:
+            raise
         except OSError as error:
-            raise ConfigError(f"{path}: cannot be written to: {error.strerror}") from error
+            raise StorageError(f"{path}: cannot be written to: {error.strerror}") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

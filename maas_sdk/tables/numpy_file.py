@@ -19,10 +19,10 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import numpy as np
 
 from maas_sdk.batch.config import BatchConfig
-from maas_sdk.batch.layout import ROW, layout_of
-from maas_sdk.batch.rows import Chunk, chunk_of
-from maas_sdk.batch.values import fit
 from maas_sdk.errors import ConfigError, InputError
+from maas_sdk.tables.chunk import Chunk, chunk_of
+from maas_sdk.tables.columns import ROW, layout_of
+from maas_sdk.tables.values import fit
 from maas_sdk.tensors import Array, Signature
 
 if TYPE_CHECKING:

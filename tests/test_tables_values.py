@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maas_sdk.batch.values import fit, fit_each
 from maas_sdk.errors import InputError
+from maas_sdk.tables.values import fit, fit_each
 from maas_sdk.tensors import TensorSpec
 
 PAIR = TensorSpec(dtype="float32", shape=(None, 2))

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from maas_sdk.batch.arrow import array_of, arrow, is_list, is_number, is_text
 from maas_sdk.batch.config import BatchConfig
-from maas_sdk.batch.layout import ROW, layout_of
-from maas_sdk.batch.rows import Chunk, chunk_of
-from maas_sdk.batch.values import fit, fit_each
 from maas_sdk.errors import InputError
+from maas_sdk.tables.arrow import array_of, arrow, is_list, is_number, is_text
+from maas_sdk.tables.chunk import Chunk, chunk_of
+from maas_sdk.tables.columns import ROW, layout_of
+from maas_sdk.tables.values import fit, fit_each
 from maas_sdk.tensors import Array, Signature
 
 __all__ = ["ParquetFile"]

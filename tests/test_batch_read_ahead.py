@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from maas_sdk.batch.overlap import ahead
+from maas_sdk.batch.read_ahead import ahead
 
 
 def test_items_come_in_order_and_the_stages_overlap():

@@ -16,12 +16,12 @@ from typing import Any, Final
 import numpy as np
 
 from maas_sdk.batch.config import BatchConfig
-from maas_sdk.batch.json_codec import decode_line
-from maas_sdk.batch.layout import ROW, ColumnMap, layout_of
-from maas_sdk.batch.lines import blocks, lines_of
-from maas_sdk.batch.rows import Chunk, chunk_of
-from maas_sdk.batch.values import fit_each, shown
 from maas_sdk.errors import InputError
+from maas_sdk.tables.chunk import Chunk, chunk_of
+from maas_sdk.tables.columns import ROW, ColumnMap, layout_of
+from maas_sdk.tables.json_codec import decode_line
+from maas_sdk.tables.lines import blocks, lines_of
+from maas_sdk.tables.values import fit_each, shown
 from maas_sdk.tensors import Array, Signature
 
 __all__ = ["JsonLinesFile"]

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from maas_sdk.batch.config import BatchConfig
-from maas_sdk.batch.values import row_size
 from maas_sdk.errors import ConfigError, InputError
+from maas_sdk.tables.values import row_size
 from maas_sdk.tensors import Signature, TensorSpec
 
 __all__ = ["ROW", "ColumnMap", "check_signature", "layout_of"]

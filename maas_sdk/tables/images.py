@@ -17,8 +17,8 @@ from typing import Any, Final
 import numpy as np
 
 from maas_sdk.batch.config import BatchConfig
-from maas_sdk.batch.rows import Chunk, chunk_of
-from maas_sdk.errors import ConfigError, InputError
+from maas_sdk.errors import ConfigError, DependencyError, InputError
+from maas_sdk.tables.chunk import Chunk, chunk_of
 from maas_sdk.tensors import Array, Signature, dtype_from_name
 
 __all__ = ["FILE", "PICTURES", "Images", "listed"]
@@ -142,7 +142,7 @@ def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        raise ConfigError(
+        raise DependencyError(
             "images are read by pillow, which is not installed: pip install 'maas-sdk[data]'"
         ) from error
     return Image

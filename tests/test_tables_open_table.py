@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maas_sdk.batch.config import BatchConfig
-from maas_sdk.batch.lines import blocks, lines_of
-from maas_sdk.batch.source import RowSource, open_source
 from maas_sdk.errors import ConfigError, InputError
+from maas_sdk.tables.lines import blocks, lines_of
+from maas_sdk.tables.open_table import RowSource, open_source
 from maas_sdk.tensors import Signature, TensorSpec
 
 ROWS = 5000

@@ -15,8 +15,8 @@ import numpy as np
 
 from maas_sdk.batch.parts import OutputPart
 from maas_sdk.batch.progress import Meter
-from maas_sdk.batch.rows import BadRow, Batcher, Chunk, cut
-from maas_sdk.batch.sizes import Sizes
+from maas_sdk.batch.row_counts import Sizes
+from maas_sdk.tables.chunk import BadRow, Batcher, Chunk, cut
 from maas_sdk.tensors import Array, Signature, dtype_from_name
 
 __all__ = ["Run", "assemble"]

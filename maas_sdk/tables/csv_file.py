@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from maas_sdk.batch.arrow import arrow
 from maas_sdk.batch.config import BatchConfig
-from maas_sdk.batch.layout import ROW, layout_of
-from maas_sdk.batch.lines import blocks, lines_of
-from maas_sdk.batch.rows import Chunk, chunk_of
-from maas_sdk.batch.values import fit, fit_each, row_size, shown
 from maas_sdk.errors import InputError
+from maas_sdk.tables.arrow import arrow
+from maas_sdk.tables.chunk import Chunk, chunk_of
+from maas_sdk.tables.columns import ROW, layout_of
+from maas_sdk.tables.lines import blocks, lines_of
+from maas_sdk.tables.values import fit, fit_each, row_size, shown
 from maas_sdk.tensors import Array, Signature, TensorSpec
 
 __all__ = ["CsvFile"]

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from maas_sdk.batch.config import BatchConfig
-from maas_sdk.batch.csv_table import CsvFile
-from maas_sdk.batch.images import PICTURES, Images
-from maas_sdk.batch.jsonl import JsonLinesFile
-from maas_sdk.batch.npy import NpyFile, NpzFile
-from maas_sdk.batch.parquet import ParquetFile
-from maas_sdk.batch.rows import Chunk
 from maas_sdk.errors import ConfigError, InputError
+from maas_sdk.tables.chunk import Chunk
+from maas_sdk.tables.csv_file import CsvFile
+from maas_sdk.tables.images import PICTURES, Images
+from maas_sdk.tables.json_lines import JsonLinesFile
+from maas_sdk.tables.numpy_file import NpyFile, NpzFile
+from maas_sdk.tables.parquet_file import ParquetFile
 from maas_sdk.tensors import Signature
 
 __all__ = ["SUFFIXES", "RowSource", "open_source"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from maas_sdk.errors import ConfigError
+from maas_sdk.errors import DependencyError
 from maas_sdk.tensors import Array
 
 __all__ = ["array_of", "arrow", "column_of", "is_list", "is_number", "is_text"]
@@ -29,7 +29,7 @@ def arrow() -> Any:
         import pyarrow.csv  # type: ignore[import-untyped]
         import pyarrow.parquet  # type: ignore[import-untyped]
     except ImportError as error:
-        raise ConfigError(
+        raise DependencyError(
             "csv and parquet files are read and written by pyarrow, which is not installed: "
             "pip install 'maas-sdk[data]'"
         ) from error

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from maas_sdk.batch.config import BatchConfig
-from maas_sdk.batch.images import listed
-from maas_sdk.batch.source import open_source
 from maas_sdk.errors import ConfigError, InputError
+from maas_sdk.tables.images import listed
+from maas_sdk.tables.open_table import open_source
 from maas_sdk.tensors import Signature, TensorSpec
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 8, 6, 3), np.uint8)
