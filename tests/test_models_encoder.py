@@ -11,7 +11,8 @@ import pytest
 from flax import nnx
 
 from maas_sdk.errors import ConfigError, InputError
-from maas_sdk.models.encoder import Encoder, EncoderConfig
+from maas_sdk.models.transformer import Encoder
+from maas_sdk.models.transformer_config import EncoderConfig
 from maas_sdk.training.data import Examples, stratified_split
 from maas_sdk.training.optimizer import OptimizerConfig
 from maas_sdk.training.run.trainer import TrainConfig, Trainer

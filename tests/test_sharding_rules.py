@@ -6,9 +6,9 @@ import pytest
 from flax import nnx
 
 from maas_sdk.errors import ConfigError
-from maas_sdk.models.decoder import Decoder, DecoderConfig
-from maas_sdk.models.encoder import Encoder, EncoderConfig
 from maas_sdk.models.mlp import MLP, MLPConfig
+from maas_sdk.models.transformer import Decoder, Encoder
+from maas_sdk.models.transformer_config import DecoderConfig, EncoderConfig
 from maas_sdk.sharding.leaves import leaves_of
 from maas_sdk.sharding.rules import RULES, Rule, first_match, rules_by_name
 

@@ -9,8 +9,8 @@ from flax import nnx
 
 from maas_sdk.errors import ConfigError
 from maas_sdk.hlo.collectives import collectives
-from maas_sdk.models.decoder import Decoder
-from maas_sdk.models.decoder_config import DecoderConfig
+from maas_sdk.models.transformer import Decoder
+from maas_sdk.models.transformer_config import DecoderConfig
 from maas_sdk.training import Examples, TrainConfig
 from maas_sdk.training.run.placement import mesh_of
 from maas_sdk.training.run.setup import assemble

@@ -24,7 +24,7 @@ __all__ = ["BARE", "NamedLeaf", "map_named", "named_leaves"]
 # The name of an array that is no part of a tree.
 BARE: Final = "weights"
 
-Path: TypeAlias = tuple[Any, ...]
+_Path: TypeAlias = tuple[Any, ...]
 
 
 class NamedLeaf(NamedTuple):
@@ -33,7 +33,7 @@ class NamedLeaf(NamedTuple):
     name: str
     value: Any
     # Its keys in the tree, as ``jax.tree_util`` has them, without those of boxes.
-    path: Path
+    path: _Path
     # The outermost box that it is in; None outside of any.
     box: Any
     # Other names that it has in checkpoints and bundles of earlier releases.
@@ -68,7 +68,7 @@ def map_named(fn: Callable[[str, Any], Any], tree: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(tree), values)
 
 
-def _unboxed(tree: Any) -> Iterator[tuple[Path, Any, Any]]:
+def _unboxed(tree: Any) -> Iterator[tuple[_Path, Any, Any]]:
     """(path, leaf, outermost box) of each leaf."""
     for path, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_box)[0]:
         if not _is_box(node):

@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -112,7 +112,8 @@ class Checkpoints:
 
         Raises:
             ConfigError: a leaf that is no array; the folder holds that step or a later one of
-                another run; the last checkpoint could not be written.
+                another run.
+            StorageError: the last checkpoint could not be written.
         """
         arrays = named_arrays(state)
         self.wait()
@@ -240,7 +241,7 @@ class Checkpoints:
         """Return when what was begun is on the disk.
 
         Raises:
-            ConfigError: it could not be written.
+            StorageError: it could not be written.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
@@ -325,26 +326,18 @@ class Checkpoints:
         return step
 
 
-class _translated:
-    """Context manager that turns what orbax and the disk raise into a ``ConfigError``."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if isinstance(error, Exception) and not isinstance(error, MaasError):
-            raise StorageError(
-                f"{self._what}: {type(error).__name__}: {error}; check that the disk has room and "
-                "that the folder may be written"
-            ) from error
+@contextlib.contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """Turn what orbax and the disk raise into a ``StorageError``."""
+    try:
+        yield
+    except MaasError:
+        raise
+    except Exception as error:
+        raise StorageError(
+            f"{what}: {type(error).__name__}: {error}; check that the disk has room and "
+            "that the folder may be written"
+        ) from error
 
 
 def _listing(steps: list[int]) -> str:
