@@ -171,7 +171,7 @@ def _from_nnx(model: nnx.Module) -> Model:
     graph, random, state = parts
     # ``rebuild`` must not keep the arrays alive: whoever replaces them wants them gone.
     tree, random_tree = jax.tree.structure(state), jax.tree.structure(random)
-    count = tree.num_leaves
+    count = len(jax.tree.leaves(state))
 
     def rebuild(values: Sequence[Any]) -> Any:
         return nnx.merge(

@@ -90,4 +90,5 @@ def _bits(dtype: Any) -> int:
         return 64  # a random key of the usual kind
     # "int4" and the like say in their names what numpy's itemsize rounds up.
     small = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2}
-    return small.get(np.dtype(dtype).name, 8 * np.dtype(dtype).itemsize)
+    found = np.dtype(dtype)
+    return small.get(found.name, 8 * int(found.itemsize))
