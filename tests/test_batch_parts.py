@@ -23,7 +23,7 @@ from maas_sdk.batch.parts import (
     is_ours,
     part_name,
 )
-from maas_sdk.errors import BundleError, ConfigError
+from maas_sdk.errors import ConfigError, StorageError
 from maas_sdk.tables.chunk import BadRow
 from maas_sdk.tensors import Signature, TensorSpec
 
@@ -133,7 +133,7 @@ def test_a_file_that_fails_half_way_is_not_there(tmp_path: Path) -> None:
 
     with Folder(tmp_path / "out") as place:
         place.put("a", lambda path: path.write_text("whole") and None)
-        with pytest.raises(BundleError, match="no room"):
+        with pytest.raises(StorageError, match="no room"):
             place.put("b", write)
         assert (place.names(), place.read("a")) == ({"a"}, b"whole")
     assert os.listdir(tmp_path / "out") == ["a"]

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from maas_sdk.batch.config import BatchConfig
-from maas_sdk.errors import ConfigError, InputError
+from maas_sdk.errors import ConfigError, DependencyError, InputError
 from maas_sdk.tables.images import listed
-from maas_sdk.tables.open_table import open_source
+from maas_sdk.tables.open_table import open_table
 from maas_sdk.tensors import Signature, TensorSpec
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 8, 6, 3), np.uint8)
@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def read(path: Path, signature: Signature, first: int = 0, **options: bool):
-    source = open_source(path, signature, BatchConfig(**options), chunk_rows=2)
+    source = open_table(path, signature.inputs, BatchConfig(**options), chunk_rows=2)
     assert source.key == "file"
     chunks = list(source.read(first))
     keys = [key for chunk in chunks for key in chunk.keys]
@@ -78,7 +78,9 @@ def test_another_size_is_a_flaw_unless_scaled(folder: Path) -> None:
     """The reason says both sizes and the option."""
     _, values, bad = read(folder, takes("uint8", 4, 4, 1))
     assert len(values) == 0
-    assert bad[0].reason.startswith("expected 4 × 4 pixels (height × width), found 8 × 6; --resize")
+    assert bad[0].reason == (
+        "expected an image of 4 × 4 pixels (height × width), found 8 × 6; --resize scales images"
+    )
     _, values, bad = read(folder, takes("uint8", 4, 4, 1), resize=True)
     assert (values.shape, len(bad)) == ((5, 4, 4, 1), 1)
 
@@ -96,7 +98,7 @@ def test_what_does_not_go_with_images(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"found none"):
         read(tmp_path / "empty", takes("uint8", 8, 6, 3))
     with pytest.raises(ConfigError, match="their keys are their paths"):
-        open_source(folder, takes("uint8", 8, 6), BatchConfig(key="id"), chunk_rows=1)
+        open_table(folder, takes("uint8", 8, 6).inputs, BatchConfig(key="id"), chunk_rows=1)
 
 
 def test_without_pillow_the_install_line_is_said(
@@ -104,5 +106,5 @@ def test_without_pillow_the_install_line_is_said(
 ) -> None:
     """Pillow is part of an extra."""
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ConfigError, match=r"pip install 'maas-sdk\[data\]'"):
+    with pytest.raises(DependencyError, match=r"pip install 'maas-sdk\[data\]'"):
         read(folder, takes("uint8", 8, 6, 3))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from maas_sdk.batch.config import BatchConfig
 from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.tables.lines import blocks, lines_of
-from maas_sdk.tables.open_table import RowSource, open_source
+from maas_sdk.tables.open_table import RowSource, open_table
 from maas_sdk.tensors import Signature, TensorSpec
 
 ROWS = 5000
@@ -39,7 +39,7 @@ FOUR = takes(x="float32[4]")
 
 
 def opened(path: Path, signature: Signature = FOUR, **options) -> RowSource:
-    return open_source(path, signature, BatchConfig(**options), chunk_rows=64)
+    return open_table(path, signature.inputs, BatchConfig(**options), chunk_rows=64)
 
 
 def everything(source: RowSource, first: int = 0):

@@ -11,11 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maas_sdk.errors import InputError
+from maas_sdk.tables.columns import Field
 from maas_sdk.tables.values import fit, fit_each
 from maas_sdk.tensors import TensorSpec
 
-PAIR = TensorSpec(dtype="float32", shape=(None, 2))
-ONE = TensorSpec(dtype="float32", shape=(None,))
+
+def taking(dtype: str, *shape: int) -> Field:
+    return Field("x", TensorSpec(dtype=dtype, shape=(None, *shape)))
+
+
+PAIR = taking("float32", 2)
+ONE = taking("float32")
 
 # dtype of the input, values of three rows, the rows that are flawed, a piece of the reason.
 CASES = [
@@ -39,7 +45,7 @@ CASES = [
 def test_what_is_kept_and_what_is_a_flaw(dtype, values, flawed, reason):
     """Good rows keep their value in the input's dtype; of others it is said what stands there."""
     flaws: dict[int, str] = {}
-    found = fit("x", values, TensorSpec(dtype=dtype, shape=(None,)), flaws, finite=True)
+    found = fit(taking(dtype), values, flaws, finite=True)
     assert sorted(flaws) == flawed
     assert found.dtype.name == dtype
     for place in set(range(3)) - set(flawed):
@@ -51,7 +57,7 @@ def test_what_is_kept_and_what_is_a_flaw(dtype, values, flawed, reason):
 def test_nan_is_a_value_unless_asked():
     """Without ``finite`` the model sees what the file has."""
     flaws: dict[int, str] = {}
-    found = fit("x", np.array([1.0, math.nan]), ONE, flaws, finite=False)
+    found = fit(ONE, np.array([1.0, math.nan]), flaws, finite=False)
     assert flaws == {}
     assert math.isnan(found[1])
 
@@ -59,26 +65,26 @@ def test_nan_is_a_value_unless_asked():
 def test_a_finite_row_beside_a_sum_that_overflows_is_no_flaw():
     """The short look that comes first never decides: the sum is infinite, no value is."""
     flaws: dict[int, str] = {}
-    fit("x", np.full(4, 3e38, np.float32), ONE, flaws, finite=True)
+    fit(ONE, np.full(4, 3e38, np.float32), flaws, finite=True)
     assert flaws == {}
 
 
 def test_flat_rows_take_the_shape():
     """Rows of F numbers in one line are the input's shape; another F is the file's fault."""
-    spec = TensorSpec(dtype="float32", shape=(None, 2, 3))
-    found = fit("x", np.arange(12).reshape(2, 6), spec, {}, finite=False)
+    item = taking("float32", 2, 3)
+    found = fit(item, np.arange(12).reshape(2, 6), {}, finite=False)
     assert found.shape == (2, 2, 3)
     with pytest.raises(InputError, match=r"float32\[B, 2, 3\], 6 numbers in a row, found int64"):
-        fit("x", np.zeros((2, 5), np.int64), spec, {}, finite=False)
+        fit(item, np.zeros((2, 5), np.int64), {}, finite=False)
     with pytest.raises(InputError, match=r"expected float32\[B, 2, 3\], found <U1"):
-        fit("x", np.array(["a"]), spec, {}, finite=False)
+        fit(item, np.array(["a"]), {}, finite=False)
 
 
 def test_each_row_by_itself():
     """A row that is wrong is told from its neighbours, with the culprit inside it."""
     flaws = {0: "before"}
     rows = [None, [1, 2], [1, "a"], [1, [2]], None, [1], "12", [1, None], {"a": 1}, [3, 4.5]]
-    found = fit_each("x", rows, PAIR, flaws, finite=False)
+    found = fit_each(PAIR, rows, flaws, finite=False)
     assert found[[1, 9]].tolist() == [[1, 2], [3, 4.5]]
     assert flaws == {
         0: "before",
@@ -104,7 +110,7 @@ def test_any_json_is_a_value_or_a_flaw(rows, dtype):
     """Nothing that JSON can say raises, and rows without a flaw are the numbers that came."""
     rows = json.loads(json.dumps(rows))
     flaws: dict[int, str] = {}
-    found = fit_each("x", rows, TensorSpec(dtype=dtype, shape=(None, 2)), flaws, finite=True)
+    found = fit_each(taking(dtype, 2), rows, flaws, finite=True)
     assert found.shape == (len(rows), 2)
     for place, row in enumerate(rows):
         if place not in flaws:

@@ -13,10 +13,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 
+from maas_sdk.batch.batcher import Batcher, cut
 from maas_sdk.batch.parts import OutputPart
 from maas_sdk.batch.progress import Meter
 from maas_sdk.batch.row_counts import Sizes
-from maas_sdk.tables.chunk import BadRow, Batcher, Chunk, cut
+from maas_sdk.tables.chunk import BadRow, Chunk
 from maas_sdk.tensors import Array, Signature, dtype_from_name
 
 __all__ = ["Run", "assemble"]

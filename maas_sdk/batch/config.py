@@ -1,16 +1,16 @@
-"""What a batch prediction is asked to do.
+"""Options of a batch prediction.
 
-The rule it keeps: everything here that changes what is written is part of the job's fingerprint, so
-a run is only ever taken up with the options that it was begun with.
+Every option that changes what is written is part of the job's fingerprint, so a run is only resumed
+with the options that it was begun with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Final
+from dataclasses import asdict, dataclass
+from typing import ClassVar, Final
 
 from maas_sdk.errors import ConfigError
+from maas_sdk.tables.columns import ReadOptions
 
 __all__ = ["FORMATS", "BatchConfig"]
 
@@ -19,26 +19,13 @@ FORMATS: Final = ("jsonl", "npz", "parquet")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BatchConfig:
-    """Options of a batch prediction."""
+class BatchConfig(ReadOptions):
+    """Options of a batch prediction, besides those of reading its input."""
 
     # One of FORMATS.
     format: str = "parquet"
     # Which of the bundle's programs; None: "predict", or the first one.
     program: str | None = None
-    # Column of the input that is written beside the answers; None: the number of the row, from 0.
-    key: str | None = None
-    # Input of the program → columns that it is made of. An input that is not named takes the column
-    # of its name; a program's only input otherwise takes all columns but the key.
-    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    # Columns that are left out when an input takes all.
-    ignore: tuple[str, ...] = ()
-    # Rows with NaN or infinity are not answered.
-    finite: bool = False
-    # Pictures are scaled to the size that the program takes; False: others are not answered.
-    resize: bool = False
-    # Pictures: dark is high, as in ink on paper.
-    invert: bool = False
     # Compiled batch size that rows are gathered to; None: the one with most rows per second when
     # the bundle was verified.
     bucket: int | None = None
@@ -46,17 +33,16 @@ class BatchConfig:
     # files of about 32 MiB.
     part_rows: int | None = None
 
+    naming: ClassVar[str] = "--columns INPUT=COLUMN,… says which columns an input is made of"
+    scaling: ClassVar[str] = "--resize scales images"
+
     def __post_init__(self) -> None:
+        # super() without arguments does not work in a class with slots.
+        ReadOptions.__post_init__(self)
         if self.format not in FORMATS:
             raise ConfigError(f"format: expected one of {', '.join(FORMATS)}, got {self.format!r}")
         if self.part_rows is not None and self.part_rows < 1:
             raise ConfigError(f"part_rows: expected 1 or more, got {self.part_rows}")
-        for name, columns in self.columns.items():
-            if not columns or len(set(columns)) != len(columns):
-                raise ConfigError(
-                    f"columns: input {name!r}: expected one column or more, each once, got "
-                    f"{list(columns)}"
-                )
 
     def document(self) -> dict[str, object]:
         """The options as JSON's values."""

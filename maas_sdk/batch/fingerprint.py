@@ -48,7 +48,11 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
 
 
 def _stamp(file: Path) -> tuple[int, int]:
-    found = file.stat()
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        # A link in a folder that leads nowhere: its row is a bad one, and the others are not.
+        return -1, -1
     return found.st_size, found.st_mtime_ns
 
 

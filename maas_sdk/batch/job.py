@@ -39,8 +39,8 @@ from maas_sdk.bundle.manifest import MANIFEST, Manifest
 from maas_sdk.errors import ConfigError, InputError, MaasError, NotFoundError
 from maas_sdk.runtime.load import load
 from maas_sdk.tables.chunk import Chunk
-from maas_sdk.tables.columns import check_signature
-from maas_sdk.tables.open_table import RowSource, open_source
+from maas_sdk.tables.open_table import RowSource, open_table
+from maas_sdk.tensors import Signature
 
 __all__ = ["BatchJob", "BatchReport", "Mode", "predict_files"]
 
@@ -94,7 +94,7 @@ class BatchJob:
 
         Args:
             bundle: its folder.
-            file: the input; see ``open_source``.
+            file: the input; see ``open_table``.
             config: the options.
             same: what tells the input from another; None: its size and time of change.
 
@@ -113,9 +113,9 @@ class BatchJob:
                 f"{bundle}: no program {name!r}; the model has {', '.join(programs)}"
             )
         program = programs[name]
-        check_signature(name, program.signature)
+        _check_signature(name, program.signature)
         sizes = Sizes.of(program, part_rows=config.part_rows, bucket=config.bucket)
-        source = open_source(path, program.signature, config, chunk_rows=sizes.chunk_rows)
+        source = open_table(path, program.signature.inputs, config, chunk_rows=sizes.chunk_rows)
         check_outputs(program.signature, config.format, source.key)
         return cls(
             bundle=opened.path,
@@ -302,6 +302,19 @@ def _make_way(place: Folder, job: BatchJob, mode: Mode) -> None:
             "removed: choose another folder"
         )
     place.clear()
+
+
+def _check_signature(program: str, signature: Signature) -> None:
+    """Refuse, with ``ConfigError``, a program that does not take and give rows."""
+    for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
+        for name, spec in specs.items():
+            if spec.shape[:1] != (None,):
+                raise ConfigError(
+                    f"program {program!r}: {kind} {name!r} is {spec}, which has no row for each "
+                    "row of a file: batch prediction needs programs whose first dimension is open"
+                )
+    if not signature.inputs:
+        raise ConfigError(f"program {program!r} has no inputs: there is nothing to read rows for")
 
 
 class _End:

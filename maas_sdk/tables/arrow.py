@@ -1,8 +1,5 @@
 """The one door to pyarrow, and its arrays as NumPy's.
 
-The rule it keeps: what arrow says of a file as a whole leaves as an ``InputError``; which of its
-values are none is for the callers to say, row by row.
-
 Dimension letters: N rows.
 """
 
@@ -15,7 +12,7 @@ import numpy as np
 from maas_sdk.errors import DependencyError
 from maas_sdk.tensors import Array
 
-__all__ = ["array_of", "arrow", "column_of", "is_list", "is_number", "is_text"]
+__all__ = ["array_of", "arrow", "as_numbers", "column_of", "is_list", "is_number", "is_text"]
 
 
 def arrow() -> Any:
@@ -43,9 +40,10 @@ def is_list(kind: Any) -> bool:
 
 
 def is_number(kind: Any) -> bool:
-    """Whether a type is one of integers, floats or booleans."""
+    """Whether a type is one of integers, floats, decimals or booleans."""
     types = arrow().types
-    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
+    found = (types.is_integer, types.is_floating, types.is_decimal, types.is_boolean)
+    return any(test(kind) for test in found)
 
 
 def is_text(kind: Any) -> bool:
@@ -54,6 +52,26 @@ def is_text(kind: Any) -> bool:
     if types.is_dictionary(kind):
         return is_text(kind.value_type)
     return bool(types.is_string(kind) or types.is_large_string(kind))
+
+
+def as_numbers(column: Any) -> Any:
+    """A column of decimals, or of lists of them, as one of float64; of int64 where all fit.
+
+    Other columns are given back as they are.
+    """
+
+    def plain(kind: Any) -> Any:
+        if is_list(kind):
+            inner = plain(kind.value_type)
+            return kind if inner == kind.value_type else arrow().list_(inner)
+        if not arrow().types.is_decimal(kind):
+            return kind
+        # 10^18 is the largest power of ten that int64 holds.
+        whole = kind.scale == 0 and kind.precision <= 18
+        return arrow().int64() if whole else arrow().float64()
+
+    kind = plain(column.type)
+    return column if kind == column.type else column.cast(kind)
 
 
 def array_of(column: Any) -> Array | None:

@@ -1,14 +1,14 @@
-"""Rows on their way through a batch prediction: chunks of what was read, batches of what is run.
+"""Some rows of a file that follow one another: the good ones as arrays, the bad ones with a reason.
 
-The rule it keeps: every row of the input has a number, from 0, and is in exactly one place at any
-time: among the good rows of a chunk, or among its bad ones with a reason.
+Every row of the file has a number, from 0, and is in exactly one place: among the good rows of a
+chunk, or among its bad ones.
 
-Dimension letters: N rows of a chunk, G good ones among them, b rows of the compiled batch.
+Dimension letters: N rows of a chunk, G good ones among them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -16,11 +16,11 @@ import numpy as np
 
 from maas_sdk.tensors import Array
 
-__all__ = ["BadRow", "Batcher", "Chunk", "chunk_of", "cut"]
+__all__ = ["BadRow", "Chunk", "chunk_of"]
 
 
 class BadRow(NamedTuple):
-    """A row that is not answered."""
+    """A row that cannot be taken."""
 
     row: int
     # Its key, where it has one that could be read.
@@ -40,11 +40,11 @@ class Chunk:
     numbers: Array
     # [G] of integers or text; None: the numbers are the keys.
     keys: Array | None
-    # By input of the program, [G, …] of its dtype.
+    # By name, [G, …] of the dtype that was asked for.
     inputs: Mapping[str, Array]
     # Ascending by number.
     bad: tuple[BadRow, ...] = ()
-    # How much of the input has been read when the chunk has, 0 to 1.
+    # How much of the file has been read when the chunk has, 0 to 1.
     share: float = 1.0
 
     @property
@@ -114,56 +114,3 @@ def _key_at(keys: Array | None, place: int) -> str | int | None:
     if isinstance(key, str):
         return str(key) or None
     return int(key)
-
-
-def cut(chunks: Iterable[Chunk], part_rows: int, finished: Collection[int] = ()) -> Iterator[Chunk]:
-    """Chunks none of which reaches over the border of a part; rows of finished parts are left out.
-
-    Part k is the rows k · ``part_rows`` to before (k + 1) · ``part_rows``.
-    """
-    for chunk in chunks:
-        start = chunk.first
-        while start < chunk.stop:
-            index = start // part_rows
-            stop = min((index + 1) * part_rows, chunk.stop)
-            if index not in finished:
-                yield chunk.part(start, stop)
-            start = stop
-
-
-class Batcher:
-    """Gathers rows to batches of exactly b rows, in their order; only the last one has fewer."""
-
-    def __init__(self, bucket: int) -> None:
-        self._bucket = bucket
-        self._held: list[Mapping[str, Array]] = []
-        self._rows = 0
-
-    def add(self, inputs: Mapping[str, Array], rows: int) -> Iterator[Mapping[str, Array]]:
-        """Take G rows, [G, …] by input; give the batches that are full now.
-
-        A batch out of the middle of the rows is a view of them.
-        """
-        start = 0
-        while self._rows + rows - start >= self._bucket:
-            stop = start + self._bucket - self._rows
-            self._hold(inputs, start, stop)
-            yield self._joined()
-            start = stop
-        if start < rows:
-            self._hold(inputs, start, rows)
-
-    def rest(self) -> Iterator[Mapping[str, Array]]:
-        """The rows that did not fill a batch, as a smaller one; nothing where there are none."""
-        if self._rows:
-            yield self._joined()
-
-    def _hold(self, inputs: Mapping[str, Array], start: int, stop: int) -> None:
-        self._held.append({name: array[start:stop] for name, array in inputs.items()})
-        self._rows += stop - start
-
-    def _joined(self) -> Mapping[str, Array]:
-        held, self._held, self._rows = self._held, [], 0
-        if len(held) == 1:
-            return held[0]
-        return {name: np.concatenate([part[name] for part in held]) for name in held[0]}

@@ -1,100 +1,143 @@
-"""Which columns of a file an input of the program is made of.
+"""The columns of a file that each named array is made of.
 
-The rule it keeps: nothing is guessed from values. A file that lacks a column is refused as a whole,
-with the columns that it has and the option that names others.
+Nothing is guessed from values. A file that lacks a column is refused as a whole, with the columns
+that it has and the option that names others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
-from maas_sdk.batch.config import BatchConfig
 from maas_sdk.errors import ConfigError, InputError
-from maas_sdk.tables.values import row_size
-from maas_sdk.tensors import Signature, TensorSpec
+from maas_sdk.tensors import TensorSpec
 
-__all__ = ["ROW", "ColumnMap", "check_signature", "layout_of"]
+__all__ = ["NAMELESS", "ROW", "ColumnMap", "Field", "ReadOptions", "check_names", "columns_of"]
 
 # Name of the column of row numbers.
 ROW: Final = "row"
+# Name of the only column of a file whose values have no name.
+NAMELESS: Final = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ColumnMap:
-    """How columns become inputs."""
+class ReadOptions:
+    """Choices about the columns and values of a file."""
 
-    # By input of the program.
-    specs: dict[str, TensorSpec]
-    # By input: one column, of numbers or of lists, or as many as a row has numbers.
-    columns: dict[str, tuple[str, ...]]
-    # The column of keys.
+    # Column whose values tell one row from another; None: the number of the row, from 0.
+    key: str | None = None
+    # Input → columns that it is made of. An input that is not named takes the column of its name;
+    # an only input otherwise takes all columns but the key.
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    # Columns that are left out when an input takes all.
+    ignore: tuple[str, ...] = ()
+    # Rows with NaN or infinity are bad.
+    finite: bool = False
+    # Images are scaled to the size of the input; False: images of other sizes are bad rows.
+    resize: bool = False
+    # Images: dark is high, as in ink on paper.
+    invert: bool = False
+
+    # Hints in messages: how other columns are named, and how images are scaled.
+    naming: ClassVar[str] = "inputs= and labels= name the columns"
+    scaling: ClassVar[str] = "size= scales all to one"
+
+    def __post_init__(self) -> None:
+        for name, columns in self.columns.items():
+            if not columns or len(set(columns)) != len(columns):
+                raise ConfigError(
+                    f"columns: input {name!r}: expected one column or more, each once, got "
+                    f"{list(columns)}"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """An input, and the columns that it is made of."""
+
+    name: str
+    # [None, …], a row of it being everything behind the first dimension.
+    spec: TensorSpec
+    # One column, of numbers or of lists, or as many as a row has numbers.
+    columns: tuple[str, ...] = (NAMELESS,)
+
+    @property
+    def size(self) -> int:
+        """F, the numbers in a row."""
+        return math.prod(size or 0 for size in self.spec.shape[1:])
+
+    def at(self, element: int = -1) -> str:
+        """The column, or the input, that number ``element`` of a row comes from, for messages."""
+        if len(self.columns) > 1 and element >= 0:
+            return f"column {self.columns[element]!r}"
+        known = len(self.columns) > 1 or self.columns[0] in (self.name, NAMELESS)
+        return f"input {self.name!r}" if known else f"column {self.columns[0]!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnMap:
+    """The inputs with their columns, and the column of keys."""
+
+    fields: tuple[Field, ...]
     key: str | None
 
     @property
     def names(self) -> list[str]:
         """All columns that are read, each once."""
-        found = [column for columns in self.columns.values() for column in columns]
+        found = [column for item in self.fields for column in item.columns]
         return list(dict.fromkeys([*found, *([self.key] if self.key is not None else [])]))
 
 
-def check_signature(program: str, signature: Signature) -> None:
-    """Refuse, with ``ConfigError``, a program that does not take and give rows."""
-    for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
-        for name, spec in specs.items():
-            if spec.shape[:1] != (None,):
-                raise ConfigError(
-                    f"program {program!r}: {kind} {name!r} is {spec}, which has no row for each "
-                    "row of a file: batch prediction needs programs whose first dimension is open"
-                )
-    if not signature.inputs:
-        raise ConfigError(f"program {program!r} has no inputs: there is nothing to read rows for")
-
-
-def layout_of(
-    path: Path, names: Sequence[str], signature: Signature, config: BatchConfig
+def columns_of(
+    path: Path, names: Sequence[str], specs: Mapping[str, TensorSpec], options: ReadOptions
 ) -> ColumnMap:
-    """The layout of a file with the columns ``names``.
+    """Return the column map of a file with the columns ``names``.
 
     Raises:
         InputError: a column is missing, is there twice, or an input gets the wrong number of them.
-        ConfigError: an option names an input that the program does not have.
+        ConfigError: an option names an input that is not in ``specs``.
     """
-    specs = dict(signature.inputs)
-    if unknown := sorted(set(config.columns) - specs.keys()):
+    if unknown := sorted(set(options.columns) - specs.keys()):
         raise ConfigError(f"columns: no input {unknown[0]!r}; the program has {', '.join(specs)}")
-    chosen: dict[str, tuple[str, ...]] = {}
-    for name in specs:
-        if name in config.columns:
-            chosen[name] = tuple(config.columns[name])
+    fields = []
+    for name, spec in specs.items():
+        if name in options.columns:
+            chosen = tuple(options.columns[name])
         elif name in names or len(specs) > 1:
-            chosen[name] = (name,)
+            chosen = (name,)
         else:
-            left_out = {config.key, *config.ignore}
-            chosen[name] = tuple(column for column in names if column not in left_out)
-    layout = ColumnMap(specs=specs, columns=chosen, key=config.key)
-    missing = [name for name in layout.names if name not in names]
-    double = sorted({name for name in layout.names if list(names).count(name) > 1})
-    if missing or double:
-        raise InputError(
-            f"{path}: expected columns {_few(layout.names)}, found {_few(names)}"
-            + (f"; missing: {_few(missing)}" if missing else "")
-            + (f"; twice: {double}" if double else "")
-            + "; --columns INPUT=COLUMN,… says which columns an input is made of",
-            path=str(path),
-            missing=missing,
-        )
-    for name, columns in chosen.items():
-        if len(columns) not in (1, row_size(specs[name])):
+            left_out = {options.key, *options.ignore}
+            chosen = tuple(column for column in names if column not in left_out)
+        fields.append(Field(name, spec, chosen))
+    found = ColumnMap(tuple(fields), options.key)
+    check_names(path, found.names, names, options.naming)
+    for item in fields:
+        if len(item.columns) not in (1, item.size):
             raise InputError(
-                f"{path}: input {name!r} is {specs[name]}, {row_size(specs[name])} numbers in a "
-                f"row, but gets {len(columns)} columns, {_few(columns)}: leave some out with "
+                f"{path}: input {item.name!r} is {item.spec}, {item.size} numbers in a row, but "
+                f"gets {len(item.columns)} columns, {_few(item.columns)}: leave some out with "
                 "--ignore, or name those that it takes with --columns",
                 path=str(path),
             )
-    return layout
+    return found
+
+
+def check_names(path: Path, wanted: Sequence[str], names: Sequence[str], naming: str) -> None:
+    """Raise ``InputError`` unless each of the columns ``wanted`` is in ``names``, and once."""
+    missing = [name for name in wanted if name not in names]
+    double = sorted({name for name in wanted if list(names).count(name) > 1})
+    if missing or double:
+        raise InputError(
+            f"{path}: expected columns {_few(wanted)}, found {_few(names)}"
+            + (f"; missing: {_few(missing)}" if missing else "")
+            + (f"; twice: {double}" if double else "")
+            + f"; {naming}",
+            path=str(path),
+            missing=missing,
+        )
 
 
 def _few(names: Sequence[str]) -> str:

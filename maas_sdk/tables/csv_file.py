@@ -1,9 +1,10 @@
-"""Rows out of a csv file with a header.
+"""Rows of a csv file with a header, as RFC 4180 has it: a quoted value may hold line breaks.
 
-The rule it keeps: a line is a row, and every value is the number that the program takes, or the row
-is flawed with the column and what stands there. Blocks in which all is well are read by arrow, at
-hundreds of megabytes per second; a block that arrow refuses is read again line by line, which
-finds the rows at fault.
+Every value is the number that its input takes, or the row is bad, with the column and what stands
+there. Blocks in which all is well are read by arrow, at hundreds of megabytes per second; a block
+that arrow refuses is read again row by row, which finds the rows at fault. Arrow's own stream
+(``pyarrow.csv.open_csv``) is not used: it ends at the first bad value, and does not say where a
+block began.
 
 Dimension letters: N rows of a block.
 """
@@ -11,159 +12,168 @@ Dimension letters: N rows of a block.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Self
 
 import numpy as np
 
-from maas_sdk.batch.config import BatchConfig
 from maas_sdk.errors import InputError
 from maas_sdk.tables.arrow import arrow
-from maas_sdk.tables.chunk import Chunk, chunk_of
-from maas_sdk.tables.columns import ROW, layout_of
-from maas_sdk.tables.lines import blocks, lines_of
-from maas_sdk.tables.values import fit, fit_each, row_size, shown
-from maas_sdk.tensors import Array, Signature, TensorSpec
+from maas_sdk.tables.columns import Field, ReadOptions
+from maas_sdk.tables.lines import blocks
+from maas_sdk.tables.table import Piece, Table
+from maas_sdk.tables.values import shown
+from maas_sdk.tensors import Array, TensorSpec
 
 __all__ = ["CsvFile"]
 
+# A row longer than this, over several lines, is taken for a quote that was never closed.
+_ROW_BYTES: Final = 2**20
+# What the csv module says of such a row.
+_OPEN: Final = "unexpected end of data"
 
-class CsvFile:
-    """A .csv file, UTF-8, comma-separated, its first line the names: a ``Source``.
+# The values of a row, or why they cannot be taken.
+_Fields = tuple[list[str], str | None]
 
-    Values with line breaks in them are not read. Keys are text.
+
+class CsvFile(Table):
+    """A .csv file, UTF-8, separated by commas, its first row the names. Keys are text.
+
+    Empty lines are no rows.
     """
 
-    def __init__(
-        self, path: Path, signature: Signature, config: BatchConfig, *, chunk_rows: int
-    ) -> None:
-        """Arguments and errors are those of ``open_source``; a chunk is a block of lines."""
-        del chunk_rows
-        self._path = path
-        self._finite = config.finite
-        self._names, self._skip = _header(path)
-        self._layout = layout = layout_of(path, self._names, signature, config)
-        for name, columns in layout.columns.items():
-            if len(columns) != row_size(layout.specs[name]):
+    def _open(self) -> None:
+        arrow()
+        self.names, self._header_bytes = _header(self.path)
+
+    def select(
+        self, specs: Mapping[str, TensorSpec], options: ReadOptions, *, chunk_rows: int
+    ) -> Self:
+        """As ``Table.select``; a chunk is a block of lines, whatever ``chunk_rows`` is."""
+        try:
+            return super().select(specs, options, chunk_rows=chunk_rows)
+        except InputError as error:
+            other = [mark for mark in ";\t|" if mark in self.names[0]]
+            if len(self.names) > 1 or not other:
+                raise
+            raise InputError(
+                f"{self.path}: expected commas between the names in its first line, found "
+                f"{other[0]!r}: write the table with the delimiter ','",
+                path=str(self.path),
+            ) from error
+
+    def _check(self) -> None:
+        types: dict[str, Any] = {}
+        for item in self.columns.fields:
+            if len(item.columns) != item.size:
                 raise InputError(
-                    f"{path}: input {name!r} is {layout.specs[name]}: expected "
-                    f"{row_size(layout.specs[name])} columns of one number each, found "
-                    f"{len(columns)}; --columns {name}=COLUMN,… names them",
-                    path=str(path),
+                    f"{self.path}: input {item.name!r} is {item.spec}: expected {item.size} "
+                    f"columns of one number each, found {len(item.columns)}; --columns "
+                    f"{item.name}=COLUMN,… names them",
+                    path=str(self.path),
                 )
-        self.key = ROW if layout.key is None else layout.key
-        self.rows: int | None = None
-        pyarrow = arrow()
-        types = {
-            column: pyarrow.int64() if _is_whole(layout.specs[name]) else pyarrow.float64()
-            for name, columns in layout.columns.items()
-            for column in columns
-        }
-        if layout.key is not None:
-            types[layout.key] = pyarrow.string()
-        self._convert = pyarrow.csv.ConvertOptions(
-            column_types=types, include_columns=layout.names, null_values=[]
+            number = arrow().int64() if _is_whole(item) else arrow().float64()
+            types.update(dict.fromkeys(item.columns, number))
+        if self.columns.key is not None:
+            types[self.columns.key] = arrow().string()
+        self._convert = arrow().csv.ConvertOptions(
+            column_types=types, include_columns=self.columns.names, null_values=[]
         )
 
-    def read(self, first: int) -> Iterator[Chunk]:
-        """As ``Source.read``: always from the first row on."""
-        row = 0
-        for block, share in blocks(self._path, skip=self._skip):
-            chunk = self._fast(row, block, share)
-            if chunk is None:
-                if not (lines := lines_of(block)):
-                    continue
-                chunk = self._slow(row, lines, share)
-            yield chunk
-            row += chunk.rows
+    def _pieces(self, first: int) -> Iterator[Piece]:
+        """Always from the first row on: only reading tells where a row begins."""
+        del first
+        row, tail = 0, b""
+        for data, share in blocks(self.path, skip=self._header_bytes):
+            block, tail = tail + data, b""
+            piece = self._fast(row, block, share)
+            if piece is None:
+                found, tail = _rows(block, len(self.names))
+                piece = self._slow(row, found, share)
+            if piece.rows:
+                yield piece
+            row += piece.rows
+        if tail:
+            found, _ = _rows(tail, len(self.names), final=True)
+            yield self._slow(row, found, 1.0)
 
-    def _fast(self, first: int, block: bytes, share: float) -> Chunk | None:
+    def _fast(self, first: int, block: bytes, share: float) -> Piece | None:
         """A block without a flaw; None where it may have one."""
         csv_module = arrow().csv
         try:
             table = csv_module.read_csv(
                 arrow().BufferReader(block),
                 read_options=csv_module.ReadOptions(
-                    column_names=self._names, use_threads=False, block_size=len(block) + 1
+                    column_names=self.names, use_threads=False, block_size=len(block) + 1
                 ),
                 convert_options=self._convert,
             )
-            columns = {name: table.column(name).to_numpy() for name in self._layout.names}
-        except Exception:  # whatever it is, the lines tell
+            columns = {name: table.column(name).to_numpy() for name in self.columns.names}
+        except Exception:  # Whatever it is, the rows tell.
             return None
         rows = block.count(b"\n") + (not block.endswith(b"\n"))
+        # Empty lines, or a quote that holds two lines together.
         if table.num_rows != rows:
-            return None  # empty lines, or a quote that holds two together
-        flaws: dict[int, str] = {}
-        inputs = {}
-        for name, parts in self._layout.columns.items():
-            found = [columns[part] for part in parts]
-            values = np.stack(found, axis=1)
-            inputs[name] = fit(name, values, self._layout.specs[name], flaws, finite=self._finite)
-        key = self._layout.key
-        if key is not None and not all(columns[key]):
             return None
-        keys = None if key is None else columns[key].astype(object)
-        return chunk_of(first, rows, inputs, keys, flaws, share=share)
+        # Arrow takes a quote that is still open at the end for a whole value.
+        last = block[block.rstrip().rfind(b"\n") + 1 :]
+        if b'"' in last and _fields(last, len(self.names))[1]:
+            return None
+        key = self.columns.key
+        if key is not None:
+            if columns[key].dtype.kind != "O" or not all(columns[key]):
+                return None
+            if any(key in item.columns for item in self.columns.fields):
+                return None  # Read as text, and needed as numbers too.
+        return Piece(first, rows, columns, {}, share)
 
-    def _slow(self, first: int, lines: list[bytes], share: float) -> Chunk:
-        """A block line by line, each as good or bad as it is."""
-        flaws: dict[int, str] = {}
-        rows = []
-        for place, line in enumerate(lines):
-            fields, flaw = _fields(line, len(self._names))
-            rows.append(fields)
-            if flaw:
-                flaws[place] = flaw
-        at = {name: self._names.index(name) for name in self._layout.names}
-        inputs = {}
-        for name, parts in self._layout.columns.items():
-            spec = self._layout.specs[name]
-            values: list[Any] = []
-            for place, fields in enumerate(rows):
-                found: list[int | float] = []
-                if place not in flaws:
-                    for part in parts:
-                        number = _number(fields[at[part]], _is_whole(spec))
-                        if number is None:
-                            flaws[place] = _no_number(part, fields[at[part]])
-                            break
-                        found.append(number)
-                values.append(found[0] if len(parts) == 1 and found else found)
-            inputs[name] = fit_each(name, values, spec, flaws, finite=self._finite)
-        return chunk_of(first, len(rows), inputs, self._keys(rows, at, flaws), flaws, share=share)
+    def _slow(self, first: int, rows: list[_Fields], share: float) -> Piece:
+        """The same row by row, each as good or bad as it is."""
+        flaws = {place: flaw for place, (_, flaw) in enumerate(rows) if flaw}
+        columns: dict[str, Any] = {}
+        for item in self.columns.fields:
+            for column in item.columns:
+                columns[column] = self._numbers(column, rows, flaws, whole=_is_whole(item))
+        if (key := self.columns.key) is not None:
+            columns[key] = self._keys(key, rows, flaws)
+        return Piece(first, len(rows), columns, flaws, share)
 
-    def _keys(
-        self, rows: list[list[str]], at: dict[str, int], flaws: dict[int, str]
-    ) -> Array | None:
+    def _numbers(
+        self, column: str, rows: list[_Fields], flaws: dict[int, str], *, whole: bool
+    ) -> list[int | float | None]:
+        at, found = self.names.index(column), []
+        for place, (fields, _) in enumerate(rows):
+            number = None
+            if place not in flaws:
+                number = _number(fields[at], whole=whole)
+                if number is None:
+                    flaws[place] = _no_number(column, fields[at])
+            found.append(number)
+        return found
+
+    def _keys(self, key: str, rows: list[_Fields], flaws: dict[int, str]) -> Array:
         """The rows' keys, [N] of text; empty where there is none."""
-        key = self._layout.key
-        if key is None:
-            return None
-        found = [fields[at[key]] if len(fields) > at[key] else "" for fields in rows]
+        at = self.names.index(key)
+        found = [fields[at] if len(fields) > at else "" for fields, _ in rows]
         for place, text in enumerate(found):
             if not text:
                 flaws.setdefault(place, f"key {key!r} is empty")
         return np.array(found, object)
 
 
-def _is_whole(spec: TensorSpec) -> bool:
-    return spec.dtype.startswith(("int", "uint"))
+def _is_whole(item: Field) -> bool:
+    return item.spec.dtype.startswith(("int", "uint"))
 
 
-def _number(text: str, whole: bool) -> int | float | None:
-    """A field as a number; None where it is none. Python's own underscores count as none."""
-    if "_" in text:
-        return None
-    try:
-        return int(text) if whole else float(text)
-    except ValueError:
-        pass
-    try:
-        return float(text)
-    except ValueError:
-        return None
+def _number(text: str, *, whole: bool) -> int | float | None:
+    """A value as a number; None where it is none. Python's own underscores count as none."""
+    for kind in (int, float) if whole else (float,):
+        try:
+            return kind(text) if "_" not in text else None
+        except ValueError:
+            pass
+    return None
 
 
 def _no_number(column: str, text: str) -> str:
@@ -172,28 +182,74 @@ def _no_number(column: str, text: str) -> str:
     return f"column {column!r}: expected a number, found {shown(text)}"
 
 
-def _fields(line: bytes, expected: int) -> tuple[list[str], str | None]:
-    """The fields of a line, or why they cannot be taken."""
+def _rows(block: bytes, width: int, *, final: bool = False) -> tuple[list[_Fields], bytes]:
+    """The rows of a block, and the beginning of one that goes on behind it.
+
+    A quote that is never closed, or whose row does not have ``width`` values, is the flaw of its
+    line alone: the line behind it is a row again.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), _ROW_BYTES))
+    lines = [line + b"\n" for line in block.split(b"\n")]
+    found: list[_Fields] = []
+    at = 0
+    while at < len(lines):
+        fields, used = _fields(lines[at], width), 1
+        if fields[1] and fields[1].endswith(_OPEN):
+            reader = csv.reader(
+                (line.decode("utf-8", "surrogateescape") for line in lines[at:]), strict=True
+            )
+            try:
+                values = next(reader)
+            except csv.Error as error:
+                rest = b"".join(lines[at:])[:-1]
+                if str(error) == _OPEN and not final and len(rest) <= _ROW_BYTES:
+                    return found, rest
+            else:
+                if len(values) == width:
+                    fields, used = _as_text(values), reader.line_num
+        if lines[at].strip():
+            found.append(fields)
+        at += used
+    return found, b""
+
+
+def _fields(line: bytes, width: int) -> _Fields:
+    """The values of a line."""
     try:
-        [fields] = csv.reader([line.decode()], strict=True)
-    except UnicodeDecodeError:
-        return [], "the line is not UTF-8"
+        [values] = csv.reader(
+            [line.rstrip(b"\r\n").decode("utf-8", "surrogateescape")], strict=True
+        )
     except (csv.Error, ValueError) as error:
         return [], f"not a line of csv: {error}"
-    if len(fields) != expected:
-        return fields, f"expected {expected} values, found {len(fields)}; is the line cut?"
-    return fields, None
+    if len(values) != width and _as_text(values)[1] is None:
+        return values, f"expected {width} values, found {len(values)}; is the line cut?"
+    return _as_text(values)
+
+
+def _as_text(values: list[str]) -> _Fields:
+    """Values again, if all their bytes were UTF-8."""
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError:
+        return [], "the line is not UTF-8"
+    return values, None
 
 
 def _header(path: Path) -> tuple[list[str], int]:
-    """Names in the first line of a csv, and the bytes that it takes."""
+    """Names in the first row of a csv, and the bytes that it takes."""
     try:
         with path.open("rb") as file:
-            line = file.readline(2**20)
-        [names] = csv.reader([line.decode("utf-8-sig")], strict=True)
-    except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
+            lines = file.read(_ROW_BYTES).split(b"\n")
+        text = [
+            lines[0].decode("utf-8-sig"),
+            *(line.decode(errors="replace") for line in lines[1:]),
+        ]
+        reader = csv.reader((line + "\n" for line in text), strict=True)
+        if not (names := next(reader)):
+            raise ValueError("the first line is empty")
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(
             f"{path}: cannot be read as a csv in UTF-8 with names in its first line: {error}",
             path=str(path),
         ) from error
-    return names, len(line)
+    return names, sum(len(line) + 1 for line in lines[: reader.line_num])

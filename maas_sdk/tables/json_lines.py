@@ -1,107 +1,93 @@
-"""Rows out of JSON lines: an object for each row, or the value itself for a program of one input.
+"""Rows of JSON lines: an object for each row, or the value itself where there is one input.
 
-The rule it keeps: a line is a row. What is wrong with it (no JSON, a field that is missing, text
-where numbers belong) is said of that row, and the others are answered.
+A line is a row. What is wrong with it (no JSON, a field that is missing, text where numbers belong)
+makes that row bad, and no other.
 
 Dimension letters: N rows of a block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
 
 import numpy as np
 
-from maas_sdk.batch.config import BatchConfig
 from maas_sdk.errors import InputError
-from maas_sdk.tables.chunk import Chunk, chunk_of
-from maas_sdk.tables.columns import ROW, ColumnMap, layout_of
+from maas_sdk.tables.columns import NAMELESS, ReadOptions
 from maas_sdk.tables.json_codec import decode_line
 from maas_sdk.tables.lines import blocks, lines_of
-from maas_sdk.tables.values import fit_each, shown
-from maas_sdk.tensors import Array, Signature
+from maas_sdk.tables.table import Piece, Table
+from maas_sdk.tables.values import shown
+from maas_sdk.tensors import Array, TensorSpec
 
 __all__ = ["JsonLinesFile"]
 
-# The value of a row that is one: JSON has no such name.
-_BARE: Final = ""
 
-
-class JsonLinesFile:
-    """A .jsonl file: a ``Source``. Its first row says which fields there are.
+class JsonLinesFile(Table):
+    """A .jsonl file. Its first row says which fields there are.
 
     Keys are text: a whole number under the key's name is written as its digits.
     """
 
-    def __init__(
-        self, path: Path, signature: Signature, config: BatchConfig, *, chunk_rows: int
-    ) -> None:
-        """Arguments and errors are those of ``open_source``; a chunk is a block of lines."""
-        del chunk_rows
-        self._path = path
-        self._finite = config.finite
-        self._layout, self._bare = _layout(path, signature, config)
-        self.key = ROW if self._layout.key is None else self._layout.key
-        self.rows: int | None = None
+    def select(
+        self, specs: Mapping[str, TensorSpec], options: ReadOptions, *, chunk_rows: int
+    ) -> Self:
+        """As ``Table.select``; a chunk is a block of lines, whatever ``chunk_rows`` is."""
+        self.names = self._names(specs, options)
+        return super().select(specs, options, chunk_rows=chunk_rows)
 
-    def read(self, first: int) -> Iterator[Chunk]:
-        """As ``Source.read``: always from the first row on."""
+    def _open(self) -> None:
+        """Names come with the selection: a field that the first row lacks, others may have."""
+
+    def _check(self) -> None:
+        """Values are looked at row by row."""
+
+    def _pieces(self, first: int) -> Iterator[Piece]:
+        """Always from the first row on: only reading tells where a row begins."""
+        del first
         row = 0
-        for block, share in blocks(self._path):
+        for block, share in blocks(self.path):
             if lines := lines_of(block):
-                yield self._chunk(row, lines, share)
+                yield self._piece(row, lines, share)
                 row += len(lines)
 
-    def _chunk(self, first: int, lines: list[bytes], share: float) -> Chunk:
-        flaws: dict[int, str] = {}
-        rows: list[dict[str, Any]] = []
-        for place, line in enumerate(lines):
-            row, flaw = _row(line, bare=self._bare)
-            rows.append(row)
-            if flaw:
-                flaws[place] = flaw
-        inputs = {name: self._input(name, rows, flaws) for name in self._layout.specs}
-        keys = None if self._layout.key is None else _keys(self._layout.key, rows, flaws)
-        return chunk_of(first, len(rows), inputs, keys, flaws, share=share)
+    def _piece(self, first: int, lines: list[bytes], share: float) -> Piece:
+        found = [_row(line, bare=self.names == [NAMELESS]) for line in lines]
+        rows = [row for row, _ in found]
+        flaws = {place: flaw for place, (_, flaw) in enumerate(found) if flaw}
+        columns: dict[str, Any] = {}
+        key = self.columns.key
+        for column in [column for item in self.columns.fields for column in item.columns]:
+            for place, row in enumerate(rows):
+                if column not in row:
+                    flaws.setdefault(place, f"field {column!r} is missing")
+            columns[column] = [row.get(column) for row in rows]
+        if key is not None:
+            columns[key] = _keys(key, rows, flaws)
+        return Piece(first, len(rows), columns, flaws, share)
 
-    def _input(self, name: str, rows: list[dict[str, Any]], flaws: dict[int, str]) -> Array:
-        """An input of the block's rows, [N, …]."""
-        columns = self._layout.columns[name]
-        values: list[Any] = []
-        for place, row in enumerate(rows):
-            missing = [column for column in columns if column not in row]
-            if missing:
-                flaws.setdefault(place, f"field {missing[0]!r} is missing")
-            found = [row.get(column) for column in columns]
-            values.append(found[0] if len(found) == 1 else found)
-        return fit_each(name, values, self._layout.specs[name], flaws, finite=self._finite)
-
-
-def _layout(path: Path, signature: Signature, config: BatchConfig) -> tuple[ColumnMap, bool]:
-    """The layout that the first row which is one gives, and whether rows are bare values."""
-    for block, _ in blocks(path):
-        found = [_row(line, bare=len(signature.inputs) == 1) for line in lines_of(block)]
-        rows = [row for row, flaw in found if not flaw]
-        if not rows:
-            continue
-        if _BARE in rows[0] and len(rows[0]) == 1:
-            bare = {**dict.fromkeys(signature.inputs, (_BARE,)), **config.columns}
-            return layout_of(path, [_BARE], signature, replace(config, columns=bare)), True
-        # A field that this row lacks, others may have.
-        named = [name for name in signature.inputs if any(name in row for row in rows)]
-        named += [column for columns in config.columns.values() for column in columns]
-        names = dict.fromkeys([*rows[0], *named, *([config.key] if config.key else [])])
-        return layout_of(path, list(names), signature, config), False
-    raise InputError(
-        f"{path}: expected a JSON object in each line, found no line that is one", path=str(path)
-    )
+    def _names(self, specs: Mapping[str, TensorSpec], options: ReadOptions) -> list[str]:
+        """The fields of the first row that is one, and those that other rows have of the wanted."""
+        for block, _ in blocks(self.path):
+            found = [_row(line, bare=len(specs) == 1) for line in lines_of(block)]
+            rows = [row for row, flaw in found if not flaw]
+            if not rows:
+                continue
+            if NAMELESS in rows[0] and len(rows[0]) == 1:
+                return [NAMELESS]
+            wanted = [name for name in specs if any(name in row for row in rows)]
+            wanted += [column for columns in options.columns.values() for column in columns]
+            wanted += [options.key] if options.key is not None else []
+            return list(dict.fromkeys([*rows[0], *wanted]))
+        raise InputError(
+            f"{self.path}: expected a JSON object in each line, found no line that is one",
+            path=str(self.path),
+        )
 
 
 def _row(line: bytes, *, bare: bool) -> tuple[dict[str, Any], str | None]:
-    """A line as fields, or why it is not: JSON's nonsense is never an exception here."""
+    """A line as fields, or why it is none: JSON's nonsense is never an exception here."""
     try:
         row = decode_line(line)
     except UnicodeDecodeError:
@@ -111,7 +97,7 @@ def _row(line: bytes, *, bare: bool) -> tuple[dict[str, Any], str | None]:
     if isinstance(row, dict):
         return row, None
     if bare and not isinstance(row, str) and row is not None:
-        return {_BARE: row}, None
+        return {NAMELESS: row}, None
     return {}, f"expected a JSON object, found {shown(row)}"
 
 

@@ -1,8 +1,7 @@
-"""Rows out of .npy and .npz files, a piece at a time.
+"""Rows of .npy and .npz files, a piece at a time.
 
-The rule it keeps: files are read, not mapped, so that memory holds what is worked on and nothing
-else; nothing in them is ever executed (no pickles). An .npz is checked against its own sums before
-its first row is answered.
+Files are read, not mapped, so that memory holds what is worked on and nothing else; nothing in them
+is ever executed (no pickles). An .npz is checked against its own sums before its first row.
 
 Dimension letters: N rows.
 """
@@ -10,20 +9,19 @@ Dimension letters: N rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
-from maas_sdk.batch.config import BatchConfig
 from maas_sdk.errors import ConfigError, InputError
-from maas_sdk.tables.chunk import Chunk, chunk_of
-from maas_sdk.tables.columns import ROW, layout_of
+from maas_sdk.tables.columns import NAMELESS, ReadOptions
+from maas_sdk.tables.table import Piece, Table
 from maas_sdk.tables.values import fit
-from maas_sdk.tensors import Array, Signature
+from maas_sdk.tensors import Array, TensorSpec
 
 if TYPE_CHECKING:
     from zipfile import ZipFile
@@ -48,130 +46,113 @@ class _Header:
         return self.dtype.itemsize * math.prod(self.shape[1:])
 
 
-class NpyFile:
-    """An array [N, …] in a file of its own: a ``Source`` for programs with one input."""
+class NpyFile(Table):
+    """An array [N, …] in a file of its own, for one input."""
 
-    def __init__(
-        self, path: Path, signature: Signature, config: BatchConfig, *, chunk_rows: int
-    ) -> None:
-        """Arguments and errors are those of ``open_source``."""
-        if config.key is not None or config.columns or config.ignore:
+    def select(
+        self, specs: Mapping[str, TensorSpec], options: ReadOptions, *, chunk_rows: int
+    ) -> Self:
+        """As ``Table.select``; there is nothing to choose."""
+        if options.key is not None or options.columns or options.ignore:
             raise ConfigError(
-                f"{path} holds one array without a name: it has no columns and no keys to choose; "
-                "put the arrays into an .npz under their names"
+                f"{self.path} holds one array without a name: it has no columns and no keys to "
+                "choose; put the arrays into an .npz under their names"
             )
-        if len(signature.inputs) != 1:
+        if len(specs) != 1:
             raise InputError(
-                f"{path} holds one array, the program has inputs {', '.join(signature.inputs)}: "
+                f"{self.path} holds one array, the program has inputs {', '.join(specs)}: "
                 "put them in an .npz under these names",
-                path=str(path),
+                path=str(self.path),
             )
-        self._path = path
-        [(self._input, self._spec)] = signature.inputs.items()
-        self._finite = config.finite
-        self._chunk_rows = chunk_rows
-        with path.open("rb") as file:
-            self._header = header = _header(file, str(path))
-        _check_size(path.stat().st_size - header.offset, header, str(path))
-        self.key = ROW
-        self.rows: int | None = header.shape[0]
-        # Whether the rows fit at all is found out here, from none of them.
-        fit(
-            self._input,
-            np.empty((0, *header.shape[1:]), header.dtype),
-            self._spec,
-            {},
-            finite=False,
-        )
+        return super().select(specs, options, chunk_rows=chunk_rows)
 
-    def read(self, first: int) -> Iterator[Chunk]:
-        """As ``Source.read``."""
+    def _open(self) -> None:
+        with self.path.open("rb") as file:
+            self._header = header = _header(file, str(self.path))
+        _check_size(self.path.stat().st_size - header.offset, header, str(self.path))
+        self.names = [NAMELESS]
+        self.rows = header.shape[0]
+
+    def _check(self) -> None:
+        [item] = self.columns.fields
+        fit(item, _none(self._header), {}, finite=False)
+
+    def _pieces(self, first: int) -> Iterator[Piece]:
         header, total = self._header, self._header.shape[0]
-        with self._path.open("rb", buffering=0) as file:
+        with self.path.open("rb", buffering=0) as file:
             file.seek(header.offset + first * header.row_bytes)
-            for start in range(first, total, self._chunk_rows):
-                stop = min(start + self._chunk_rows, total)
-                values = _take(file, header, stop - start, str(self._path), start)
-                flaws: dict[int, str] = {}
-                inputs = {
-                    self._input: fit(self._input, values, self._spec, flaws, finite=self._finite)
-                }
-                yield chunk_of(start, stop - start, inputs, None, flaws, share=stop / total)
+            for start in range(first, total, self.chunk_rows):
+                stop = min(start + self.chunk_rows, total)
+                values = _take(file, header, stop - start, str(self.path), start)
+                yield Piece(start, stop - start, {NAMELESS: values}, {}, stop / total)
 
 
-class NpzFile:
-    """Arrays [N, …] by name: a ``Source``. Keys are an array of integers or text."""
+class NpzFile(Table):
+    """Arrays [N, …] by name. Keys are an array of integers or text."""
 
-    def __init__(
-        self, path: Path, signature: Signature, config: BatchConfig, *, chunk_rows: int
-    ) -> None:
-        """Arguments and errors are those of ``open_source``."""
-        self._path = path
-        self._chunk_rows = chunk_rows
-        self._finite = config.finite
-        with _opened(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
-            if names == ["arr_0"] and len(signature.inputs) == 1 and not config.columns:
-                # np.savez(path, x) calls its only array arr_0, which nobody meant as a name.
-                config = replace(config, columns={next(iter(signature.inputs)): ("arr_0",)})
-            self._layout = layout = layout_of(path, names, signature, config)
-            self._headers = {}
-            for name in layout.names:
-                where = f"{path}: array {name!r}"
+    def select(
+        self, specs: Mapping[str, TensorSpec], options: ReadOptions, *, chunk_rows: int
+    ) -> Self:
+        """As ``Table.select``."""
+        if self.names == ["arr_0"] and len(specs) == 1 and not options.columns:
+            # np.savez(path, x) calls its only array arr_0, which nobody meant as a name.
+            options = replace(options, columns={next(iter(specs)): ("arr_0",)})
+        return super().select(specs, options, chunk_rows=chunk_rows)
+
+    def _open(self) -> None:
+        with _opened(self.path) as archive:
+            self.names = [name.removesuffix(".npy") for name in archive.namelist()]
+
+    def _check(self) -> None:
+        self._headers: dict[str, _Header] = {}
+        with _opened(self.path) as archive:
+            for name in self.columns.names:
+                where = f"{self.path}: array {name!r}"
                 with archive.open(f"{name}.npy") as member:
                     self._headers[name] = header = _header(member, where)
                 size = archive.getinfo(f"{name}.npy").file_size
                 _check_size(size - header.offset, header, where)
-            _check_sums(archive, layout.names, path)
+            _check_sums(archive, self.columns.names, self.path)
         counts = {name: header.shape[0] for name, header in self._headers.items()}
         if len(set(counts.values())) > 1:
             raise InputError(
-                f"{path}: expected arrays of the same number of rows, found "
+                f"{self.path}: expected arrays of the same number of rows, found "
                 + ", ".join(f"{name} {count}" for name, count in counts.items()),
-                path=str(path),
+                path=str(self.path),
             )
-        self.rows: int | None = next(iter(counts.values()))
-        self.key = ROW if layout.key is None else layout.key
-        if layout.key is not None:
-            header = self._headers[layout.key]
+        self.rows = next(iter(counts.values()))
+        if (key := self.columns.key) is not None:
+            header = self._headers[key]
             if header.dtype.kind not in "iuUS" or len(header.shape) != 1:
                 raise InputError(
-                    f"{path}: keys {layout.key!r}: expected integers or text [N], found "
+                    f"{self.path}: keys {key!r}: expected integers or text [N], found "
                     f"{header.dtype}{list(header.shape)}",
-                    path=str(path),
+                    path=str(self.path),
                 )
-        self._inputs({n: _none(header) for n, header in self._headers.items()}, {})
+        for item in self.columns.fields:
+            parts = [_none(self._headers[column]) for column in item.columns]
+            fit(item, parts[0] if len(parts) == 1 else np.stack(parts, 1), {}, finite=False)
 
-    def read(self, first: int) -> Iterator[Chunk]:
-        """As ``Source.read``; what lies before the first row is unpacked and dropped."""
+    def _pieces(self, first: int) -> Iterator[Piece]:
+        """What lies before the first row is unpacked and dropped."""
         total = self.rows or 0
-        with _opened(self._path) as archive, ExitStack() as stack:
+        with _opened(self.path) as archive, ExitStack() as stack:
             members = {}
             for name, header in self._headers.items():
                 member = stack.enter_context(archive.open(f"{name}.npy"))
                 member.seek(header.offset + first * header.row_bytes)
                 members[name] = member
-            for start in range(first, total, self._chunk_rows):
-                count = min(self._chunk_rows, total - start)
+            for start in range(first, total, self.chunk_rows):
+                count = min(self.chunk_rows, total - start)
                 arrays = {
                     name: _take(
-                        member, self._headers[name], count, f"{self._path}: array {name!r}", start
+                        member, self._headers[name], count, f"{self.path}: array {name!r}", start
                     )
                     for name, member in members.items()
                 }
-                flaws: dict[int, str] = {}
-                inputs = self._inputs(arrays, flaws)
-                keys = None if self._layout.key is None else _keys(arrays[self._layout.key])
-                share = (start + count) / total
-                yield chunk_of(start, count, inputs, keys, flaws, share=share)
-
-    def _inputs(self, arrays: dict[str, Array], flaws: dict[int, str]) -> dict[str, Array]:
-        found = {}
-        for name, columns in self._layout.columns.items():
-            parts = [arrays[column] for column in columns]
-            values = parts[0] if len(parts) == 1 else np.stack(parts, axis=1)
-            found[name] = fit(name, values, self._layout.specs[name], flaws, finite=self._finite)
-        return found
+                if (key := self.columns.key) is not None:
+                    arrays[key] = _keys(arrays[key])
+                yield Piece(start, count, arrays, {}, (start + count) / total)
 
 
 def _none(header: _Header) -> Array:

@@ -1,34 +1,30 @@
-"""What a batch prediction reads: a file's rows as chunks that fit the program.
-
-The rule it keeps: a source that opens has the columns that the program needs; what is wrong with
-single rows is found while they are read, and is theirs alone. Memory holds a few chunks, however
-large the file is.
-"""
+"""Files, and folders of images, opened by what their names end in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
-from maas_sdk.batch.config import BatchConfig
 from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.tables.chunk import Chunk
+from maas_sdk.tables.columns import ReadOptions
 from maas_sdk.tables.csv_file import CsvFile
-from maas_sdk.tables.images import PICTURES, Images
+from maas_sdk.tables.images import IMAGE_SUFFIXES, Images
 from maas_sdk.tables.json_lines import JsonLinesFile
 from maas_sdk.tables.numpy_file import NpyFile, NpzFile
 from maas_sdk.tables.parquet_file import ParquetFile
-from maas_sdk.tensors import Signature
+from maas_sdk.tables.table import Table
+from maas_sdk.tensors import TensorSpec
 
-__all__ = ["SUFFIXES", "RowSource", "open_source"]
+__all__ = ["SUFFIXES", "RowSource", "open_table"]
 
 
 class RowSource(Protocol):
-    """An input that has been opened.
+    """A file that has been opened.
 
     Attributes:
-        key: name of the column that answers stand beside: "row" where it is the row's number.
+        key: name of the column of keys: "row" where they are the rows' numbers.
         rows: how many there are, where that is known before all have been read.
     """
 
@@ -36,7 +32,7 @@ class RowSource(Protocol):
     rows: int | None
 
     def read(self, first: int) -> Iterator[Chunk]:
-        """The rows in their order, from number ``first`` on, or from before it.
+        """Yield the rows in their order, from number ``first`` on, or from before it.
 
         Raises:
             InputError: the file turns out to be cut or damaged; the message says from which row.
@@ -44,29 +40,28 @@ class RowSource(Protocol):
         ...
 
 
-_KINDS: Final[dict[str, Callable[..., RowSource]]] = {
+_KINDS: Final[dict[str, Callable[[Path], Table]]] = {
     ".npy": NpyFile,
     ".npz": NpzFile,
     ".parquet": ParquetFile,
     ".csv": CsvFile,
     ".jsonl": JsonLinesFile,
     ".ndjson": JsonLinesFile,
-    **dict.fromkeys(PICTURES, Images),
 }
 
 # Endings of all files that can be read.
-SUFFIXES: Final = tuple(_KINDS)
+SUFFIXES: Final = (*_KINDS, *IMAGE_SUFFIXES)
 
 
-def open_source(
-    path: Path, signature: Signature, config: BatchConfig, *, chunk_rows: int
+def open_table(
+    path: Path, specs: Mapping[str, TensorSpec], options: ReadOptions, *, chunk_rows: int
 ) -> RowSource:
-    """Open an input by what its name ends in.
+    """Open a file by what its name ends in.
 
     Args:
         path: .npy, .npz, .parquet, .csv, .jsonl, an image, or a folder of images.
-        signature: of the program that rows are read for.
-        config: columns, keys and what else bears on reading.
+        specs: of the inputs that rows are read for, [None, …] each.
+        options: columns, keys and what else bears on reading.
         chunk_rows: N, rows that are read at a time where a file can be read by rows.
 
     Raises:
@@ -74,13 +69,13 @@ def open_source(
         ConfigError: another kind of file; options that do not go with this kind; a package that is
             not installed.
     """
-    if path.is_dir():
-        return Images(path, signature, config, chunk_rows=chunk_rows)
+    suffix = path.suffix.lower()
+    if path.is_dir() or (path.is_file() and suffix in IMAGE_SUFFIXES):
+        return Images(path, specs, options, chunk_rows=chunk_rows)
     if not path.is_file():
         raise InputError(f"{path}: no such file or folder", path=str(path))
-    kind = _KINDS.get(path.suffix.lower())
-    if kind is None:
+    if suffix not in _KINDS:
         raise ConfigError(
             f"{path}: expected a file that ends in {', '.join(SUFFIXES)}, or a folder of images"
         )
-    return kind(path, signature, config, chunk_rows=chunk_rows)
+    return _KINDS[suffix](path).select(specs, options, chunk_rows=chunk_rows)

@@ -1,8 +1,8 @@
-"""Rows out of a parquet file, a few at a time.
+"""Rows of a parquet file, a few at a time, or a row group at a time.
 
-The rule it keeps: types are the file's and are checked before its first row is read; a value that
-is missing, or a list of another length, is the flaw of its row. Pages are held to their checksums
-where the writer left some.
+Types are the file's and are checked before its first row is read; a value that is missing, or a
+list of another length, makes its row bad. Pages are held to their checksums where the writer left
+some.
 
 Dimension letters: N rows of a chunk.
 """
@@ -15,124 +15,130 @@ from typing import Any
 
 import numpy as np
 
-from maas_sdk.batch.config import BatchConfig
 from maas_sdk.errors import InputError
-from maas_sdk.tables.arrow import array_of, arrow, is_list, is_number, is_text
-from maas_sdk.tables.chunk import Chunk, chunk_of
-from maas_sdk.tables.columns import ROW, layout_of
-from maas_sdk.tables.values import fit, fit_each
-from maas_sdk.tensors import Array, Signature
+from maas_sdk.tables.arrow import array_of, arrow, as_numbers, is_list, is_number, is_text
+from maas_sdk.tables.chunk import Chunk
+from maas_sdk.tables.table import Piece, Table
+from maas_sdk.tensors import Array
 
 __all__ = ["ParquetFile"]
 
 
-class ParquetFile:
-    """A .parquet file: a ``Source``. Keys are a column of integers or text."""
+class ParquetFile(Table):
+    """A .parquet file. Keys are a column of integers or text.
 
-    def __init__(
-        self, path: Path, signature: Signature, config: BatchConfig, *, chunk_rows: int
-    ) -> None:
-        """Arguments and errors are those of ``open_source``."""
-        self._path = path
-        self._chunk_rows = chunk_rows
-        self._finite = config.finite
+    Attributes:
+        ends: int64[G], the number of the row behind each row group.
+        schema: arrow's.
+    """
+
+    def _open(self) -> None:
         read = arrow().parquet.ParquetFile
         try:
             # Not mapped, and not the whole row group at once.
-            self._table = read(path, page_checksum_verification=True, memory_map=False)
-            schema = self._table.schema_arrow
-            metadata = self._table.metadata
+            self._file = read(self.path, page_checksum_verification=True, memory_map=False)
+            self.schema = self._file.schema_arrow
+            metadata = self._file.metadata
             sizes = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
         except Exception as error:
-            raise _damaged(path, error) from error
-        self._layout = layout_of(path, schema.names, signature, config)
-        for name in self._layout.names:
-            self._check_type(name, schema.field(name).type)
-        # Row group g holds the rows self._ends[g - 1] to before self._ends[g].
-        self._ends = np.cumsum(np.array(sizes, np.int64))
-        self.rows: int | None = int(self._ends[-1]) if len(sizes) else 0
-        if not self.rows:
-            raise InputError(f"{path}: the table has no rows", path=str(path))
-        self.key = ROW if self._layout.key is None else self._layout.key
+            raise _damaged(self.path, error) from error
+        self.names = list(self.schema.names)
+        self.ends: Array = np.cumsum(np.array(sizes, np.int64))
+        if not sizes or min(sizes) < 0 or self.ends[-1] < 1:
+            raise InputError(f"{self.path}: the table has no rows", path=str(self.path))
+        self.rows = self._total = int(self.ends[-1])
 
-    def read(self, first: int) -> Iterator[Chunk]:
-        """As ``Source.read``: from the first row of a row group on."""
-        total = self.rows or 0
-        group = int(np.searchsorted(self._ends, first, side="right"))
-        row = int(self._ends[group - 1]) if group else 0
+    def _check(self) -> None:
+        types = arrow().types
+        for item in self.columns.fields:
+            for name in item.columns:
+                kind = self.schema.field(name).type
+                inner = kind
+                while is_list(inner) and len(item.columns) == 1:
+                    inner = inner.value_type
+                if not is_number(inner):
+                    lists = ", or lists of numbers" if len(item.columns) == 1 else ""
+                    raise _other_type(self.path, name, f"numbers{lists}", kind)
+        if (key := self.columns.key) is not None:
+            kind = self.schema.field(key).type
+            if not (types.is_integer(kind) or is_text(kind)):
+                raise _other_type(self.path, key, "integers or text", kind)
+
+    def first(self, group: int) -> int:
+        """Return the number of a row group's first row."""
+        return int(self.ends[group - 1]) if group else 0
+
+    def group(self, group: int) -> Chunk:
+        """Return a row group as one chunk. Not for two threads at once.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        first = self.first(group)
         try:
-            batches = self._table.iter_batches(
-                batch_size=self._chunk_rows,
-                row_groups=range(group, len(self._ends)),
-                columns=self._layout.names,
+            table = self._file.read_row_group(group, columns=self.columns.names, use_threads=False)
+            if table.num_rows != self.ends[group] - first:
+                raise EOFError(f"row group {group} has {table.num_rows} rows")
+            return self._chunk(self._piece(first, table.combine_chunks()))
+        except Exception as error:
+            raise _damaged(self.path, f"from row {first} on: {error}") from error
+
+    def _pieces(self, first: int) -> Iterator[Piece]:
+        """From the first row of a row group on."""
+        group = int(np.searchsorted(self.ends, first, side="right"))
+        row = self.first(group)
+        try:
+            batches = self._file.iter_batches(
+                batch_size=self.chunk_rows,
+                row_groups=range(group, len(self.ends)),
+                columns=self.columns.names,
                 use_threads=False,
             )
             for batch in batches:
-                yield self._chunk(row, batch, total)
+                yield self._piece(row, batch)
                 row += batch.num_rows
-            if row != total:
-                raise EOFError(f"rows {row} to {total} are not there")
-        except InputError:
-            raise
+            if row != self._total:
+                raise EOFError(f"rows {row} to {self._total} are not there")
         except Exception as error:
-            raise _damaged(self._path, f"from row {row} on: {error}") from error
+            raise _damaged(self.path, f"from row {row} on: {error}") from error
 
-    def _chunk(self, first: int, batch: Any, total: int) -> Chunk:
+    def _piece(self, first: int, batch: Any) -> Piece:
         flaws: dict[int, str] = {}
+        columns: dict[str, Any] = {}
+        for item in self.columns.fields:
+            for name in item.columns:
+                column = as_numbers(_one(batch.column(name)))
+                array = array_of(column)
+                columns[name] = column.to_pylist() if array is None else array
+        if (key := self.columns.key) is not None:
+            columns[key] = _keys(key, _one(batch.column(key)), flaws)
         rows = batch.num_rows
-        keys = self._keys(batch, flaws)
-        inputs = {
-            name: self._input(name, [batch.column(column) for column in columns], flaws)
-            for name, columns in self._layout.columns.items()
-        }
-        return chunk_of(first, rows, inputs, keys, flaws, share=(first + rows) / total)
+        return Piece(first, rows, columns, flaws, (first + rows) / self._total)
 
-    def _input(self, name: str, columns: list[Any], flaws: dict[int, str]) -> Array:
-        """An input of the program, [N, …]."""
-        spec = self._layout.specs[name]
-        arrays = [array_of(column) for column in columns]
-        whole = [array for array in arrays if array is not None]
-        if len(whole) == len(columns):
-            values = whole[0] if len(whole) == 1 else np.stack(whole, axis=1)
-            try:
-                return fit(name, values, spec, flaws, finite=self._finite)
-            except InputError:
-                pass  # lists of another length: whether of all rows is not known
-        lists = [column.to_pylist() for column in columns]
-        each = lists[0] if len(lists) == 1 else [list(row) for row in zip(*lists, strict=True)]
-        return fit_each(name, each, spec, flaws, finite=self._finite)
 
-    def _keys(self, batch: Any, flaws: dict[int, str]) -> Array | None:
-        """The chunk's keys, [N] of int64, uint64 or text."""
-        if self._layout.key is None:
-            return None
-        found = batch.column(self._layout.key).to_pylist()
-        for place, key in enumerate(found):
-            if key is None:
-                flaws[place] = f"key {self._layout.key!r} is missing"
-        kind = batch.column(self._layout.key).type
-        missing: int | str = "" if is_text(kind) else 0
-        keys = [missing if key is None else key for key in found]
-        if is_text(kind):
-            return np.array(keys, object)
-        unsigned = arrow().types.is_unsigned_integer(kind)
-        return np.array(keys, np.uint64 if unsigned else np.int64)
+def _one(column: Any) -> Any:
+    """A column in one piece."""
+    if not hasattr(column, "combine_chunks"):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
-    def _check_type(self, name: str, kind: Any) -> None:
-        """Refuse a column that no row of can be taken from."""
-        if name == self._layout.key:
-            right, wanted = arrow().types.is_integer(kind) or is_text(kind), "integers or text"
-            inner = kind
-        else:
-            inner = kind
-            while is_list(inner):
-                inner = inner.value_type
-            right, wanted = is_number(inner), "numbers, or lists of numbers"
-        if not right:
-            raise InputError(
-                f"{self._path}: column {name!r}: expected {wanted}, found {kind}",
-                path=str(self._path),
-            )
+
+def _keys(name: str, column: Any, flaws: dict[int, str]) -> Array:
+    """The chunk's keys, [N] of int64, uint64 or text."""
+    found = column.to_pylist()
+    for place, key in enumerate(found):
+        if key is None:
+            flaws[place] = f"key {name!r} is missing"
+    missing: int | str = "" if is_text(column.type) else 0
+    keys = [missing if key is None else key for key in found]
+    if is_text(column.type):
+        return np.array(keys, object)
+    unsigned = arrow().types.is_unsigned_integer(column.type)
+    return np.array(keys, np.uint64 if unsigned else np.int64)
+
+
+def _other_type(path: Path, name: str, wanted: str, kind: Any) -> InputError:
+    return InputError(f"{path}: column {name!r}: expected {wanted}, found {kind}", path=str(path))
 
 
 def _damaged(path: Path, error: object) -> InputError:

@@ -1,8 +1,7 @@
-"""Values as they stand in a file, bent to what an input of the program is.
+"""Convert the values of a file to the dtype and shape of an input, losslessly.
 
-The rule it keeps: a value is changed only where nothing of it is lost: integers and booleans become
-floats, whole floats become integers, float64 becomes a shorter float. A row with any other value
-is flawed, with a reason that says what was expected and what stands there; its neighbours are not.
+Integers and booleans become floats, whole floats become integers, float64 becomes a shorter float.
+A row with any other value is bad, with a reason that says what was expected and what was found.
 
 Dimension letters: N rows, F numbers of a row.
 """
@@ -16,18 +15,14 @@ from typing import Any, Final
 import numpy as np
 
 from maas_sdk.errors import InputError
+from maas_sdk.tables.columns import Field
 from maas_sdk.tensors import BITS, Array, TensorSpec, dtype_from_name
 
-__all__ = ["fit", "fit_each", "row_size", "shown"]
+__all__ = ["fit", "fit_each", "shown"]
 
 # NumPy's letters: booleans, integers, unsigned, floats.
 _REAL: Final = "biuf"
 _SHOWN: Final = 40
-
-
-def row_size(spec: TensorSpec) -> int:
-    """F, the numbers in one row of an input."""
-    return math.prod(size or 0 for size in spec.shape[1:])
 
 
 def shown(value: object) -> str:
@@ -40,16 +35,13 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
-def fit(
-    name: str, values: Array, spec: TensorSpec, flaws: dict[int, str], *, finite: bool
-) -> Array:
-    """Numbers as an input of the program.
+def fit(item: Field, values: Array, flaws: dict[int, str], *, finite: bool) -> Array:
+    """Convert numbers to an input.
 
     Args:
-        name: of the input, for reasons.
+        item: the input.
         values: [N, …] of booleans, integers or floats (complex for complex inputs), each row F
             numbers in whatever shape.
-        spec: of the input.
         flaws: place in the chunk → reason; rows that cannot be taken are added.
         finite: NaN and infinity are flaws.
 
@@ -59,22 +51,23 @@ def fit(
     Raises:
         InputError: values of another kind, or of another F: the fault of no single row.
     """
+    spec = item.spec
     wanted = dtype_from_name(spec.dtype)
-    rows, size = len(values), row_size(spec)
+    rows, size = len(values), item.size
     if values.dtype.kind not in (_REAL + "c" if wanted.kind == "c" else _REAL):
-        raise InputError(f"input {name!r}: expected {spec}, found {values.dtype}", input=name)
+        raise InputError(f"{item.at()}: expected {spec}, found {values.dtype}", input=item.name)
     if math.prod(values.shape[1:]) != size:
         raise InputError(
-            f"input {name!r}: expected {spec}, {size} numbers in a row, found "
+            f"{item.at()}: expected {spec}, {size} numbers in a row, found "
             f"{values.dtype}{list(values.shape)}",
-            input=name,
+            input=item.name,
         )
     flat = values.reshape(rows, size)
     if spec.dtype == "bool":
         if values.dtype.kind != "b":
-            _note(flaws, (flat != 0) & (flat != 1), flat, name, "0 or 1")
+            _note(flaws, (flat != 0) & (flat != 1), flat, item, "0 or 1")
     elif spec.dtype.startswith(("int", "uint")):
-        _whole(name, flat, spec.dtype, flaws)
+        _whole(item, flat, flaws)
     if wanted == values.dtype:
         found = flat
     else:
@@ -86,18 +79,17 @@ def fit(
         with np.errstate(over="ignore", invalid="ignore"):
             doubtful = not np.isfinite(as_float.sum())
         if doubtful:
-            _note(flaws, ~np.isfinite(as_float), flat, name, f"a finite {spec.dtype}")
+            _note(flaws, ~np.isfinite(as_float), flat, item, f"a finite {spec.dtype}")
     return found.reshape(rows, *(part or 0 for part in spec.shape[1:]))
 
 
-def fit_each(
-    name: str, values: Sequence[Any], spec: TensorSpec, flaws: dict[int, str], *, finite: bool
-) -> Array:
-    """The same for N Python objects, numbers or nested lists of them, each of which may be wrong.
+def fit_each(item: Field, values: Sequence[Any], flaws: dict[int, str], *, finite: bool) -> Array:
+    """Convert N Python objects, numbers or nested lists of them, each of which may be wrong.
 
     Returns:
         [N, …] as the spec says; zeros in flawed rows. Raises nothing that a row is to blame for.
     """
+    spec = item.spec
     rows, dims = len(values), tuple(size or 0 for size in spec.shape[1:])
     try:
         together = np.asarray(values)
@@ -111,7 +103,7 @@ def fit_each(
         and together.shape[:1] == (rows,)
         and _fits(together.shape[1:], dims)
     ):
-        return fit(name, together, spec, flaws, finite=finite)
+        return fit(item, together, flaws, finite=finite)
     found = np.zeros((rows, *dims), dtype_from_name(spec.dtype))
     for place, value in enumerate(values):
         if place in flaws:
@@ -121,13 +113,13 @@ def fit_each(
         except ValueError:
             row = np.empty(0, object)
         if row.dtype.kind not in _REAL:
-            flaws[place] = f"input {name!r}: expected {_row(spec)}, found {_odd(value)}"
+            flaws[place] = f"{item.at()}: expected {_row(spec)}, found {_odd(value)}"
         elif not _fits(row.shape, dims):
             shape = f"shape {list(row.shape)}" if row.ndim else "a single number"
-            flaws[place] = f"input {name!r}: expected {_row(spec)}, found {shape}"
+            flaws[place] = f"{item.at()}: expected {_row(spec)}, found {shape}"
         else:
             mine: dict[int, str] = {}
-            found[place] = fit(name, row[None], spec, mine, finite=finite)[0]
+            found[place] = fit(item, row[None], mine, finite=finite)[0]
             if mine:
                 flaws[place] = mine[0]
     return found
@@ -153,8 +145,9 @@ def _odd(value: object) -> str:
     return shown(value)
 
 
-def _whole(name: str, flat: Array, dtype: str, flaws: dict[int, str]) -> None:
+def _whole(item: Field, flat: Array, flaws: dict[int, str]) -> None:
     """Note rows [N, F] with a value that an integer dtype does not hold."""
+    dtype = item.spec.dtype
     bits = BITS[dtype]
     low, high = (0, 2**bits - 1) if dtype[0] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     if flat.dtype.kind == "b":
@@ -162,7 +155,7 @@ def _whole(name: str, flat: Array, dtype: str, flaws: dict[int, str]) -> None:
     if flat.dtype.kind == "f":
         # high + 1 is a power of two, which floats hold exactly; NaN is in no range.
         inside = (flat >= low) & (flat < high + 1) & (flat == np.floor(flat))
-        _note(flaws, ~inside, flat, name, f"an integer, {dtype}")
+        _note(flaws, ~inside, flat, item, f"an integer, {dtype}")
         return
     info = np.iinfo(flat.dtype)
     if info.min < low or info.max > high:
@@ -171,15 +164,15 @@ def _whole(name: str, flat: Array, dtype: str, flaws: dict[int, str]) -> None:
             outside |= flat < max(low, info.min)
         if info.max > high:
             outside |= flat > min(high, info.max)
-        _note(flaws, outside, flat, name, f"{dtype}, {low} to {high}")
+        _note(flaws, outside, flat, item, f"{dtype}, {low} to {high}")
 
 
-def _note(flaws: dict[int, str], wrong: Array, flat: Array, name: str, expected: str) -> None:
+def _note(flaws: dict[int, str], wrong: Array, flat: Array, item: Field, expected: str) -> None:
     """Add the rows with a wrong value, [N, F], that have no flaw yet; the first value is named."""
+    several = len(item.columns) == 1 and flat.shape[1] > 1
     for place in np.flatnonzero(wrong.any(axis=1)).tolist():
         element = int(np.argmax(wrong[place]))
-        where = f", number {element} of {flat.shape[1]}" if flat.shape[1] > 1 else ""
+        where = f", number {element} of {flat.shape[1]}" if several else ""
         flaws.setdefault(
-            place,
-            f"input {name!r}: expected {expected}, found {flat[place, element]}{where}",
+            place, f"{item.at(element)}: expected {expected}, found {flat[place, element]}{where}"
         )

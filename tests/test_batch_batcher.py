@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maas_sdk.tables.chunk import Batcher, Chunk, chunk_of, cut
+from maas_sdk.batch.batcher import Batcher, cut
+from maas_sdk.tables.chunk import Chunk, chunk_of
 
 
 def chunk(first: int, rows: int, flawed: set[int] = frozenset()) -> Chunk:
