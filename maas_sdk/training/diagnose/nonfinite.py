@@ -22,7 +22,7 @@ from flax import nnx
 from maas_sdk.errors import InputError
 from maas_sdk.model.names import named_leaves
 from maas_sdk.training.precision import Policy
-from maas_sdk.training.step import Batch, Objective, Precise, TrainState
+from maas_sdk.training.step import Batch, MixedPrecisionModel, Objective, TrainState
 
 __all__ = ["Origin", "find_origin", "nonfinite_error"]
 
@@ -109,14 +109,14 @@ def find_origin(
     order: list[str] = []
     model = model_of(state.params)
     with _listening(model, heard, order):
-        loss, _ = objective(Precise(model, policy), batch)
+        loss, _ = objective(MixedPrecisionModel(model, policy), batch)
     if heard:
         return heard[0]
     if (found := _bad(loss)) is not None:
         return Origin(kind="loss", **found)
-    gradients = jax.grad(lambda params: objective(Precise(model_of(params), policy), batch)[0])(
-        state.params
-    )
+    gradients = jax.grad(
+        lambda params: objective(MixedPrecisionModel(model_of(params), policy), batch)[0]
+    )(state.params)
     bad = {
         path: found
         for path, leaf, *_ in named_leaves(gradients)
