@@ -34,6 +34,7 @@ LAW = {
     "errors": Floor(set(), set()),
     "tensors": Floor({"errors"}, {"numpy"}),
     "charts": Floor({"errors"}, set()),
+    "reports": Floor({"errors", "charts"}, set()),
     # formats
     "bundle": Floor(GROUND, {"numpy"}),
     "store": Floor({*GROUND, "bundle"}, {"numpy"}),
@@ -52,23 +53,23 @@ LAW = {
     "tpu": Floor({*GROUND, "hlo"}, {"numpy", "jax"}),
     "distributed": Floor({*GROUND}, {"numpy", "jax"}),
     # workshop
-    "evaluate": Floor({*GROUND, "charts"}, {"numpy", "jax", "flax"}),
+    "evaluate": Floor({*GROUND, "charts", "reports"}, {"numpy", "jax", "flax"}),
     "models": Floor({*GROUND}, {"numpy", "jax", "flax"}),
     "sharding": Floor({*GROUND, "charts", "model"}, {"numpy", "jax", "flax"}),
     "training": Floor(
-        {*GROUND, "charts", "model", "sharding"},
+        {*GROUND, "charts", "model", "reports", "sharding"},
         {"numpy", "jax", "flax", "optax", "grain", "orbax"},
     ),
     # Of the exporter it takes what times a program.
     "compress": Floor(
-        {*GROUND, "bundle", "charts", "evaluate", "export", "model"},
+        {*GROUND, "bundle", "charts", "evaluate", "export", "model", "reports"},
         {"numpy", "jax", "flax", "scipy", "optax"},
     ),
     # The workshop's one door to the service: what is exported is compiled and verified by the code
     # that will serve it. "" is the package itself, for its version.
     "export": Floor({*GROUND, "", "bundle", "model", "runtime", "tpu"}, {"numpy", "jax", "flax"}),
     "plan": Floor(
-        {*GROUND, "charts", "hlo", "model", "models", "sharding", "tpu", "training"},
+        {*GROUND, "charts", "hlo", "model", "models", "reports", "sharding", "tpu", "training"},
         {"numpy", "jax", "flax"},
     ),
     # roof
@@ -76,7 +77,8 @@ LAW = {
     "demo": Floor(
         {
             *FORMATS,
-            *("charts", "client", "compress", "deploy", "evaluate", "export", "models", "training"),
+            *("charts", "client", "compress", "deploy", "evaluate", "export", "models"),
+            *("reports", "training"),
         },
         {"numpy", "jax", "flax", "rich"},
     ),
@@ -115,6 +117,9 @@ PRIVILEGED = {
     "functions_framework": {"cli/study/demo.py", "cli/serving/bench.py", "cli/build/package.py"},
     "uvicorn": {"cli/serving/serve.py"},
     "sklearn": {"demo/digits.py"},
+    # Fills the reports' templates.
+    "jinja2": {"reports/page.py"},
+    "markupsafe": {"reports/page.py"},
     # Patches JAX while a model is traced; what it gives leaves the file as a plain module.
     "qwix": {"training/qtraining.py"},
     "PIL": {"cli/inputs/arrays.py", "training/data/images.py", "tables/images.py"},

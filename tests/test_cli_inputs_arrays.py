@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from maas_sdk.cli.inputs.arrays import read_inputs, write_outputs
-from maas_sdk.errors import ConfigError, InputError, MaasError
+from maas_sdk.errors import ConfigError, InputError, MaasError, StorageError
 from maas_sdk.tensors import Signature, TensorSpec
 
 
@@ -125,5 +125,5 @@ def test_answers_are_written_by_name(tmp_path: Path) -> None:
         assert found["z"].dtype == np.float32
     with pytest.raises(ConfigError, match="ending"):
         write_outputs(tmp_path / "y.csv", {})
-    with pytest.raises(ConfigError, match="cannot be written"):
+    with pytest.raises(StorageError, match="cannot be written"):
         write_outputs(tmp_path / "no" / "y.npz", {"y": np.ones(1)})

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_diabetes, load_iris
 
-from maas_sdk.errors import ConfigError, InputError
+from maas_sdk.errors import DependencyError, InputError
 from maas_sdk.training.data import read_csv
 
 IRIS = load_iris()
@@ -113,7 +113,7 @@ def test_without_pyarrow_the_message_says_what_to_install(
 ) -> None:
     """The exact line, as the extra is named."""
     monkeypatch.setitem(sys.modules, "pyarrow.csv", None)
-    with pytest.raises(ConfigError, match=r"pip install 'maas-sdk\[data\]'"):
+    with pytest.raises(DependencyError, match=r"pip install 'maas-sdk\[data\]'"):
         read_csv(file_of(tmp_path, TEXT), labels="species")
     with pytest.raises(InputError, match="no such file"):
         read_csv(tmp_path / "none.csv", labels="species")
