@@ -56,7 +56,7 @@ LAW = {
     "models": Floor({*GROUND}, {"numpy", "jax", "flax"}),
     "sharding": Floor({*GROUND, "charts", "model"}, {"numpy", "jax", "flax"}),
     "training": Floor(
-        {*GROUND, "charts", "model", "sharding"},
+        {*GROUND, "charts", "model", "sharding", "tables"},
         {"numpy", "jax", "flax", "optax", "grain", "orbax"},
     ),
     # Of the exporter it takes what times a program.
@@ -117,7 +117,7 @@ PRIVILEGED = {
     "sklearn": {"demo/digits.py"},
     # Patches JAX while a model is traced; what it gives leaves the file as a plain module.
     "qwix": {"training/qtraining.py"},
-    "PIL": {"cli/inputs/arrays.py", "training/data/images.py", "tables/images.py"},
+    "PIL": {"cli/inputs/arrays.py", "tables/images.py"},
     # A codec of the extra [zstd]; a bundle without such tensors is served without it.
     "zstandard": {"bundle/encoding/entropy.py"},
     # Signatures and encryption, in the extra [seal]; a plain bundle is opened without.
@@ -127,8 +127,8 @@ PRIVILEGED = {
     "google_crc32c": {"store/gcs.py"},
     # Lines of JSON, in the extra [data]; without it the standard library reads them.
     "orjson": {"tables/json_codec.py"},
-    # One door to tables in each wing that reads some, in the extra [data].
-    "pyarrow": {"training/data/labelled_table.py", "tables/arrow.py"},
+    # In the extra [data].
+    "pyarrow": {"tables/arrow.py"},
     # The quantiles of mixup's Beta distribution; jax depends on scipy anyway.
     "scipy": {"training/data/augment.py"},
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -347,7 +348,7 @@ def test_an_npy_has_no_keys(tmp_path: Path) -> None:
         opened(tmp_path / "x.npy", takes(a="float32", b="float32"))
 
 
-FIELDS = st.sampled_from(["1", "2.5", "", "x", '"', '"3"', "1e3", " 4", "é", "\x00", "nan", "_"])
+FIELDS = st.sampled_from(["1", "2.5", "", "x", '"3"', "1e3", " 4", "é", "\x00", "nan", "_"])
 LINES = st.lists(st.lists(FIELDS, max_size=4).map(",".join), max_size=8)
 
 
@@ -364,6 +365,52 @@ def test_any_csv_is_rows_or_flaws(lines, junk, ends, tmp_path_factory) -> None:
     for number, value in zip(numbers, values, strict=True):
         expected = [float(text.strip('"')) for text in found[number].decode().split(",")]
         np.testing.assert_array_equal(value, expected)
+
+
+TEXTS = st.text(st.sampled_from('a"\n\r,; é'), min_size=1, max_size=5)
+VALUES = st.sampled_from(["1", "2.5", "x", ""])
+
+
+@settings(max_examples=100)
+@given(rows=st.lists(st.tuples(TEXTS, VALUES), min_size=1, max_size=8))
+def test_a_quoted_value_may_hold_anything(rows, tmp_path_factory) -> None:
+    """As RFC 4180 has it: what ``csv`` writes is one row each, with its key, good or bad."""
+    path = tmp_path_factory.mktemp("fuzz") / "a.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("id", "x"), *rows])
+    numbers, keys, values, bad = everything(opened(path, takes(x="float64"), key="id"))
+    good = [row for row, (_, value) in enumerate(rows) if value in ("1", "2.5")]
+    assert numbers == good
+    assert keys == [rows[row][0] for row in good]
+    assert values.tolist() == [float(rows[row][1]) for row in good]
+    assert [(row.row, row.key) for row in bad] == [
+        (row, rows[row][0]) for row in range(len(rows)) if row not in good
+    ]
+
+
+def test_a_row_over_the_border_of_two_blocks_is_one(tmp_path: Path) -> None:
+    """A value with line breaks that is longer than what is read at a time."""
+    path = tmp_path / "a.csv"
+    long = "line\n" * 100_000
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [("id", "x"), *((f"{n}{long}", n) for n in range(5)), ("last", 5)]
+        )
+    numbers, keys, values, bad = everything(opened(path, takes(x="float32"), key="id"))
+    assert (numbers, bad) == (list(range(6)), [])
+    assert keys == [*(f"{n}{long}" for n in range(5)), "last"]
+    assert values.tolist() == list(range(6))
+
+
+@settings(max_examples=60)
+@given(quotes=st.lists(st.sampled_from(["1,2", '1,"', '"', '"1",2', '1,"2""']), max_size=9))
+def test_a_stray_quote_loses_no_line(quotes, tmp_path_factory) -> None:
+    """Rows are numbered without a gap, and one behind all quotes is a row again."""
+    path = tmp_path_factory.mktemp("fuzz") / "a.csv"
+    path.write_text("\n".join(["a,b", *quotes, "5,6", "7,8", ""]))
+    numbers, _, values, bad = everything(opened(path, takes(x="float64[2]")))
+    assert sorted([*numbers, *(row.row for row in bad)]) == list(range(len(numbers) + len(bad)))
+    assert values[-1].tolist() == [7, 8]
 
 
 @settings(max_examples=60)

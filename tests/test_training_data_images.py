@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from maas_sdk.errors import ConfigError, InputError
+from maas_sdk.errors import ConfigError, DependencyError, InputError
 from maas_sdk.training.data import ImageFolder, batches, load
 
 DIGITS = load_digits()
@@ -124,7 +124,7 @@ def test_what_is_no_folder_of_classes(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "a").mkdir()
     Image.new("L", (2, 2)).save(tmp_path / "a" / "1.png")
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ConfigError, match=r"pip install 'maas-sdk\[data\]'"):
+    with pytest.raises(DependencyError, match=r"pip install 'maas-sdk\[data\]'"):
         ImageFolder(tmp_path)
 
 
