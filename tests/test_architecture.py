@@ -85,7 +85,8 @@ LAW = {
             *FORMATS,
             "",
             *("batch", "charts", "client", "compress", "demo", "deploy", "evaluate", "export"),
-            *("model", "models", "plan", "runtime", "serve", "sharding", "tpu", "training"),
+            *("model", "models", "plan", "runtime", "serve", "sharding", "tables", "tpu"),
+            "training",
         },
         {"numpy", "typer", "rich", "jax"},
     ),
@@ -117,7 +118,7 @@ PRIVILEGED = {
     "sklearn": {"demo/digits.py"},
     # Patches JAX while a model is traced; what it gives leaves the file as a plain module.
     "qwix": {"training/qtraining.py"},
-    "PIL": {"cli/inputs/arrays.py", "tables/images.py"},
+    "PIL": {"tables/images.py"},
     # A codec of the extra [zstd]; a bundle without such tensors is served without it.
     "zstandard": {"bundle/encoding/entropy.py"},
     # Signatures and encryption, in the extra [seal]; a plain bundle is opened without.

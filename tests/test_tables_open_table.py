@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.tables.lines import blocks, lines_of
 from maas_sdk.tables.open_table import RowSource, open_table
 from maas_sdk.tensors import Signature, TensorSpec
+from maas_sdk.training.data import read_csv
 
 ROWS = 5000
 X = np.random.default_rng(0).random((ROWS, 4), np.float32)
@@ -231,6 +233,41 @@ def test_bad_rows_of_parquet(tmp_path: Path) -> None:
     assert [row.key for row in bad][:3] == [2, 3, 4]
 
 
+def test_decimals_of_a_parquet_are_numbers(tmp_path: Path) -> None:
+    """As databases write them: floats, whole ones exactly, also in lists; a missing one is bad."""
+    path = tmp_path / "decimals.parquet"
+    prices = pa.array([Decimal("1.25"), None, Decimal("-3.5")], pa.decimal128(10, 2))
+    counts = pa.array([Decimal(2**53 + 1), Decimal(0), Decimal(-5)], pa.decimal128(18, 0))
+    pairs = pa.array([[Decimal("1.5")] * 2] * 3, pa.list_(pa.decimal128(4, 1)))
+    pa.parquet.write_table(pa.table({"p": prices, "n": counts, "l": pairs}), path)
+    source = opened(path, takes(p="float64", n="int64", l="float32[2]"))
+    [chunk] = source.read(0)
+    assert chunk.inputs["p"].tolist() == [1.25, -3.5]
+    assert chunk.inputs["n"].tolist() == [2**53 + 1, -5]
+    assert chunk.inputs["l"].tolist() == [[1.5, 1.5]] * 2
+    assert [row.reason for row in chunk.bad] == ["input 'p': expected one float64, found null"]
+
+
+SAME = {
+    "text": ("a,b\n1,0\nx,1\n", "column 'a': expected a number, found 'x'"),
+    "nothing": ("a,b\n1,0\n,1\n", "column 'a' is empty"),
+    "not finite": ("a,b\n1,0\nnan,1\n", "column 'a': expected a finite float32, found nan"),
+    "cut": ("a,b\n1,0\n2\n", "expected 2 values, found 1; is the line cut?"),
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_training_says_of_a_file_what_batch_prediction_says(case: str, tmp_path: Path) -> None:
+    """The same reason: there the row is set aside, here it is an error with the row's number."""
+    text, reason = SAME[case]
+    path = csv_of(tmp_path / "a.csv", text)
+    [bad] = everything(opened(path, takes(x="float32[2]"), finite=True))[3]
+    assert bad.reason == reason
+    with pytest.raises(InputError) as caught:
+        read_csv(path, labels="b")
+    assert caught.value.message == f"{path}: row {bad.row + 2}, {reason}"
+
+
 @pytest.mark.parametrize("name", ["keys.parquet", "keys.npz"])
 def test_large_keys_are_exact(name: str, tmp_path: Path) -> None:
     """Unsigned ones too, which integers of 64 bits with a sign do not hold."""
@@ -279,6 +316,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], dict, str]] = {
         lambda t: csv_of(t / "a.csv", "a,b,c,d,e\n1,2,3,4,5\n"),
         {},
         r"float32\[B, 4\], 4 numbers in a row, but gets 5 columns, \['a', .*--ignore",
+    ),
+    "a csv with semicolons": (
+        lambda t: csv_of(t / "a.csv", "a;b;c;d\n1;2;3;4\n"),
+        {},
+        r"expected commas .*, found ';': write the table with the delimiter ','",
     ),
     "a column twice": (lambda t: csv_of(t / "a.csv", "a,a,b,c\n1,2,3,4\n"), {}, r"twice: \['a'\]"),
     "no such input": (

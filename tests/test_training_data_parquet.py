@@ -144,17 +144,17 @@ GOOD = {"a": [1.0, 2.0, 3.0], "b": [1, 2, 3], "y": [0, 1, 0]}
         (
             {**GOOD, "a": [1.0, 2.0, np.inf]},
             {},
-            "row 2, column 'a': expected a finite float32, found inf",
+            "row 2, column 'a': expected a finite .* found inf",
         ),
         (
             {**GOOD, "a": [1.0, 1e39, 0]},
             {},
-            r"row 1, column 'a': expected a finite float32, found 1e\+39",
+            r"row 1, column 'a': expected a finite .* found 1e\+39",
         ),
         (
             {**GOOD, "y": [0, 2**40, 0]},
             {},
-            "row 1, column 'y': expected int32, .*, found 1099511627776",
+            "row 1, column 'y': expected int32, .* found 109951162777",
         ),
         (
             {"x": [[1.0], [1.0, 2.0]], "y": [0, 1]},

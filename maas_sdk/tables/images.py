@@ -99,7 +99,7 @@ def image_size(file: Path) -> tuple[int, int]:
 
 
 def read_image(
-    file: Path, mode: str, size: tuple[int, int], *, resize: bool, scaling: str
+    file: Path, mode: str, size: tuple[int, int], *, resize: bool, scaling: str = ""
 ) -> Array:
     """Read an image the way up that viewers show it.
 
