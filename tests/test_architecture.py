@@ -57,7 +57,7 @@ LAW = {
     "models": Floor({*GROUND}, {"numpy", "jax", "flax"}),
     "sharding": Floor({*GROUND, "charts", "model"}, {"numpy", "jax", "flax"}),
     "training": Floor(
-        {*GROUND, "charts", "model", "reports", "sharding"},
+        {*GROUND, "charts", "model", "reports", "sharding", "tables"},
         {"numpy", "jax", "flax", "optax", "grain", "orbax"},
     ),
     # Of the exporter it takes what times a program.
@@ -87,7 +87,8 @@ LAW = {
             *FORMATS,
             "",
             *("batch", "charts", "client", "compress", "demo", "deploy", "evaluate", "export"),
-            *("model", "models", "plan", "runtime", "serve", "sharding", "tpu", "training"),
+            *("model", "models", "plan", "runtime", "serve", "sharding", "tables", "tpu"),
+            "training",
         },
         {"numpy", "typer", "rich", "jax"},
     ),
@@ -122,7 +123,7 @@ PRIVILEGED = {
     "markupsafe": {"reports/page.py"},
     # Patches JAX while a model is traced; what it gives leaves the file as a plain module.
     "qwix": {"training/qtraining.py"},
-    "PIL": {"cli/inputs/arrays.py", "training/data/images.py", "tables/images.py"},
+    "PIL": {"tables/images.py"},
     # A codec of the extra [zstd]; a bundle without such tensors is served without it.
     "zstandard": {"bundle/encoding/entropy.py"},
     # Signatures and encryption, in the extra [seal]; a plain bundle is opened without.
@@ -132,8 +133,8 @@ PRIVILEGED = {
     "google_crc32c": {"store/gcs.py"},
     # Lines of JSON, in the extra [data]; without it the standard library reads them.
     "orjson": {"tables/json_codec.py"},
-    # One door to tables in each wing that reads some, in the extra [data].
-    "pyarrow": {"training/data/labelled_table.py", "tables/arrow.py"},
+    # In the extra [data].
+    "pyarrow": {"tables/arrow.py"},
     # The quantiles of mixup's Beta distribution; jax depends on scipy anyway.
     "scipy": {"training/data/augment.py"},
 }

@@ -81,10 +81,10 @@ def test_a_picture_for_a_model_of_bytes_keeps_its_bytes(tmp_path: Path) -> None:
     [
         ("none.npy", None, DIGITS, "none.npy: no such file"),
         ("x.npy", b"junk", DIGITS, "not a readable .npy"),
-        ("x.npz", b"junk", DIGITS, "not a readable .npz"),
+        ("x.npz", b"junk", DIGITS, "cannot be read as an .npz"),
         ("x.json", b"{", DIGITS, "not JSON"),
         ("x.json", b'{"rows": 1}', DIGITS, "'inputs' or 'instances'"),
-        ("x.png", b"junk", DIGITS, "not a readable picture"),
+        ("x.png", b"junk", DIGITS, "cannot be read as an image"),
         ("x.png", b"junk", TWO, "put them in an .npz"),
         ("x.csv", b"1,2", DIGITS, "expected a file that ends in .npy"),
     ],
