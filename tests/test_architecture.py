@@ -35,6 +35,7 @@ LAW = {
     "tensors": Floor({"errors"}, {"numpy"}),
     "charts": Floor({"errors"}, set()),
     "reports": Floor({"errors", "charts"}, set()),
+    "children": Floor({"errors", ""}, set()),
     # formats
     "bundle": Floor(GROUND, {"numpy"}),
     "store": Floor({*GROUND, "bundle"}, {"numpy"}),
@@ -50,7 +51,7 @@ LAW = {
     # the workshop's ground
     "model": Floor({*GROUND, "bundle"}, {"numpy", "jax", "flax"}),
     "hlo": Floor({"errors"}, {"numpy"}),
-    "tpu": Floor({*GROUND, "hlo"}, {"numpy", "jax"}),
+    "tpu": Floor({*GROUND, "children", "hlo"}, {"numpy", "jax"}),
     "distributed": Floor({*GROUND}, {"numpy", "jax"}),
     # workshop
     "evaluate": Floor({*GROUND, "charts", "reports"}, {"numpy", "jax", "flax"}),
@@ -67,7 +68,9 @@ LAW = {
     ),
     # The workshop's one door to the service: what is exported is compiled and verified by the code
     # that will serve it. "" is the package itself, for its version.
-    "export": Floor({*GROUND, "", "bundle", "model", "runtime", "tpu"}, {"numpy", "jax", "flax"}),
+    "export": Floor(
+        {*GROUND, "", "bundle", "children", "model", "runtime", "tpu"}, {"numpy", "jax", "flax"}
+    ),
     "plan": Floor(
         {*GROUND, "charts", "hlo", "model", "models", "reports", "sharding", "tpu", "training"},
         {"numpy", "jax", "flax"},
