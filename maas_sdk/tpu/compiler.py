@@ -1,4 +1,4 @@
-"""The real TPU compiler, in a process beside this one that needs no TPU.
+"""The real TPU compiler, in a child process that needs no TPU.
 
 The rule it keeps: this process never loads libtpu. A child is started with libtpu on its path, gets
 jobs as a JSON file, and answers with one JSON line per job. It never outlives us: it is killed on
@@ -65,7 +65,7 @@ class CompileJob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What came of a job: a result or an error, never both."""
+    """Outcome of a job: a result or an error, never both."""
 
     job: CompileJob
     # The child's document; see ``child.compile_job``.
@@ -80,7 +80,7 @@ def compile_jobs(
     libtpu: Libtpu | None = None,
     on_answer: Callable[[Answer], None] = lambda _: None,
 ) -> tuple[Answer, ...]:
-    """Compile one after the other, in one child as long as it lives.
+    """Compile jobs one after the other, in one child as long as it lives.
 
     Args:
         jobs: what to compile.
@@ -105,7 +105,7 @@ def compile_jobs(
 
 
 def _run_child(jobs: Sequence[CompileJob], libtpu: Libtpu, timeout_s: float) -> Any:
-    """Answers until the child ends; at least one."""
+    """Return answers until the child ends; at least one."""
     with tempfile.TemporaryDirectory(prefix="maas-plan-") as folder:
         job_file, complaints = Path(folder, "jobs.json"), Path(folder, "stderr.txt")
         document = {"libtpu": str(libtpu.folder), "jobs": [_to_dict(job) for job in jobs]}
@@ -146,7 +146,7 @@ def _run_child(jobs: Sequence[CompileJob], libtpu: Libtpu, timeout_s: float) -> 
 
 
 class _Clock:
-    """Kills a child that is silent for too long."""
+    """Timer that kills a child when it is silent for too long."""
 
     def __init__(self, process: subprocess.Popen[bytes], timeout_s: float) -> None:
         self.late = False
