@@ -1,4 +1,4 @@
-"""The constants of the roofline, fitted on published runs, and how far off it is on each.
+"""Constants of the roofline, fitted to published runs, and its error on each run.
 
 The rule it keeps: ``CONSTANTS`` is what ``fit`` finds (a test compares), and ``errors`` shows every
 run, those that were fitted and those that were not.
@@ -27,7 +27,7 @@ CONSTANTS: Final = Constants(efficiency={"v5e": 0.759, "v5p": 0.819, "v6e": 0.57
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Error:
-    """A published run and what is estimated for it."""
+    """A published run and its estimate."""
 
     run: Run
     # Share of peak.
@@ -35,12 +35,12 @@ class Error:
 
     @property
     def relative(self) -> float:
-        """Of the share of peak: 0.05 is five percent too optimistic."""
+        """Relative error of the share of peak: 0.05 is five percent too optimistic."""
         return self.estimated_mfu / self.run.mfu - 1
 
 
 def predicted_mfu(run: Run, constants: Constants) -> float:
-    """The share of peak that the roofline gives a published run."""
+    """Return the share of peak that the roofline gives a published run."""
     chip = run.slice.chip
     ways = run.slice.ways(run.slice.shape)
     volume = {"kind": "all-gather", "group_size": run.slice.chips, "ways": ways}
@@ -51,7 +51,7 @@ def predicted_mfu(run: Run, constants: Constants) -> float:
 
 
 def fit(runs: Sequence[Run] = RUNS) -> Constants:
-    """The constants that fit the runs marked ``fitted`` best, on a grid of a thousandth."""
+    """Fit the constants to the runs marked ``fitted``, on a grid of a thousandth."""
     chosen = [run for run in runs if run.fitted]
     chips = sorted({run.slice.chip.name for run in chosen})
 
@@ -60,7 +60,7 @@ def fit(runs: Sequence[Run] = RUNS) -> Constants:
         return math.log(predicted_mfu(run, constants) / run.mfu) ** 2
 
     def best(chip: str, hidden: float) -> tuple[float, float]:
-        """(loss, efficiency), by thirds: the loss has one valley along the efficiency."""
+        """Return (loss, efficiency), by ternary search: the loss has one valley along it."""
         mine = [run for run in chosen if run.slice.chip.name == chip]
         low, high = 0.05, 1.0
         while high - low > 1e-4:
@@ -82,5 +82,5 @@ def fit(runs: Sequence[Run] = RUNS) -> Constants:
 
 
 def errors(constants: Constants = CONSTANTS) -> tuple[Error, ...]:
-    """Every published run beside its estimate."""
+    """Return every published run beside its estimate."""
     return tuple(Error(run=run, estimated_mfu=predicted_mfu(run, constants)) for run in RUNS)
