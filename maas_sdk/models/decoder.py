@@ -31,7 +31,7 @@ __all__ = ["Decoder", "DecoderBlock", "DecoderConfig"]
 
 
 class DecoderBlock(nnx.Module):
-    """One layer: attention, then the feed-forward layers, each added to what came in.
+    """One layer: attention, then the feed-forward layers, each with a residual connection.
 
     Args:
         config: the decoder's.
@@ -132,7 +132,7 @@ class Decoder(nnx.Module):
         self.config = config
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Logits of the token that follows each position.
+        """Return logits of the token that follows each position.
 
         Args:
             tokens: integer[B, T], each in 0 … V-1 (others give NaN), T at most
@@ -148,7 +148,7 @@ class Decoder(nnx.Module):
         return self.embed.logits(x) if self.head is None else self.head(x)
 
     def hidden(self, tokens: jax.Array) -> jax.Array:
-        """What the head sees: integer[B, T] → float[B, T, D]; see ``__call__``."""
+        """Return the head's input: integer[B, T] → float[B, T, D]; see ``__call__``."""
         tokens = jnp.asarray(tokens)
         if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise InputError(

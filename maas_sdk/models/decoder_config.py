@@ -1,4 +1,4 @@
-"""The shape of a decoder, and published ones by name.
+"""Configuration of a decoder, and published ones by name.
 
 The rule it keeps: a configuration is complete and valid, or it is a ConfigError that names the
 field; presets are what the papers and published checkpoints say, and anything may be changed:
@@ -25,7 +25,7 @@ __all__ = ["DECODER_PRESETS", "DecoderConfig"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecoderConfig:
-    """The shape of a causal language model; the defaults are a Llama's."""
+    """Configuration of a causal language model; the defaults are a Llama's."""
 
     # V.
     vocab_size: int
@@ -95,7 +95,7 @@ class DecoderConfig:
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
-        """A published shape out of ``DECODER_PRESETS``, with fields changed.
+        """Return a published shape out of ``DECODER_PRESETS``, with fields changed.
 
         Raises:
             ConfigError: no such preset or field, or a value that a field does not take.

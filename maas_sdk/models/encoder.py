@@ -30,7 +30,7 @@ __all__ = ["Encoder", "EncoderBlock", "EncoderConfig"]
 
 
 class EncoderBlock(nnx.Module):
-    """One layer: attention and feed-forward layers, each added to its input and then normed.
+    """One layer: attention and feed-forward layers, each with residual connection and norm.
 
     Args:
         config: the encoder's.
@@ -138,7 +138,7 @@ class Encoder(nnx.Module):
         types: jax.Array | None = None,
         mask: jax.Array | None = None,
     ) -> jax.Array:
-        """Logits of the row's class, or of each position's token.
+        """Return logits of the row's class, or of each position's token.
 
         Args:
             tokens: integer[B, T], each in 0 … V-1 (others give NaN), T at most
@@ -170,7 +170,7 @@ class Encoder(nnx.Module):
         types: jax.Array | None = None,
         mask: jax.Array | None = None,
     ) -> jax.Array:
-        """What the heads see: integer[B, T] → float[B, T, D]; see ``__call__``."""
+        """Return the heads' input: integer[B, T] → float[B, T, D]; see ``__call__``."""
         tokens = jnp.asarray(tokens)
         if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise InputError(

@@ -1,4 +1,4 @@
-"""The shape of an encoder, and published ones by name.
+"""Configuration of an encoder, and published ones by name.
 
 The rule it keeps: a configuration is complete and valid, or it is a ConfigError that names the
 field. Dimension letters: see ``encoder``.
@@ -20,7 +20,7 @@ __all__ = ["ENCODER_PRESETS", "EncoderConfig"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderConfig:
-    """The shape of a bidirectional encoder; the defaults are BERT's."""
+    """Configuration of a bidirectional encoder; the defaults are BERT's."""
 
     # V.
     vocab_size: int = 30522
@@ -71,7 +71,7 @@ class EncoderConfig:
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
-        """A published shape out of ``ENCODER_PRESETS``, with fields changed.
+        """Return a published shape out of ``ENCODER_PRESETS``, with fields changed.
 
         Raises:
             ConfigError: no such preset or field, or a value that a field does not take.
@@ -80,7 +80,7 @@ class EncoderConfig:
 
 
 def _shape(layers: int, features: int, **others: Any) -> dict[str, Any]:
-    """BERT's proportions: heads of 64 features, feed-forward layers four times as wide."""
+    """Return BERT's proportions: heads of 64 features, feed-forward layers four times as wide."""
     return {
         "layers": layers,
         "features": features,
