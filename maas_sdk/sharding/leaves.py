@@ -41,7 +41,7 @@ class ParameterSpec:
 
 
 def leaves_of(tree: Any) -> list[ParameterSpec]:
-    """The arrays (or shapes of arrays) of a pytree, in ``jax.tree.leaves``'s order.
+    """Return the arrays (or shapes of arrays) of a pytree, in ``jax.tree.leaves``'s order.
 
     Raises:
         InputError: a leaf that has no shape and dtype.
@@ -67,7 +67,7 @@ def leaves_of(tree: Any) -> list[ParameterSpec]:
 
 
 def path_text(path: tuple[Any, ...]) -> str:
-    """Keys of a path of ``jax.tree_util``, joined by "/"."""
+    """Join the keys of a path of ``jax.tree_util`` by "/"."""
     fields = ("key", "name", "idx")
     return "/".join(
         str(next((getattr(key, field) for field in fields if hasattr(key, field)), key))
@@ -80,7 +80,7 @@ def _is_box(node: Any) -> bool:
 
 
 def _inside(box: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """What a box holds, with the path inside of it: () for an array."""
+    """Yield a box's content with the path inside of it: () for an array."""
     if not _is_box(box):
         yield (), box
         return
@@ -90,7 +90,7 @@ def _inside(box: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
 
 
 def _annotation(box: Any) -> tuple[Any, ...] | None:
-    """Names of dimensions: nnx's ``out_sharding`` (once ``sharding``), linen's ``names``."""
+    """Return dimensions' names: nnx's ``out_sharding`` (once ``sharding``), linen's ``names``."""
     if isinstance(box, nnx.Variable):
         metadata = box.get_metadata()
         axes = metadata.get("out_sharding") or metadata.get("sharding")

@@ -1,4 +1,4 @@
-"""The synchronous parameter server, with no server: every device serves its part of the weights.
+"""A synchronous parameter server without a server: every device owns a part of the weights.
 
 A parameter server (Li et al. 2014) owns master weights and optimizer state; workers fetch weights
 and send gradients. Without a server, the same three moves are collectives (ZeRO: Rajbhandari et al.
@@ -39,7 +39,7 @@ _lax: Any = jax.lax  # its collectives have no types
 
 
 class Optimizer(Protocol):
-    """An ``optax.GradientTransformation`` that treats each number of a parameter by itself.
+    """An ``optax.GradientTransformation`` that treats each number of a parameter independently.
 
     The usual ones do (sgd, momentum, adam, adamw, adagrad, rmsprop, lion). What looks at a whole
     parameter (adafactor, muon, lamb) or at all of them (clipping by the global norm) would see one
@@ -57,7 +57,7 @@ class Optimizer(Protocol):
 )
 @dataclass(frozen=True, kw_only=True)
 class ZeroState:
-    """What the owners hold."""
+    """Parts of master weights and optimizer state, as their owners hold them."""
 
     # int32[], steps taken; on every device.
     step: jax.Array
@@ -69,7 +69,7 @@ class ZeroState:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Zero:
-    """Three functions that belong together; see ``make_zero``."""
+    """Three functions made together by ``make_zero``."""
 
     # Parameters → the state of step 0, in buffers of its own.
     init: Callable[[Any], ZeroState]
@@ -88,7 +88,7 @@ def make_zero(
     compute_dtype: DTypeLike | None = None,
     clip_norm: float | None = None,
 ) -> Zero:
-    """The step, for a loss and parameters of these shapes.
+    """Make the step for a loss and parameters of these shapes.
 
     Args:
         loss_fn: (parameters, batch) → the mean loss of the batch's rows, float[]. It is called with
@@ -117,7 +117,7 @@ def make_zero(
     whole, cut = spec_of(()), batch_sharding(mesh).spec
 
     def pull(masters: Any) -> Any:
-        """Parts of one device, float[⌈S/n⌉] each, → whole parameters."""
+        """Gather parts of one device, float[⌈S/n⌉] each, into whole parameters."""
 
         def gather(part: jax.Array, like: Any) -> Any:
             full = _lax.all_gather(_cast(part, compute_dtype), axes, tiled=True)
@@ -126,7 +126,7 @@ def make_zero(
         return jax.tree.map(gather, masters, shapes)
 
     def push(gradients: Any) -> Any:
-        """Gradients of one device's rows → the mean over all devices, the part it owns."""
+        """Average gradients over all devices; return the part that this device owns."""
 
         def scatter(gradient: jax.Array, like: Any) -> Any:
             total = _lax.psum_scatter(_flat(gradient, n), axes, tiled=True)
@@ -163,7 +163,7 @@ def make_zero(
 
 
 def _flat(x: jax.Array, n: int) -> jax.Array:
-    """Any shape → [⌈S/n⌉·n], padded with zeros."""
+    """Flatten any shape to [⌈S/n⌉·n], padded with zeros."""
     return jnp.pad(x.reshape(-1), (0, -x.size % n))
 
 
