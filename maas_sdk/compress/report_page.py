@@ -1,4 +1,4 @@
-"""A quantization as a page: what it saved, what it cost, and where.
+"""HTML report of a quantization: savings, cost, and both by layer.
 
 The rule it keeps: the page draws the figures that the report holds and works out none of its own;
 of what was not measured there is no picture.
@@ -24,7 +24,7 @@ _DRAWN: Final = 24
 
 
 def report_page(report: QuantizationReport) -> str:
-    """The whole page, with pictures in it; it needs nothing else."""
+    """Return the whole page, with pictures in it; it needs no other file."""
     tiles = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(shown)}</dd></div>"
         for name, shown in _headlines(report)
@@ -160,7 +160,7 @@ def _bar(name: str, value: float, class_: str = "accent") -> Bar:
 
 
 def _largest(layers: Sequence[LayerReport]) -> list[LayerReport]:
-    """So many as can be drawn, in the order of the program."""
+    """Return the largest layers, as many as can be drawn, in the order of the program."""
     if len(layers) <= _DRAWN:
         return list(layers)
     least = sorted((layer.bytes_before for layer in layers), reverse=True)[_DRAWN - 1]
