@@ -1,4 +1,4 @@
-"""Processes that compile or run programs beside this one, and end with it.
+"""Child processes that compile or run programs, and end with this one.
 
 The rule: a child gets a job as a JSON file, answers with JSON lines on stdout, and never outlives
 us. It is killed when another child fails, on Ctrl-C and past its time; it ends by itself when the
@@ -42,7 +42,7 @@ class Child:
 
 
 def cores() -> int:
-    """Processors that this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -84,7 +84,7 @@ def run_children(
 
 
 class _Crew:
-    """The children that are alive."""
+    """The running children."""
 
     def __init__(
         self,
@@ -101,14 +101,14 @@ class _Crew:
         self._stopped = False
 
     def stop(self) -> None:
-        """Kill whoever is left; nobody starts after this."""
+        """Kill the running children and prevent new ones."""
         with self._lock:
             self._stopped = True
             for process in self._alive:
                 process.kill()
 
     def run(self, index: int, child: Child) -> dict[str, Any]:
-        """One child from start to end; its last message."""
+        """Run one child from start to end; return its last message."""
         job = self._folder / f"job-{index}.json"
         with disk_errors(job):
             job.write_text(json.dumps(child.job))
