@@ -1,4 +1,4 @@
-"""Metrics on their way from the device: packed into one array, fetched late, added up on the host.
+"""Metrics from the device: packed into one array, fetched late, added up on the host.
 
 The rule it keeps: the loop never waits for the step that it has just started. A step's metrics are
 one small array, so that they cost one transfer; they are fetched ``LAG`` steps later, when the
@@ -41,13 +41,13 @@ NAMES: Final = {"learning/learning_rate": "learning/current_learning_rate"}
 
 
 def log_name(prefix: str, metric: str) -> str:
-    """``("learning", "loss")`` → ``"learning/loss"``."""
+    """Convert ``("learning", "loss")`` to ``"learning/loss"``."""
     name = f"{prefix}/{metric}"
     return NAMES.get(name, name)
 
 
 def pack(metrics: Metrics) -> jax.Array:
-    """float32[2, M]: totals, then counts, in the order of the sorted names."""
+    """Pack metrics into float32[2, M]: totals, then counts, in the order of the sorted names."""
     chosen = [metrics[name] for name in sorted(metrics)]
     return jnp.stack(
         [
@@ -77,7 +77,7 @@ class Sums:
             self._settle()
 
     def means(self) -> dict[str, float]:
-        """By name; empty when nothing was added, NaN where no row counted."""
+        """Return means by name; empty when nothing was added, NaN where no row counted."""
         self._settle()
         found = {}
         for index, name in enumerate(self.names if self.batches else ()):
@@ -88,13 +88,13 @@ class Sums:
         return found
 
     def get_state(self) -> dict[str, Any]:
-        """JSON-able; exact, since a float64 survives JSON."""
+        """Return the state, JSON-able; exact, since a float64 survives JSON."""
         self._settle()
         last = np.asarray(self._last, np.float64)
         return {"sums": self._sums.tolist(), "last": last.tolist(), "batches": self.batches}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from a state that ``get_state`` gave."""
+        """Restore a state that ``get_state`` returned."""
         self._sums, self._last = np.asarray(state["sums"]), np.asarray(state["last"])
         self.batches, self._waiting = int(state["batches"]), []
 
@@ -105,7 +105,7 @@ class Sums:
 
 
 class Late:
-    """A queue of arrays that the device is still working on, fetched ``lag`` steps later."""
+    """A queue of arrays still being computed, fetched ``lag`` steps later."""
 
     def __init__(self, lag: int = LAG) -> None:
         self._lag = lag
@@ -116,7 +116,7 @@ class Late:
         self._queue.append((step, value, then))
 
     def settle(self, step: int) -> None:
-        """Deliver what is due at ``step``, in order."""
+        """Deliver the values due at ``step``, in order."""
         while self._queue and self._queue[0][0] <= step - self._lag:
             _, value, then = self._queue.popleft()
             then(np.asarray(value))
@@ -129,6 +129,6 @@ class Late:
 
 
 def mean_values(metrics: Metrics) -> dict[str, float]:
-    """Means by name, on the host; waits for the device. For those who take single steps."""
+    """Return means by name, on the host; waits for the device. For taking single steps."""
     fetched: dict[str, Mean] = jax.device_get(metrics)
     return {name: float(one.total) / float(one.count) for name, one in fetched.items()}

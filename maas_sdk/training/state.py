@@ -46,7 +46,7 @@ class TrainState:
 
     @property
     def judged(self) -> nnx.State[Any, Any]:
-        """The weights that are evaluated and handed out: the average where one is kept."""
+        """Weights for evaluation and return: the average where one is kept."""
         return self.params if self.ema is None else self.ema
 
 
@@ -57,7 +57,7 @@ def take_apart(
     *,
     ema: bool = False,
 ) -> tuple[nnx.GraphDef[Any], TrainState]:
-    """The module's structure, and the state that training starts from.
+    """Return the module's structure, and the initial training state.
 
     The state shares its arrays with ``model``; a step donates what it is given, so hand it a copy
     (``sharding.layout.place`` makes one) where the model is still needed.
@@ -74,7 +74,7 @@ def initial_state(
     optimizer: optax.GradientTransformation,
     ema: bool = False,
 ) -> TrainState:
-    """The state before the first step, of master weights and the module's other variables."""
+    """Return the state before the first step, of master weights and other variables."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -1,4 +1,4 @@
-"""A state as arrays with names, which is how a checkpoint knows it, and how two states differ.
+"""A checkpoint's view of a state: named arrays; and the differences between two states.
 
 The rule it keeps: a name is the path of a leaf, its keys joined by slashes, such as
 ``opt_state/0/mu/conv1/kernel``, so that what was saved from one tree is found again from another
@@ -34,7 +34,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeafSpec:
-    """What one array is, and where it shall lie."""
+    """Shape, dtype and sharding of one array."""
 
     shape: tuple[int, ...]
     # A dtype's name; of a typed random key "key<fry>" and the like.
@@ -46,13 +46,13 @@ class LeafSpec:
         return f"{self.dtype}{list(self.shape)}"
 
     def stored(self) -> jax.ShapeDtypeStruct:
-        """What it is on the disk: a typed random key is the numbers that it is made of."""
+        """Shape and dtype on disk: a typed random key is stored as numbers."""
         spec = jax.eval_shape(raw, _struct(self.shape, _dtype(self.dtype), None))
         return _struct(spec.shape, spec.dtype, self.sharding)
 
 
 def leaf_name(path: Sequence[Any]) -> str:
-    """A pytree path as a name: its keys, fields and indices joined by slashes.
+    """Return a pytree path as a name: its keys, fields and indices joined by slashes.
 
     The trailing ``value`` field that nnx puts around every variable's array is left out; a slash
     inside a key is written %2F.
@@ -65,7 +65,7 @@ def leaf_name(path: Sequence[Any]) -> str:
 
 
 def named_arrays(state: Any) -> dict[str, jax.Array]:
-    """The arrays of a pytree by name, in the tree's order.
+    """Return the arrays of a pytree by name, in the tree's order.
 
     Raises:
         ConfigError: a leaf that is no ``jax.Array``, or two of one name.
@@ -84,7 +84,7 @@ def named_arrays(state: Any) -> dict[str, jax.Array]:
 
 
 def named_specs(abstract: Any) -> dict[str, LeafSpec]:
-    """What an abstract state asks for, by name, in the tree's order.
+    """Return the specs of an abstract state by name, in the tree's order.
 
     Args:
         abstract: a pytree of ``jax.ShapeDtypeStruct`` with shardings, or of arrays, which say the
@@ -121,7 +121,7 @@ def named_specs(abstract: Any) -> dict[str, LeafSpec]:
 
 
 def differences(expected: Mapping[str, LeafSpec], found: Mapping[str, LeafSpec]) -> list[str]:
-    """How a saved state differs from an expected one: a sentence per leaf; none if they fit."""
+    """Describe how a saved state differs from an expected one, a sentence per leaf."""
     sentences = []
     for name in [*expected, *(name for name in found if name not in expected)]:
         here, there = expected.get(name), found.get(name)
@@ -139,19 +139,19 @@ def differences(expected: Mapping[str, LeafSpec], found: Mapping[str, LeafSpec])
 
 
 def raw(array: jax.Array) -> jax.Array:
-    """A typed random key as the uint32 numbers it is made of; anything else as it is."""
+    """Convert a typed random key to its uint32 numbers; anything else passes unchanged."""
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         return jax.random.key_data(array)
     return array
 
 
 def typed(array: jax.Array, dtype: str) -> jax.Array:
-    """The inverse of ``raw``, for the dtype that it was taken from."""
+    """Invert ``raw``, for the dtype that it was taken from."""
     return jax.random.wrap_key_data(array, impl=_key_impl(dtype)) if _is_key(dtype) else array
 
 
 def nest(named: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a/b": x} → {"a": {"b": x}}."""
+    """Convert {"a/b": x} to {"a": {"b": x}}."""
     tree: dict[str, Any] = {}
     for name, value in named.items():
         *folders, last = name.split("/")
@@ -163,7 +163,7 @@ def nest(named: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unnest(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": x}} → {"a/b": x}."""
+    """Convert {"a": {"b": x}} to {"a/b": x}."""
     named: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -185,7 +185,7 @@ def _is_key(dtype: str) -> bool:
 
 @functools.cache
 def _key_impl(dtype: str) -> str:
-    """The generator that a typed key is of: "key<fry>" → "threefry2x32"."""
+    """Return the generator of a typed key: "key<fry>" → "threefry2x32"."""
     for impl in ("threefry2x32", "rbg", "unsafe_rbg"):
         if str(_key_dtype(impl)) == dtype:
             return impl

@@ -36,7 +36,7 @@ def read_csv(
     classes: bool = True,
     rows: int | None = None,
 ) -> Examples:
-    """A csv file with a header, in memory.
+    """Read a csv file with a header into memory.
 
     Args:
         path: the file, UTF-8, comma-separated.
@@ -86,7 +86,7 @@ def read_csv(
 
 
 def _header(path: Path) -> list[str]:
-    """Names in the first row of a csv."""
+    """Return names in the first row of a csv."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return next(csv.reader(file), [])
@@ -103,7 +103,7 @@ _NO_ROW: Final = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+)", re
 
 
 def _csv_message(message: str, names: list[str]) -> str:
-    """What arrow says about a csv, with the column's name."""
+    """Return arrow's message about a csv, with the column's name."""
     if found := _NO_NUMBER.search(message):
         column, row, kind, value = found.groups()
         expected = "an integer" if kind.startswith("int") else "a number"

@@ -1,4 +1,4 @@
-"""Columns of a table as arrays: what csv and parquet files share, and the one door to pyarrow.
+"""Columns of a table as arrays, for csv and parquet files; the only importer of pyarrow.
 
 The rule it keeps: which columns are read, and as what, is said before; a table that has others, or
 values that are no such numbers, is refused with the column, what was expected and what was found,
@@ -23,7 +23,7 @@ __all__ = ["arrow", "as_labels", "check_types", "features_of", "file_at", "stack
 
 
 def arrow() -> Any:
-    """The package pyarrow, with its modules for csv and parquet loaded.
+    """Return the package pyarrow, with its modules for csv and parquet loaded.
 
     Raises:
         ConfigError: it is not installed.
@@ -41,7 +41,7 @@ def arrow() -> Any:
 
 
 def file_at(path: Path | str) -> Path:
-    """The path of a file that is there. Raises ``InputError`` for any other."""
+    """Return the path of an existing file. Raises ``InputError`` for any other."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file", path=path)
@@ -51,7 +51,7 @@ def file_at(path: Path | str) -> Path:
 def features_of(
     path: Path, names: list[str], labels: str, inputs: Sequence[str] | None
 ) -> list[str]:
-    """Names of the columns of inputs, which are there, as is that of the labels."""
+    """Return names of the input columns, after checking them and that of the labels."""
     double = sorted({name for name in names if names.count(name) > 1})
     wanted = [name for name in names if name != labels] if inputs is None else list(inputs)
     missing = [name for name in [*wanted, labels] if name not in names]
@@ -69,7 +69,7 @@ def features_of(
 def check_types(
     path: Path, schema: Any, features: list[str], labels: str, *, classes: bool
 ) -> None:
-    """Whether columns are of types that inputs and labels can be of."""
+    """Check that columns have types that inputs and labels can have."""
     types = arrow().types
     for name in [*features, labels]:
         found = schema.field(name).type
@@ -86,7 +86,7 @@ def check_types(
 
 
 def values_of(column: Any, where: str, first_row: int) -> Array:
-    """A column of arrow's as an array, [N] or, of lists, [N, F]; all there and finite."""
+    """Return a column of arrow's as an array, [N] or, of lists, [N, F]; all there and finite."""
     compute = arrow().compute
     lists = _is_list(column.type)
     # Numbers in each row; 0 for null.
@@ -115,7 +115,7 @@ def values_of(column: Any, where: str, first_row: int) -> Array:
 
 
 def stack(columns: dict[str, Array]) -> Array:
-    """Columns [N] side by side, float32[N, F]; a single one of lists [N, F] as it is."""
+    """Stack columns [N] to float32[N, F]; a single one of lists [N, F] stays unchanged."""
     first, *others = columns.values()
     if first.ndim == 2 and not others:
         return first
@@ -123,7 +123,7 @@ def stack(columns: dict[str, Array]) -> Array:
 
 
 def as_labels(labels: Array, where: str) -> Array:
-    """Labels as devices take them: int32 or float32, [N].
+    """Convert labels to device dtypes: int32 or float32, [N].
 
     Raises:
         InputError: integers that int32 does not hold.

@@ -1,4 +1,4 @@
-"""Examples out of an .npz file.
+"""Examples from an .npz file.
 
 The rule it keeps: a file is what its schema says, whole, or an error that names the file and what
 differs; nothing in it is ever executed (no pickles).
@@ -18,7 +18,7 @@ __all__ = ["read_npz"]
 
 
 def read_npz(path: Path | str, *, inputs: str = "inputs", labels: str = "labels") -> Examples:
-    """Two arrays of a file that ``numpy.savez`` wrote, in memory.
+    """Read two arrays of a file that ``numpy.savez`` wrote into memory.
 
     Args:
         path: the file.

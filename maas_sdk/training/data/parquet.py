@@ -1,4 +1,4 @@
-"""A parquet file as rows that are read when they are asked for.
+"""A parquet file as rows that are read on demand.
 
 The rule it keeps: memory holds a few row groups, whatever the size of the file; and each row that
 is handed out is of the schema that was asked for, or the error names file, column and row.
@@ -32,7 +32,7 @@ __all__ = ["ParquetRows"]
 
 
 class ParquetRows:
-    """A parquet file whose rows are read when they are asked for: a ``Source``.
+    """Rows of a parquet file, read on demand: a ``Source``.
 
     Rows are decoded a row group at a time, and the groups used last are kept, so memory is bounded
     by ``groups_kept`` groups. Where rows are shuffled over more groups than are kept, each may cost
@@ -95,19 +95,19 @@ class ParquetRows:
 
     @property
     def labels(self) -> Array:
-        """The labels of all rows, [N]: what splits and samplings are worked out from."""
+        """Labels of all rows, [N], for splits and samplings."""
         columns = [self._columns(group, [self._label_name]) for group in range(len(self._ends))]
         found = np.concatenate([found[self._label_name] for found in columns])
         return as_labels(found, self._where(self._label_name))
 
     @property
     def groups(self) -> Array:
-        """The row group of each row, int64[N]: what ``Nearby`` keeps together."""
+        """Row group of each row, int64[N]: what ``Nearby`` keeps together."""
         sizes = np.diff(self._ends, prepend=0)
         return np.repeat(np.arange(len(sizes)), sizes)
 
     def read(self, rows: Array) -> Batch:
-        """The rows at ``rows``, int64[B] from 0 to N − 1, in their order.
+        """Return the rows at ``rows``, int64[B] from 0 to N − 1, in their order.
 
         Returns:
             inputs float32[B, F], or as in a column of lists; labels int32[B], or float32[B].
@@ -131,11 +131,11 @@ class ParquetRows:
         return f"{self._path}: column {column!r}"
 
     def _first(self, group: int) -> int:
-        """Number of a group's first row."""
+        """Return the number of a group's first row."""
         return int(self._ends[group - 1]) if group else 0
 
     def _group(self, group: int) -> Batch:
-        """A row group, decoded, or as it was kept."""
+        """Return a row group, decoded or from the cache."""
         with self._lock:
             if group in self._groups:
                 self._groups.move_to_end(group)
@@ -161,7 +161,7 @@ class ParquetRows:
             return {"inputs": inputs, "labels": labels}
 
     def _columns(self, group: int, names: list[str]) -> dict[str, Array]:
-        """Columns of a row group by name, [N] or, of lists, [N, F]; all finite."""
+        """Return columns of a row group by name, [N] or, of lists, [N, F]; all finite."""
         first, count = self._first(group), int(self._ends[group]) - self._first(group)
         try:
             with self._lock:

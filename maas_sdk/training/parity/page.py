@@ -1,4 +1,4 @@
-"""A comparison of precisions as a page: the verdicts, the curves, and what lies between them.
+"""HTML report of a comparison of precisions: verdicts, curves and gaps.
 
 The rule it keeps: the page draws what the result holds and computes nothing that the verdict hangs
 on; a curve of many steps is drawn as means over equal windows, and says so.
@@ -22,7 +22,7 @@ _POINTS: Final = 120
 
 
 def comparison_page(result: ParityResult) -> str:
-    """The whole page, with pictures in it; it needs nothing else."""
+    """Return the whole page, with pictures in it; it needs no other file."""
     reference = result.curves[0]
     by_name = {curve.name: curve for curve in result.curves}
     names = ", ".join(curve.name for curve in result.curves[1:])
@@ -105,7 +105,7 @@ def _pictures(reference: LossCurve, candidate: LossCurve, verdict: ParityVerdict
 
 
 def _windows(values: tuple[float, ...], window: int) -> tuple[tuple[float, float], ...]:
-    """(middle step, mean) of each window of steps."""
+    """Return (middle step, mean) of each window of steps."""
     return tuple(
         (start + (len(part) + 1) / 2, sum(part) / len(part))
         for start in range(0, len(values), window)

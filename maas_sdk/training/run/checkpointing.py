@@ -1,4 +1,4 @@
-"""Checkpoints of a loop: what of it is saved, and how it goes on from there.
+"""Checkpoints of a loop: the saved state, and how a run resumes from it.
 
 The rule it keeps: a checkpoint is everything that the next step depends on, and nothing else: the
 arrays of the state, those of the best evaluation, the position in the data, and the loop's own
@@ -39,7 +39,7 @@ class RunCheckpoints:
         position: Callable[[], Any],
         settings: dict[str, Any],
     ) -> None:
-        """A keeper of one run.
+        """Set up the checkpoints of one run.
 
         Args:
             checkpoints: where to.
@@ -53,13 +53,13 @@ class RunCheckpoints:
         self._settings = settings
 
     def due(self, step: int, *, evaluated: bool) -> bool:
-        """Whether to save after a step: as the configuration says, or after each evaluation."""
+        """Return True to save after a step: by the configuration, or after each evaluation."""
         if self._checkpoints.config.every_steps is None:
             return evaluated
         return self._checkpoints.due(step)
 
     def save(self, step: int, leaves: Leaves, best: Leaves | None, news: dict[str, Any]) -> None:
-        """Save one; the leaves may be donated when it returns."""
+        """Save a checkpoint; the leaves may be donated when it returns."""
         last = news["history"][-1] if news["history"] else None
         metrics = last["eval"] if last is not None and last["step"] == step else {}
         self._checkpoints.save(
@@ -73,7 +73,7 @@ class RunCheckpoints:
 def settings_of(
     config: TrainConfig, *, steps: int, objective: Objective | None = None
 ) -> dict[str, Any]:
-    """What a run that is taken up must have in common with the one that was saved, JSON-able.
+    """Return the settings that a resumed run must share with the saved one, JSON-able.
 
     It is what decides the weights after a step. How often is judged and saved, when to stop early
     and the mesh may change. Functions are known by their names alone.
@@ -117,7 +117,7 @@ def _check_settings(checkpoints: Checkpoints, data_state: Any, settings: dict[st
 
 
 def _plain(value: Any) -> Any:
-    """A setting as JSON has it; a function, or what has no words of its own, by its name."""
+    """Return a setting as JSON has it; a function or other opaque object by its name."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
@@ -131,13 +131,13 @@ def _plain(value: Any) -> Any:
 
 
 def saved_tree(tree: Any, leaves: Leaves, best: Leaves | None) -> dict[str, Any]:
-    """What a checkpoint holds: the state by its names, and the best weights where they are kept."""
+    """Return a checkpoint's content: the state by its names, and the best weights if kept."""
     found = {"state": jax.tree.unflatten(tree, leaves)}
     return found if best is None else {**found, "best": jax.tree.unflatten(tree, best)}
 
 
 def check_wanted(checkpoints: Checkpoints, wanted: bool | None) -> None:
-    """Find out, before anything is compiled, whether a run may be taken up or begun.
+    """Check, before anything is compiled, that a run may be resumed or begun.
 
     Args:
         checkpoints: of the run.

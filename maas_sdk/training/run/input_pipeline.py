@@ -1,4 +1,4 @@
-"""What a run is fed with: whatever the user has as data, as batches of one size with a position.
+"""Input pipeline of a run: the user's data as batches of one size with a position.
 
 The rule it keeps: every batch that reaches a step has the same names, shapes and dtypes, so the
 step is compiled once. Training leaves out the rows that do not fill a batch (another epoch leaves
@@ -29,7 +29,7 @@ HostBatch = dict[str, Array]
 
 
 class Counted:
-    """Any iterable of batches; its position is how many were taken.
+    """Any iterable of batches; its position is the number taken.
 
     Going to a position draws and drops what came before it: right for what is the same every time,
     and as slow as reading it.
@@ -46,11 +46,11 @@ class Counted:
         return {name: np.asarray(array) for name, array in batch.items()}
 
     def get_state(self) -> dict[str, int]:
-        """The position."""
+        """Return the position."""
         return {"taken": self._taken}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Go to a position; backwards only where the source can be gone through again.
+        """Set the position; backwards only where the source can be iterated again.
 
         Raises:
             ConfigError: the source ends before it, or it lies behind and cannot be read again.
@@ -75,7 +75,7 @@ class Counted:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Feed:
-    """What to train on."""
+    """Batches to train on, and their place in the run."""
 
     batches: Positioned
     # None where the data has no end or does not tell.
@@ -86,7 +86,7 @@ class Feed:
 
 
 def train_feed(data: object, *, batch_size: int, seed: int, host: tuple[int, int] = (0, 1)) -> Feed:
-    """Batches of ``batch_size`` rows, over all hosts, epoch after epoch.
+    """Return batches of ``batch_size`` rows over all hosts, epoch after epoch.
 
     Args:
         data: ``Examples``, a ``Split`` (its training part), any ``Source`` or ``MapDataset`` of
@@ -134,7 +134,7 @@ def train_feed(data: object, *, batch_size: int, seed: int, host: tuple[int, int
 def eval_batches(
     data: object, *, batch_size: int, host: tuple[int, int] = (0, 1)
 ) -> Iterator[HostBatch]:
-    """Every row once, in order, in batches of one size.
+    """Return every row once, in order, in batches of one size.
 
     Args:
         data: as for ``train_feed``; of a ``Split`` its held-out part. An iterable of batches is
@@ -172,7 +172,7 @@ def eval_batches(
 
 
 def _own_rows(data: grain.IterDataset[Any], host: tuple[int, int]) -> grain.IterDataset[Any]:
-    """The dataset itself, for the only process: of several each would read all of its rows."""
+    """Return the dataset itself, for a single process: several would each read all rows."""
     if host[1] > 1:
         raise ConfigError(
             f"a grain.IterDataset has no row numbers, so each of {host[1]} processes would read "
@@ -182,7 +182,7 @@ def _own_rows(data: grain.IterDataset[Any], host: tuple[int, int]) -> grain.Iter
 
 
 def _filled(batch: HostBatch, size: int) -> HostBatch:
-    """A batch of ``size`` rows with weights; rows that fill up repeat the first ones."""
+    """Pad a batch to ``size`` rows with weights; padding repeats the first rows at weight 0."""
     rows = len(next(iter(batch.values())))
     if not 1 <= rows <= size:
         raise InputError(f"evaluation: expected batches of 1 to {size} rows, got one of {rows}")

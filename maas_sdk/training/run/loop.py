@@ -1,4 +1,4 @@
-"""The loop of a run: feed, step, news; evaluations, checkpoints and early stopping between them.
+"""The training loop: steps and records, with evaluations, checkpoints and early stopping.
 
 The rule it keeps: the host only ever looks at what the device has finished ``LAG`` steps ago, and
 looks at the same step in every run. At a checkpoint everything outstanding is waited for, so what
@@ -29,20 +29,20 @@ __all__ = ["Loop", "LoopCheckpoints", "Pace"]
 
 
 class LoopCheckpoints(Protocol):
-    """Keeps checkpoints; ``training.checkpoints.manager`` does."""
+    """Interface of the checkpoints; ``training.checkpoints.manager`` implements it."""
 
     def due(self, step: int, *, evaluated: bool) -> bool:
-        """Whether one is to be saved after this step, which was or was not evaluated."""
+        """Return True to save after this step, which was or was not evaluated."""
         ...
 
     def save(self, step: int, leaves: Leaves, best: Leaves | None, news: dict[str, Any]) -> None:
-        """Save one; the leaves may be donated when it returns."""
+        """Save a checkpoint; the leaves may be donated when it returns."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pace:
-    """What happens after how many steps."""
+    """Intervals of logging, evaluation and saving, in steps."""
 
     # The step after which the run is over.
     steps: int
@@ -54,7 +54,7 @@ class Pace:
 
 
 class Loop:
-    """One run's loop: what it holds between steps, all of it on this host."""
+    """One run's loop: its state between steps, all of it on this host."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Loop:
         skip_nonfinite: int,
         broken: Callable[[int, Leaves, Any], Exception],
     ) -> None:
-        """A loop that has not begun.
+        """Set up a loop that has not begun.
 
         Args:
             leaves: of the state to begin with; donated by the first step.
@@ -149,7 +149,7 @@ class Loop:
             raise
 
     def save(self) -> None:
-        """Wait for what is outstanding, and save a checkpoint where there is none of this step."""
+        """Wait for outstanding results, and save a checkpoint where this step has none."""
         self._late.flush()
         if self._keeper is not None and self._saved != self.step:
             self._saved = self.step
@@ -157,7 +157,7 @@ class Loop:
             self._tell(Saved(step=self.step))
 
     def get_state(self) -> dict[str, Any]:
-        """What the host knows, JSON-able; complete after ``save`` has waited."""
+        """Return the host's state, JSON-able; complete after ``save`` has waited."""
         return {
             "step": self.step,
             "skipped": self.skipped,
@@ -170,7 +170,7 @@ class Loop:
         }
 
     def set_state(self, state: dict[str, Any], leaves: Leaves, best: Leaves | None) -> None:
-        """Go on from what ``get_state`` gave, and the arrays that were saved with it."""
+        """Restore the result of ``get_state``, and the arrays that were saved with it."""
         self.leaves, self.best = leaves, best
         self.step, self.skipped, self._bad = state["step"], state["skipped"], state["bad"]
         self._saved = self.step
@@ -181,7 +181,7 @@ class Loop:
         self._span.set_state(state["span"])
 
     def _learned(self, step: int, batch: Any, packed: Array) -> None:
-        """A step's metrics are there."""
+        """Handle the arrival of a step's metrics."""
         if not packed[0, self._nonfinite]:
             self._window.add(packed)
             self._span.add(packed)
@@ -210,7 +210,7 @@ class Loop:
         self._window, self._logged_at = Sums(self._train.names), now
 
     def _judge(self) -> None:
-        """Start an evaluation; what it found is delivered with this step's news."""
+        """Start an evaluation; its result is delivered with this step's records."""
         found = Sums(self._evaluate.names if self._evaluate else ())
         candidate = None if self.best is None else copy_leaves(self.leaves)
         running: deque[jax.Array] = deque()
@@ -223,7 +223,7 @@ class Loop:
         self._late.put(self.step, _NOTHING, partial(self._judged, self.step, found, candidate))
 
     def _judged(self, step: int, found: Sums, candidate: Leaves | None, _: Array) -> None:
-        """An evaluation's news are there, and those of all steps before it."""
+        """Handle the arrival of an evaluation's metrics, after those of all steps before it."""
         now = time.perf_counter()
         took_s = now - self._judged_at
         per_epoch = self._pace.steps_per_epoch

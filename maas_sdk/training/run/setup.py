@@ -1,4 +1,4 @@
-"""A run put together: model, data and configuration become a state on a mesh, and programs for it.
+"""Setup of a run: model, data and configuration → a state on a mesh, and programs for it.
 
 The rule it keeps: everything that can be wrong is found here, before the first step: data that does
 not fit the mesh, labels that the model has no output for, a step that does not fit the memory. What
@@ -54,7 +54,7 @@ __all__ = ["Assembly", "assemble", "broken_step", "held_out_batches", "memory_er
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Assembly:
-    """Everything that a loop needs, and what its results are read with."""
+    """Everything that a loop needs, and that its results are read with."""
 
     mesh: Mesh
     # How the weights lie on it; what could not be done as asked is in its warnings.
@@ -86,7 +86,7 @@ def assemble(
     *,
     objective: Objective | None = None,
 ) -> Assembly:
-    """Put a run together; ``model`` stays as it is.
+    """Set up a run; ``model`` stays as it is.
 
     Raises:
         ConfigError: the data does not fit the mesh, the configuration the data, or the step the
@@ -169,7 +169,7 @@ def assemble(
 def held_out_batches(
     config: TrainConfig, mesh: Mesh, eval_data: object, place: Callable[[HostBatch], Any]
 ) -> Iterator[Any]:
-    """The placed batches of one evaluation.
+    """Return the placed batches of one evaluation.
 
     Raises:
         InputError: there are none.
@@ -190,7 +190,7 @@ def memory_error(
     compiled: Any,
     error: BaseException,
 ) -> MachineError:
-    """What to raise for XLA's out of memory, with as much as was there by then."""
+    """Return the error for XLA's out of memory, with the figures known by then."""
     if state is None:
         return MachineError(
             "out of memory while weights and optimizer state were put on the devices: cut them "
@@ -207,7 +207,7 @@ def memory_error(
 
 
 def broken_step(config: TrainConfig, run: Assembly) -> Callable[[int, Any, Any], Exception]:
-    """What to raise for a step that is not finite, by (step, leaves, batch)."""
+    """Return a function that makes the error for a non-finite step from (step, leaves, batch)."""
     tree = jax.tree.structure(run.state)
 
     def error(step: int, leaves: Any, batch: Any) -> Exception:
@@ -225,7 +225,7 @@ def broken_step(config: TrainConfig, run: Assembly) -> Callable[[int, Any, Any],
 
 
 class _Checked:
-    """Places batches; from the moment that the model's width is known, looks at their labels."""
+    """Places batches; checks their labels as soon as the model's width is known."""
 
     def __init__(self, place: Callable[[HostBatch], Any], *, watch: list[int], known: bool) -> None:
         self._place = place
@@ -240,12 +240,12 @@ class _Checked:
         return self._place(batch)
 
     def first(self, batch: HostBatch) -> Any:
-        """Place the first batch, whose labels are looked at by ``everything``."""
+        """Place the first batch, whose labels are checked by ``everything``."""
         self._first = batch
         return self._place(batch)
 
     def everything(self, feed: Feed, eval_data: object) -> None:
-        """Look at every label that is in memory."""
+        """Check every label that is in memory."""
         if not self._widths:
             return
         known = self._first["labels"] if feed.labels is None else feed.labels
@@ -270,7 +270,7 @@ def _objective(config: TrainConfig, widths: list[int]) -> Objective:
 def _modes(
     model: nnx.Module, config: TrainConfig, mesh: Mesh
 ) -> tuple[nnx.GraphDef[Any], nnx.GraphDef[Any], nnx.Module]:
-    """The plain structure for evaluation, that of the run, and a module to train.
+    """Return the structures for evaluation and for training, and a module to train.
 
     All are of modules of our own over the caller's arrays: modes can be set without him noticing.
     """
@@ -287,7 +287,7 @@ def _modes(
 
 
 def _check_early_stopping(config: TrainConfig, evaluate: EvalProgram | None) -> None:
-    """Refuse to watch what is not measured, before the first evaluation finds out."""
+    """Refuse to monitor a metric that is not measured, before the first evaluation."""
     if config.early_stopping is None:
         return
     if evaluate is None:
