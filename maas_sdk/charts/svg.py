@@ -12,7 +12,18 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-__all__ = ["Frame", "Scale", "axes", "element", "line", "number", "picture", "rect", "text", "ticks"]
+__all__ = [
+    "Frame",
+    "Scale",
+    "axes",
+    "element",
+    "line",
+    "number",
+    "picture",
+    "rect",
+    "text",
+    "ticks",
+]
 
 # Pixels between an axis and the words beside it.
 _GAP: Final = 8

@@ -30,7 +30,7 @@ from maas_sdk.training.run.config import TrainConfig
 from maas_sdk.training.run.input_pipeline import HostBatch
 from maas_sdk.training.state import TrainState, initial_state
 
-__all__ = ["gathered", "mesh_of", "placed_state", "placing"]
+__all__ = ["batch_placer", "gather", "mesh_of", "placed_state"]
 
 
 def mesh_of(config: TrainConfig) -> Mesh:
@@ -69,8 +69,8 @@ def placed_state(
     return state, layout
 
 
-def placing(mesh: Mesh) -> Callable[[HostBatch], Any]:
-    """Return a function: a host's part of a batch → the arrays of a program on the mesh.
+def batch_placer(mesh: Mesh) -> Callable[[HostBatch], Any]:
+    """A host's part of a batch → what a program on the mesh takes.
 
     The one device of a mesh is handed the host's arrays as they are: the call of the program puts
     them there in an eighth of the time that ``device_put`` takes, 10 µs against 85 for two arrays.
@@ -80,8 +80,8 @@ def placing(mesh: Mesh) -> Callable[[HostBatch], Any]:
     return partial(place_batch, mesh)
 
 
-def gathered(mesh: Mesh, tree: Any) -> Any:
-    """Return the arrays of a tree, whole, on this process's first device."""
+def gather(mesh: Mesh, tree: Any) -> Any:
+    """The arrays of a tree, whole, on this process's first device."""
     first = jax.local_devices()[0]
     if jax.process_count() > 1:
         # What other processes hold is sent to all of them first.
