@@ -34,6 +34,7 @@ LAW = {
     "errors": Floor(set(), set()),
     "tensors": Floor({"errors"}, {"numpy"}),
     "charts": Floor({"errors"}, set()),
+    "reports": Floor({"errors", "charts"}, set()),
     "children": Floor({"errors", ""}, set()),
     # formats
     "bundle": Floor(GROUND, {"numpy"}),
@@ -53,16 +54,16 @@ LAW = {
     "tpu": Floor({*GROUND, "children", "hlo"}, {"numpy", "jax"}),
     "distributed": Floor({*GROUND}, {"numpy", "jax"}),
     # workshop
-    "evaluate": Floor({*GROUND, "charts"}, {"numpy", "jax", "flax"}),
+    "evaluate": Floor({*GROUND, "charts", "reports"}, {"numpy", "jax", "flax"}),
     "models": Floor({*GROUND}, {"numpy", "jax", "flax"}),
     "sharding": Floor({*GROUND, "charts", "model"}, {"numpy", "jax", "flax"}),
     "training": Floor(
-        {*GROUND, "charts", "model", "sharding"},
+        {*GROUND, "charts", "model", "reports", "sharding", "tables"},
         {"numpy", "jax", "flax", "optax", "grain", "orbax"},
     ),
     # Of the exporter it takes what times a program.
     "compress": Floor(
-        {*GROUND, "bundle", "charts", "evaluate", "export", "model"},
+        {*GROUND, "bundle", "charts", "evaluate", "export", "model", "reports"},
         {"numpy", "jax", "flax", "scipy", "optax"},
     ),
     # The workshop's one door to the service: what is exported is compiled and verified by the code
@@ -71,7 +72,7 @@ LAW = {
         {*GROUND, "", "bundle", "children", "model", "runtime", "tpu"}, {"numpy", "jax", "flax"}
     ),
     "plan": Floor(
-        {*GROUND, "charts", "hlo", "model", "models", "sharding", "tpu", "training"},
+        {*GROUND, "charts", "hlo", "model", "models", "reports", "sharding", "tpu", "training"},
         {"numpy", "jax", "flax"},
     ),
     # roof
@@ -79,7 +80,8 @@ LAW = {
     "demo": Floor(
         {
             *FORMATS,
-            *("charts", "client", "compress", "deploy", "evaluate", "export", "models", "training"),
+            *("charts", "client", "compress", "deploy", "evaluate", "export", "models"),
+            *("reports", "training"),
         },
         {"numpy", "jax", "flax", "rich"},
     ),
@@ -88,7 +90,8 @@ LAW = {
             *FORMATS,
             "",
             *("batch", "charts", "client", "compress", "demo", "deploy", "evaluate", "export"),
-            *("model", "models", "plan", "runtime", "serve", "sharding", "tpu", "training"),
+            *("model", "models", "plan", "runtime", "serve", "sharding", "tables", "tpu"),
+            "training",
         },
         {"numpy", "typer", "rich", "jax"},
     ),
@@ -118,9 +121,12 @@ PRIVILEGED = {
     "functions_framework": {"cli/study/demo.py", "cli/serving/bench.py", "cli/build/package.py"},
     "uvicorn": {"cli/serving/serve.py"},
     "sklearn": {"demo/digits.py"},
+    # Fills the reports' templates.
+    "jinja2": {"reports/page.py"},
+    "markupsafe": {"reports/page.py"},
     # Patches JAX while a model is traced; what it gives leaves the file as a plain module.
     "qwix": {"training/qtraining.py"},
-    "PIL": {"cli/inputs/arrays.py", "training/data/images.py", "tables/images.py"},
+    "PIL": {"tables/images.py"},
     # A codec of the extra [zstd]; a bundle without such tensors is served without it.
     "zstandard": {"bundle/encoding/entropy.py"},
     # Signatures and encryption, in the extra [seal]; a plain bundle is opened without.
@@ -130,8 +136,8 @@ PRIVILEGED = {
     "google_crc32c": {"store/gcs.py"},
     # Lines of JSON, in the extra [data]; without it the standard library reads them.
     "orjson": {"tables/json_codec.py"},
-    # One door to tables in each wing that reads some, in the extra [data].
-    "pyarrow": {"training/data/labelled_table.py", "tables/arrow.py"},
+    # In the extra [data].
+    "pyarrow": {"tables/arrow.py"},
     # The quantiles of mixup's Beta distribution; jax depends on scipy anyway.
     "scipy": {"training/data/augment.py"},
 }

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from maas_sdk.cli.inputs.arrays import read_inputs, write_outputs
-from maas_sdk.errors import ConfigError, InputError, MaasError
+from maas_sdk.errors import ConfigError, InputError, MaasError, StorageError
 from maas_sdk.tensors import Signature, TensorSpec
 
 
@@ -81,10 +81,10 @@ def test_a_picture_for_a_model_of_bytes_keeps_its_bytes(tmp_path: Path) -> None:
     [
         ("none.npy", None, DIGITS, "none.npy: no such file"),
         ("x.npy", b"junk", DIGITS, "not a readable .npy"),
-        ("x.npz", b"junk", DIGITS, "not a readable .npz"),
+        ("x.npz", b"junk", DIGITS, "cannot be read as an .npz"),
         ("x.json", b"{", DIGITS, "not JSON"),
         ("x.json", b'{"rows": 1}', DIGITS, "'inputs' or 'instances'"),
-        ("x.png", b"junk", DIGITS, "not a readable picture"),
+        ("x.png", b"junk", DIGITS, "cannot be read as an image"),
         ("x.png", b"junk", TWO, "put them in an .npz"),
         ("x.csv", b"1,2", DIGITS, "expected a file that ends in .npy"),
     ],
@@ -125,5 +125,5 @@ def test_answers_are_written_by_name(tmp_path: Path) -> None:
         assert found["z"].dtype == np.float32
     with pytest.raises(ConfigError, match="ending"):
         write_outputs(tmp_path / "y.csv", {})
-    with pytest.raises(ConfigError, match="cannot be written"):
+    with pytest.raises(StorageError, match="cannot be written"):
         write_outputs(tmp_path / "no" / "y.npz", {"y": np.ones(1)})

@@ -88,7 +88,7 @@ def test_an_endpoint_is_judged(address: str, data: Path) -> None:
         (["{data}", "--task", "other"], "expected one of classification"),
         (["{data}", "--out", "report.pdf"], "ending .html"),
         (["{labels}"], "only the labels"),
-        (["{cut}"], "not a readable .npz"),
+        (["{cut}"], "cannot be read as an .npz"),
     ],
 )
 def test_a_mistake_is_one_sentence(

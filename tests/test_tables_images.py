@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from maas_sdk.batch.config import BatchConfig
+from maas_sdk.batch.fingerprint import identity
 from maas_sdk.errors import ConfigError, DependencyError, InputError
 from maas_sdk.tables.images import listed
 from maas_sdk.tables.open_table import open_table
@@ -88,6 +89,54 @@ def test_another_size_is_a_flaw_unless_scaled(folder: Path) -> None:
 def test_a_single_image_is_a_row(folder: Path) -> None:
     """Its key is its name."""
     assert read(folder / "a" / "1.png", takes("uint8", 8, 6, 3))[0] == ["1.png"]
+
+
+def test_sixteen_bits_of_grey_keep_their_shades(tmp_path: Path) -> None:
+    """Scaled from their own range, not clipped to white; floats, which have none, are a bad row."""
+    ramp = np.linspace(0, 1, 48, dtype=np.float32).reshape(8, 6)
+    (tmp_path / "in").mkdir()
+    Image.fromarray((ramp * 65535).round().astype(np.uint16)).save(tmp_path / "in" / "deep.png")
+    Image.fromarray((ramp * 65535).round().astype(np.uint16)).save(tmp_path / "in" / "deep.tif")
+    Image.fromarray(ramp).save(tmp_path / "in" / "float.tif")
+    keys, values, [bad] = read(tmp_path / "in", takes("float32", 8, 6))
+    assert keys == ["deep.png", "deep.tif"]
+    np.testing.assert_allclose(values, [ramp, ramp], atol=0.5 / 255 + 1e-6)
+    assert bad.key == "float.tif"
+    assert "found mode 'F', whose values have no range" in bad.reason
+
+
+@pytest.mark.parametrize("resize", [False, True])
+def test_a_photo_is_turned_as_viewers_turn_it(tmp_path: Path, resize: bool) -> None:
+    """All eight orientations of EXIF; four of them swap height and width."""
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    (tmp_path / "in").mkdir()
+    image = Image.fromarray(PIXELS[0])
+    image.save(tmp_path / "in" / "1.png")
+    for orientation, turn in turns.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image.transpose(turn).save(tmp_path / "in" / f"{orientation}.png", exif=exif)
+    keys, values, bad = read(tmp_path / "in", takes("uint8", 8, 6, 3), resize=resize)
+    assert (len(keys), bad) == (8, [])
+    np.testing.assert_array_equal(values, np.repeat(PIXELS[:1], 8, axis=0))
+
+
+def test_a_link_that_leads_nowhere_is_a_bad_row(folder: Path) -> None:
+    """The others are read, and the folder has a fingerprint."""
+    (folder / "b" / "gone.png").symlink_to("nowhere.png")
+    keys, _, bad = read(folder, takes("uint8", 8, 6, 3))
+    assert len(keys) == 5
+    assert [row.key for row in bad] == ["b/cut.png", "b/gone.png"]
+    assert "No such file" in bad[1].reason
+    assert identity(folder)["images"] == 7
 
 
 def test_what_does_not_go_with_images(folder: Path, tmp_path: Path) -> None:

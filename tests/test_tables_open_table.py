@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.tables.lines import blocks, lines_of
 from maas_sdk.tables.open_table import RowSource, open_table
 from maas_sdk.tensors import Signature, TensorSpec
+from maas_sdk.training.data import read_csv
 
 ROWS = 5000
 X = np.random.default_rng(0).random((ROWS, 4), np.float32)
@@ -230,6 +233,41 @@ def test_bad_rows_of_parquet(tmp_path: Path) -> None:
     assert [row.key for row in bad][:3] == [2, 3, 4]
 
 
+def test_decimals_of_a_parquet_are_numbers(tmp_path: Path) -> None:
+    """As databases write them: floats, whole ones exactly, also in lists; a missing one is bad."""
+    path = tmp_path / "decimals.parquet"
+    prices = pa.array([Decimal("1.25"), None, Decimal("-3.5")], pa.decimal128(10, 2))
+    counts = pa.array([Decimal(2**53 + 1), Decimal(0), Decimal(-5)], pa.decimal128(18, 0))
+    pairs = pa.array([[Decimal("1.5")] * 2] * 3, pa.list_(pa.decimal128(4, 1)))
+    pa.parquet.write_table(pa.table({"p": prices, "n": counts, "l": pairs}), path)
+    source = opened(path, takes(p="float64", n="int64", l="float32[2]"))
+    [chunk] = source.read(0)
+    assert chunk.inputs["p"].tolist() == [1.25, -3.5]
+    assert chunk.inputs["n"].tolist() == [2**53 + 1, -5]
+    assert chunk.inputs["l"].tolist() == [[1.5, 1.5]] * 2
+    assert [row.reason for row in chunk.bad] == ["input 'p': expected one float64, found null"]
+
+
+SAME = {
+    "text": ("a,b\n1,0\nx,1\n", "column 'a': expected a number, found 'x'"),
+    "nothing": ("a,b\n1,0\n,1\n", "column 'a' is empty"),
+    "not finite": ("a,b\n1,0\nnan,1\n", "column 'a': expected a finite float32, found nan"),
+    "cut": ("a,b\n1,0\n2\n", "expected 2 values, found 1; is the line cut?"),
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_training_says_of_a_file_what_batch_prediction_says(case: str, tmp_path: Path) -> None:
+    """The same reason: there the row is set aside, here it is an error with the row's number."""
+    text, reason = SAME[case]
+    path = csv_of(tmp_path / "a.csv", text)
+    [bad] = everything(opened(path, takes(x="float32[2]"), finite=True))[3]
+    assert bad.reason == reason
+    with pytest.raises(InputError) as caught:
+        read_csv(path, labels="b")
+    assert caught.value.message == f"{path}: row {bad.row + 2}, {reason}"
+
+
 @pytest.mark.parametrize("name", ["keys.parquet", "keys.npz"])
 def test_large_keys_are_exact(name: str, tmp_path: Path) -> None:
     """Unsigned ones too, which integers of 64 bits with a sign do not hold."""
@@ -278,6 +316,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], dict, str]] = {
         lambda t: csv_of(t / "a.csv", "a,b,c,d,e\n1,2,3,4,5\n"),
         {},
         r"float32\[B, 4\], 4 numbers in a row, but gets 5 columns, \['a', .*--ignore",
+    ),
+    "a csv with semicolons": (
+        lambda t: csv_of(t / "a.csv", "a;b;c;d\n1;2;3;4\n"),
+        {},
+        r"expected commas .*, found ';': write the table with the delimiter ','",
     ),
     "a column twice": (lambda t: csv_of(t / "a.csv", "a,a,b,c\n1,2,3,4\n"), {}, r"twice: \['a'\]"),
     "no such input": (
@@ -347,7 +390,7 @@ def test_an_npy_has_no_keys(tmp_path: Path) -> None:
         opened(tmp_path / "x.npy", takes(a="float32", b="float32"))
 
 
-FIELDS = st.sampled_from(["1", "2.5", "", "x", '"', '"3"', "1e3", " 4", "é", "\x00", "nan", "_"])
+FIELDS = st.sampled_from(["1", "2.5", "", "x", '"3"', "1e3", " 4", "é", "\x00", "nan", "_"])
 LINES = st.lists(st.lists(FIELDS, max_size=4).map(",".join), max_size=8)
 
 
@@ -364,6 +407,52 @@ def test_any_csv_is_rows_or_flaws(lines, junk, ends, tmp_path_factory) -> None:
     for number, value in zip(numbers, values, strict=True):
         expected = [float(text.strip('"')) for text in found[number].decode().split(",")]
         np.testing.assert_array_equal(value, expected)
+
+
+TEXTS = st.text(st.sampled_from('a"\n\r,; é'), min_size=1, max_size=5)
+VALUES = st.sampled_from(["1", "2.5", "x", ""])
+
+
+@settings(max_examples=100)
+@given(rows=st.lists(st.tuples(TEXTS, VALUES), min_size=1, max_size=8))
+def test_a_quoted_value_may_hold_anything(rows, tmp_path_factory) -> None:
+    """As RFC 4180 has it: what ``csv`` writes is one row each, with its key, good or bad."""
+    path = tmp_path_factory.mktemp("fuzz") / "a.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("id", "x"), *rows])
+    numbers, keys, values, bad = everything(opened(path, takes(x="float64"), key="id"))
+    good = [row for row, (_, value) in enumerate(rows) if value in ("1", "2.5")]
+    assert numbers == good
+    assert keys == [rows[row][0] for row in good]
+    assert values.tolist() == [float(rows[row][1]) for row in good]
+    assert [(row.row, row.key) for row in bad] == [
+        (row, rows[row][0]) for row in range(len(rows)) if row not in good
+    ]
+
+
+def test_a_row_over_the_border_of_two_blocks_is_one(tmp_path: Path) -> None:
+    """A value with line breaks that is longer than what is read at a time."""
+    path = tmp_path / "a.csv"
+    long = "line\n" * 100_000
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [("id", "x"), *((f"{n}{long}", n) for n in range(5)), ("last", 5)]
+        )
+    numbers, keys, values, bad = everything(opened(path, takes(x="float32"), key="id"))
+    assert (numbers, bad) == (list(range(6)), [])
+    assert keys == [*(f"{n}{long}" for n in range(5)), "last"]
+    assert values.tolist() == list(range(6))
+
+
+@settings(max_examples=60)
+@given(quotes=st.lists(st.sampled_from(["1,2", '1,"', '"', '"1",2', '1,"2""']), max_size=9))
+def test_a_stray_quote_loses_no_line(quotes, tmp_path_factory) -> None:
+    """Rows are numbered without a gap, and one behind all quotes is a row again."""
+    path = tmp_path_factory.mktemp("fuzz") / "a.csv"
+    path.write_text("\n".join(["a,b", *quotes, "5,6", "7,8", ""]))
+    numbers, _, values, bad = everything(opened(path, takes(x="float64[2]")))
+    assert sorted([*numbers, *(row.row for row in bad)]) == list(range(len(numbers) + len(bad)))
+    assert values[-1].tolist() == [7, 8]
 
 
 @settings(max_examples=60)

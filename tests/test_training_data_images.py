@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from maas_sdk.errors import ConfigError, InputError
+from maas_sdk.errors import ConfigError, DependencyError, InputError
 from maas_sdk.training.data import ImageFolder, batches, load
 
 DIGITS = load_digits()
@@ -75,6 +75,20 @@ def test_images_of_any_kind_come_in_one(tmp_path: Path, mode: str, channels: int
     assert (found.inputs[5] == 255).all()
 
 
+def test_photos_come_as_viewers_show_them(tmp_path: Path) -> None:
+    """Turned by EXIF, the first one's size too; 16 bits of grey are scaled, not clipped."""
+    ramp = np.linspace(0, 65535, 48).reshape(8, 6)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    grey = Image.fromarray((ramp / 257).round().astype(np.uint8))
+    (tmp_path / "a").mkdir()
+    grey.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a" / "1.png", exif=exif)
+    Image.fromarray(ramp.round().astype(np.uint16)).save(tmp_path / "a" / "2.png")
+    one, other = load(ImageFolder(tmp_path, mode="L")).inputs[..., 0]
+    np.testing.assert_array_equal(one, np.asarray(grey))
+    np.testing.assert_allclose(other.astype(int), one.astype(int), atol=1)
+
+
 def empty_class(folder: Path) -> None:
     (folder / "ten").mkdir()
     (folder / "ten" / "notes.txt").touch()
@@ -124,7 +138,7 @@ def test_what_is_no_folder_of_classes(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "a").mkdir()
     Image.new("L", (2, 2)).save(tmp_path / "a" / "1.png")
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ConfigError, match=r"pip install 'maas-sdk\[data\]'"):
+    with pytest.raises(DependencyError, match=r"pip install 'maas-sdk\[data\]'"):
         ImageFolder(tmp_path)
 
 

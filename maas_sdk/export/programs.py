@@ -1,4 +1,4 @@
-"""A model's program, traced: its signature, the weights it uses, and its lowering per bucket.
+"""A model's traced program: its signature, the weights it uses, and its lowering per bucket.
 
 The rule is the manifest's: a compiled program takes its weights in the order that it lists them,
 then its inputs sorted by name, and returns its outputs sorted by name. Weights that no output
@@ -22,7 +22,9 @@ from jax.interpreters import partial_eval
 from maas_sdk.errors import ExportError, MaasError
 from maas_sdk.export.inputs import ExportRequest
 from maas_sdk.export.stablehlo import Portable, portable
-from maas_sdk.model.adapt import Leaf, Model, path_name
+from maas_sdk.model.adapt import Model
+from maas_sdk.model.leaf import Leaf
+from maas_sdk.model.names import named_leaves
 from maas_sdk.tensors import Array, Signature, TensorSpec, dtype_name
 
 __all__ = ["ReferenceModel", "Traced", "lower", "pruned", "signature", "trace"]
@@ -110,11 +112,10 @@ def _aval(value: Any) -> Any:
 
 
 def _output_names(found: Any) -> dict[str, Any]:
-    """Outputs by name: one array is ``output``, an element of a tuple ``output_0``."""
+    """Name the outputs: one array is ``output``, an element of a tuple ``output_0``."""
     named: dict[str, Any] = {}
-    for path, value in jax.tree_util.tree_flatten_with_path(found)[0]:
-        name = path_name(path)
-        if not name:
+    for name, value, path, _, _ in named_leaves(found):
+        if not path:
             name = "output"
         elif isinstance(path[0], jax.tree_util.SequenceKey):
             name = f"output_{name}"
@@ -125,7 +126,7 @@ def _output_names(found: Any) -> dict[str, Any]:
 
 
 def signature(request: ExportRequest, traces: Iterable[Traced]) -> Signature:
-    """Inputs and outputs of a program, with the batch dimension open where outputs follow B.
+    """Return inputs and outputs of a program, with B open where outputs follow it.
 
     Args:
         request: the program.
@@ -162,7 +163,7 @@ def signature(request: ExportRequest, traces: Iterable[Traced]) -> Signature:
 
 
 def lower(traced: Traced, keep: Sequence[bool], *, name: str, platform: str = "cpu") -> Portable:
-    """A traced program as StableHLO.
+    """Lower a traced program to StableHLO.
 
     Args:
         traced: the program at one batch size.
@@ -182,7 +183,7 @@ def lower(traced: Traced, keep: Sequence[bool], *, name: str, platform: str = "c
 
 
 def pruned(traced: Traced, keep: Sequence[bool], name: str) -> tuple[Any, list[Any]]:
-    """The traced function with only the kept leaves, and all of the inputs, as arguments.
+    """Return the traced function with only the kept leaves, and all of the inputs, as arguments.
 
     Returns:
         The function, and the shapes and dtypes of its arguments.
@@ -204,7 +205,7 @@ def pruned(traced: Traced, keep: Sequence[bool], name: str) -> tuple[Any, list[A
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceModel:
-    """The model itself, run by jax in this process: what packaged answers are held against."""
+    """The original model, run by jax in this process: the reference for packaged answers."""
 
     model: Model
     request: ExportRequest
@@ -214,13 +215,13 @@ class ReferenceModel:
     _weights: dict[str, Any] = field(default_factory=dict)
 
     def trace(self, rows: int) -> Traced:
-        """The program for a batch of ``rows``, traced at most once."""
+        """Trace the program for a batch of ``rows``, at most once."""
         if rows not in self.traces:
             self.traces[rows] = trace(self.model, self.request, rows)
         return self.traces[rows]
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Outputs for a batch of any size; compiles once per size.
+        """Return outputs for a batch of any size; compiles once per size.
 
         Raises:
             ExportError: the model failed while it ran.

@@ -1,4 +1,4 @@
-"""``reweight``: a new version of a bundle with other weights, and nothing compiled.
+"""``reweight``: a new version of a bundle with other weights, without compiling.
 
 Weights are arguments of a bundle's programs, so a model that has learned on needs no export: the
 programs and executables are copied, the weights are replaced, and the golden answers are asked of
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,9 @@ from maas_sdk.bundle.folder import Bundle, copy_checked, open_bundle
 from maas_sdk.bundle.manifest import MANIFEST, WEIGHTS, FileEntry, Manifest, golden_path
 from maas_sdk.errors import ConfigError, ExportError
 from maas_sdk.export.stored_leaves import stored_form
-from maas_sdk.model.adapt import Exportable, Leaf, Model, adapt, path_name
+from maas_sdk.model.adapt import Exportable, Model, adapt
+from maas_sdk.model.leaf import Leaf
+from maas_sdk.model.names import named_leaves
 from maas_sdk.runtime.load import load
 from maas_sdk.tensors import Array
 
@@ -91,7 +93,7 @@ def reweight(
 
 
 class _New(NamedTuple):
-    """What takes the place of the old weights."""
+    """Replacement weights."""
 
     model: Model
     tensors: Mapping[str, Array]
@@ -99,33 +101,33 @@ class _New(NamedTuple):
 
 
 def _model(model_or_weights: Any) -> Model:
-    """The leaves of what was given; nothing is rebuilt from them."""
+    """Return the leaves of the given model; nothing is rebuilt from them."""
     if isinstance(model_or_weights, nnx.Module | Exportable):
         model = adapt(model_or_weights, None)
         return replace(model, leaves=tuple(map(_on_host, model.leaves)))
     tree = linen.meta.unbox(model_or_weights)
     leaves = [
-        Leaf(name=path_name(path) or "weights", value=np.asarray(value))
-        for path, value in jax.tree_util.tree_flatten_with_path(tree)[0]
+        Leaf(name=name, value=np.asarray(value), former=former)
+        for name, value, _, _, former in named_leaves(tree)
         if not jax.numpy.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.prng_key)
     ]
     return Model(kind="apply", leaves=tuple(leaves), rebuild=lambda values: values)
 
 
 def _on_host(leaf: Leaf) -> Leaf:
-    """A leaf as a program sees it, unless it is stored encoded or is no number."""
+    """Return a leaf as a program sees it, unless it is stored encoded or is no number."""
     return leaf if leaf.random or leaf.stored else replace(leaf, value=leaf.to_numpy())
 
 
 def _fitting(bundle: Bundle, model: Model) -> tuple[dict[str, Array], dict[str, Encoding]]:
-    """The bundle's tensors and encodings, anew, for the weights that its programs take."""
+    """Return the bundle's tensors and encodings for the new weights that its programs take."""
     bundle.check([WEIGHTS])
     manifest, specs = bundle.manifest, open_weights(bundle.path / WEIGHTS).specs
     check_encodings(manifest.encodings, specs)
-    given = {leaf.name: leaf for leaf in model.leaves if not leaf.random}
     names = dict.fromkeys(
         name for program in manifest.programs.values() for name in program.weights
     )
+    given = _as_named([leaf for leaf in model.leaves if not leaf.random], names)
     faults: list[str] = []
     for name in names:
         made = manifest.encodings.get(name)
@@ -155,6 +157,19 @@ def _fitting(bundle: Bundle, model: Model) -> tuple[dict[str, Array], dict[str, 
     return stored_form([given[name] for name in names], consumed)
 
 
+def _as_named(leaves: Sequence[Leaf], names: Container[str]) -> dict[str, Leaf]:
+    """Leaves by the names that the bundle has for them, be they today's or an earlier release's.
+
+    Today's name goes first: a former one never takes the place of a leaf that is called so now.
+    """
+    found = {leaf.name: leaf for leaf in leaves}
+    for leaf in leaves:
+        if leaf.name not in names:
+            known = [name for name in leaf.former if name in names and name not in found]
+            found |= {name: replace(leaf, name=name) for name in known}
+    return found
+
+
 def _next_version(folder: Path) -> Path:
     here = Path(os.path.abspath(folder))
     if not here.name.isdigit():
@@ -167,7 +182,7 @@ def _next_version(folder: Path) -> Path:
 
 
 def _fill(bundle: Bundle, new: _New, folder: Path, metadata: Mapping[str, str]) -> Manifest:
-    """Everything into the new folder, manifest last; its answers come from the folder itself."""
+    """Write everything into the new folder, manifest last; it computes its own golden answers."""
     old = bundle.manifest
     goldens = {golden_path(name): name for name in old.programs}
     for name, entry in old.files.items():
@@ -204,7 +219,7 @@ def _fill(bundle: Bundle, new: _New, folder: Path, metadata: Mapping[str, str]) 
 
 
 def _unmeasured(old: Compression | None) -> Compression | None:
-    """The old record, less what was measured on the old weights."""
+    """Return the old record without the measurements on the old weights."""
     if old is None:
         return None
     layers = tuple(replace(layer, sqnr_db=None) for layer in old.layers)
@@ -212,7 +227,7 @@ def _unmeasured(old: Compression | None) -> Compression | None:
 
 
 def _answers(folder: Path, goldens: Mapping[str, Path]) -> dict[str, dict[str, Array]]:
-    """Golden tensors by program: the old inputs with the answers that the folder now gives."""
+    """Return golden tensors by program: the old inputs with the new folder's answers."""
     found = {}
     with load(folder) as engine:
         for program, file in goldens.items():

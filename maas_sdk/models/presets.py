@@ -16,13 +16,16 @@ from jax.typing import DTypeLike
 
 from maas_sdk.errors import ConfigError
 from maas_sdk.models.convnet import CONVNET_PRESETS, ConvNet, ConvNetConfig
-from maas_sdk.models.decoder import Decoder
-from maas_sdk.models.decoder_config import DECODER_PRESETS, DecoderConfig
-from maas_sdk.models.encoder import Encoder
-from maas_sdk.models.encoder_config import ENCODER_PRESETS, EncoderConfig
 from maas_sdk.models.mlp import MLP, MLP_PRESETS, MLPConfig
 from maas_sdk.models.recurrent import RECURRENT_PRESETS, Recurrent, RecurrentConfig
 from maas_sdk.models.resnet import RESNET_PRESETS, ResNet, ResNetConfig
+from maas_sdk.models.transformer import Decoder, Encoder
+from maas_sdk.models.transformer_config import (
+    DECODER_PRESETS,
+    ENCODER_PRESETS,
+    DecoderConfig,
+    EncoderConfig,
+)
 
 __all__ = ["MODULES", "PRESETS", "abstract_model", "make_model", "preset"]
 
@@ -52,7 +55,7 @@ PRESETS: Final[Mapping[str, Any]] = MappingProxyType(
 
 
 def preset(name: str, **changes: Any) -> Any:
-    """The configuration of that name, of whatever architecture, with fields changed.
+    """Return the configuration of that name, of any architecture, with fields changed.
 
     Raises:
         ConfigError: no such name or field.
@@ -69,7 +72,7 @@ def make_model(
     dtype: DTypeLike | None = None,
     param_dtype: DTypeLike = jnp.float32,
 ) -> Any:
-    """The module that ``config`` describes, with initial parameters.
+    """Return the module that ``config`` describes, with initial parameters.
 
     Args:
         config: a configuration out of this package, or the name of a preset.
@@ -91,7 +94,7 @@ def make_model(
 
 
 def abstract_model(config: Any, *, param_dtype: DTypeLike = jnp.float32) -> Any:
-    """The same module with ``jax.ShapeDtypeStruct`` in place of arrays; see ``make_model``.
+    """Return the module with ``jax.ShapeDtypeStruct`` in place of arrays; see ``make_model``.
 
     An 8-billion-parameter decoder takes no memory and, with ``scan_layers``, under a second.
     """

@@ -1,4 +1,4 @@
-"""Where each of our parameters is found in a checkpoint of transformers or torch.
+"""Names of our parameters in checkpoints of transformers or torch.
 
 The rule it keeps: one table per architecture, from the path of our parameter to the names of the
 tensors it is made of and how; torch is not needed to read it, nor to use it.
@@ -17,11 +17,10 @@ from typing import Any, Final
 import numpy as np
 
 from maas_sdk.models.convnet import ConvNetConfig
-from maas_sdk.models.decoder_config import DecoderConfig
-from maas_sdk.models.encoder_config import EncoderConfig
 from maas_sdk.models.mlp import MLPConfig
 from maas_sdk.models.recurrent import RecurrentConfig
 from maas_sdk.models.resnet import ResNetConfig
+from maas_sdk.models.transformer_config import DecoderConfig, EncoderConfig
 from maas_sdk.tensors import Array
 
 __all__ = ["FAMILIES", "Family", "TensorSource"]
@@ -37,7 +36,7 @@ class TensorSource:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How one architecture is stored."""
+    """Checkpoint layout of one architecture."""
 
     # (configuration, names that the checkpoint has) → sources by the path of our parameter.
     sources: Callable[[Any, list[str]], Mapping[str, TensorSource]]

@@ -1,4 +1,4 @@
-"""Decides how one parameter is cut.
+"""Partition of one parameter.
 
 The rule it keeps: what is said most closely wins. In this order: the user's rules; the axes that
 the module's author annotated; the preset rules for well-known names; automatic FSDP, which cuts the
@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from maas_sdk.errors import ConfigError
-from maas_sdk.sharding.leaves import ParameterSpec
+from maas_sdk.model.leaf import Leaf
 from maas_sdk.sharding.mesh import ALIASES, AXES
 from maas_sdk.sharding.rules import Partition, Rule, axes_of, first_match
 
@@ -42,7 +42,7 @@ Source = Literal["rule", "annotation", "preset", "automatic", "follows", "whole"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeafPlan:
-    """How one parameter is cut, and why."""
+    """Partition of one parameter, and its reason."""
 
     path: str
     shape: tuple[int, ...]
@@ -66,13 +66,13 @@ class LeafPlan:
 
     @property
     def whole(self) -> bool:
-        """Whether every device holds all of it."""
+        """True when every device holds the whole parameter."""
         return self.bytes_per_device == self.nbytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policies:
-    """What decides, besides the parameter itself."""
+    """Inputs of a partition decision, besides the parameter itself."""
 
     # Size of each axis of the mesh.
     mesh: Mapping[str, int]
@@ -84,13 +84,13 @@ class Policies:
     min_shard_bytes: int = MIN_SHARD_BYTES
 
 
-def plan_leaf(leaf: ParameterSpec, policies: Policies) -> LeafPlan:
-    """The decision for one parameter.
+def plan_leaf(leaf: Leaf, policies: Policies) -> LeafPlan:
+    """Decide the partition of one parameter.
 
     Raises:
         ConfigError: a rule of the user's names more dimensions than the parameter has.
     """
-    rule = first_match(policies.rules, leaf.path)
+    rule = first_match(policies.rules, leaf.name)
     if rule is not None:
         wanted = _aligned(rule, leaf)
         return _finished(leaf, policies, "rule", str(rule), wanted, tuple(AXES))
@@ -101,7 +101,7 @@ def plan_leaf(leaf: ParameterSpec, policies: Policies) -> LeafPlan:
         wanted, notes = _annotated(leaf, policies)
         text = f"annotation ({', '.join(str(axis or '-') for axis in leaf.axes)})"
         return _finished(leaf, policies, "annotation", text, wanted, allowed, notes)
-    preset = first_match(policies.presets, leaf.path)
+    preset = first_match(policies.presets, leaf.name)
     if preset is not None and len(preset.partition) <= len(leaf.shape):
         wanted = _aligned(preset, leaf)
         plan = _finished(leaf, policies, "preset", str(preset), wanted, allowed)
@@ -117,15 +117,15 @@ def plan_leaf(leaf: ParameterSpec, policies: Policies) -> LeafPlan:
     )
 
 
-def plan_as(leaf: ParameterSpec, partition: Partition, weight: str, policies: Policies) -> LeafPlan:
-    """The decision for what follows a weight: its own partition, made by ``follow``."""
+def plan_as(leaf: Leaf, partition: Partition, weight: str, policies: Policies) -> LeafPlan:
+    """Decide the partition of an array that follows a weight, as computed by ``follow``."""
     return _finished(leaf, policies, "follows", f"follows {weight}", partition, tuple(AXES))
 
 
 def follow(
     partition: Partition, shape: tuple[int, ...], own: tuple[int, ...], mesh: Mapping[str, int]
 ) -> Partition:
-    """The partition of what belongs to a weight: its moments, its average, its scales.
+    """Return the partition of arrays that belong to a weight: its moments, average, scales.
 
     An array of the weight's shape is cut as the weight is. A dimension of another size (1 for a
     scale per channel, the count of tiles for one per tile) keeps the weight's axes where they
@@ -150,7 +150,7 @@ def follow(
 
 
 def spec_of(partition: Partition) -> PartitionSpec:
-    """A partition as jax writes it, without the Nones at its end."""
+    """Return a partition as jax writes it, without the Nones at its end."""
     entries = list(partition)
     while entries and entries[-1] is None:
         entries.pop()
@@ -158,7 +158,7 @@ def spec_of(partition: Partition) -> PartitionSpec:
 
 
 def _kept_dimensions(shape: tuple[int, ...], own: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Which dimensions of ``shape`` are left in ``own``, when only one choice is possible."""
+    """Return the dimensions of ``shape`` left in ``own``, when only one choice is possible."""
     ways: list[tuple[int, ...]] = [()]
     for size in own:
         ways = [
@@ -170,22 +170,22 @@ def _kept_dimensions(shape: tuple[int, ...], own: tuple[int, ...]) -> tuple[int,
     return ways[0] if len(ways) == 1 else None
 
 
-def _aligned(rule: Rule, leaf: ParameterSpec) -> Partition:
-    """One entry per dimension: those that a stack has in front stay whole."""
+def _aligned(rule: Rule, leaf: Leaf) -> Partition:
+    """Return one entry per dimension: those that a stack has in front stay whole."""
     missing = len(leaf.shape) - len(rule.partition)
     if missing < 0:
         raise ConfigError(
             f"rule {rule.pattern!r} names {len(rule.partition)} dimensions, but it matches "
-            f"{leaf.path!r}, which has {len(leaf.shape)} {list(leaf.shape)}; make the pattern "
+            f"{leaf.name!r}, which has {len(leaf.shape)} {list(leaf.shape)}; make the pattern "
             'narrower (end it with "kernel$"), or put a rule for this parameter in front',
             pattern=rule.pattern,
-            path=leaf.path,
+            path=leaf.name,
         )
     return (None,) * missing + rule.partition
 
 
-def _annotated(leaf: ParameterSpec, policies: Policies) -> tuple[Partition, tuple[str, ...]]:
-    """The author's names of dimensions as mesh axes; each axis is used once."""
+def _annotated(leaf: Leaf, policies: Policies) -> tuple[Partition, tuple[str, ...]]:
+    """Return the author's names of dimensions as mesh axes; each axis is used once."""
     entries: list[tuple[str, ...]] = []
     notes: list[str] = []
     used: set[str] = set()
@@ -200,7 +200,7 @@ def _annotated(leaf: ParameterSpec, policies: Policies) -> tuple[Partition, tupl
             else:
                 axes = ()
                 notes.append(
-                    f"{leaf.path}: the annotated axis {name!r} is in no table, so its dimension "
+                    f"{leaf.name}: the annotated axis {name!r} is in no table, so its dimension "
                     f'stays whole; name it: logical_axes={{**LOGICAL_AXES, "{name}": ("fsdp",)}}'
                 )
             entry += tuple(axis for axis in axes if axis not in used)
@@ -209,8 +209,8 @@ def _annotated(leaf: ParameterSpec, policies: Policies) -> tuple[Partition, tupl
     return tuple(_entry(entry) for entry in entries), tuple(notes)
 
 
-def _automatic(leaf: ParameterSpec, policies: Policies) -> LeafPlan | None:
-    """FSDP for what no rule matches: the largest dimension that divides; None when none does.
+def _automatic(leaf: Leaf, policies: Policies) -> LeafPlan | None:
+    """Shard by FSDP, for no matching rule: the largest dimension that divides; None if none.
 
     The idea, and to prefer the last of equal dimensions, is big_vision's (``sharding.py``).
     """
@@ -219,7 +219,7 @@ def _automatic(leaf: ParameterSpec, policies: Policies) -> LeafPlan | None:
         return None
     divisible = [d for d, size in enumerate(leaf.shape) if size % parts == 0 and size]
     if not divisible:
-        text = f"{leaf.path}: no dimension of {list(leaf.shape)} divides by fsdp={parts}; pad one"
+        text = f"{leaf.name}: no dimension of {list(leaf.shape)} divides by fsdp={parts}; pad one"
         whole = (None,) * len(leaf.shape)
         return _finished(leaf, policies, "whole", "", whole, (), (text,))
     largest = max(divisible, key=lambda d: (leaf.shape[d], d))
@@ -230,7 +230,7 @@ def _automatic(leaf: ParameterSpec, policies: Policies) -> LeafPlan | None:
 def _restricted(
     wanted: Partition, policies: Policies, allowed: tuple[str, ...]
 ) -> tuple[tuple[str, ...], ...]:
-    """Without axes that may not be used, or that the mesh does not have or has once."""
+    """Return a partition without axes that are forbidden, missing or of size one."""
     return tuple(
         tuple(a for a in axes_of(entry) if a in allowed and policies.mesh.get(a, 1) > 1)
         for entry in wanted
@@ -238,7 +238,7 @@ def _restricted(
 
 
 def _finished(
-    leaf: ParameterSpec,
+    leaf: Leaf,
     policies: Policies,
     source: Source,
     matched: str,
@@ -246,7 +246,7 @@ def _finished(
     allowed: tuple[str, ...],
     notes: tuple[str, ...] = (),
 ) -> LeafPlan:
-    """The partition as far as mesh and sizes allow it."""
+    """Return the partition as far as mesh and sizes allow it."""
     entries: list[tuple[str, ...]] = []
     said = list(notes)
     for d, entry in enumerate(_restricted(wanted, policies, allowed)):
@@ -258,14 +258,14 @@ def _finished(
         if leaf.shape[d] > 1:
             padded = math.ceil(leaf.shape[d] / parts) * parts
             said.append(
-                f"{leaf.path}: dimension {d} of {list(leaf.shape)} does not divide by "
+                f"{leaf.name}: dimension {d} of {list(leaf.shape)} does not divide by "
                 f"{'+'.join(entry)}={parts}, so it stays whole; pad it to {padded}, or choose "
                 "another mesh or rule"
             )
     partition = tuple(_entry(entry) for entry in entries)
     parts = math.prod(_parts(entry, policies.mesh) for entry in partition)
     return LeafPlan(
-        path=leaf.path,
+        path=leaf.name,
         shape=leaf.shape,
         dtype=leaf.dtype,
         source=source,

@@ -148,7 +148,7 @@ class CsvFile(Table):
             if place not in flaws:
                 number = _number(fields[at], whole=whole)
                 if number is None:
-                    flaws[place] = _no_number(column, fields[at])
+                    flaws[place] = _no_number(column, fields[at], whole=whole)
             found.append(number)
         return found
 
@@ -176,10 +176,11 @@ def _number(text: str, *, whole: bool) -> int | float | None:
     return None
 
 
-def _no_number(column: str, text: str) -> str:
+def _no_number(column: str, text: str, *, whole: bool) -> str:
     if not text.strip():
         return f"column {column!r} is empty"
-    return f"column {column!r}: expected a number, found {shown(text)}"
+    kind = "an integer" if whole else "a number"
+    return f"column {column!r}: expected {kind}, found {shown(text)}"
 
 
 def _rows(block: bytes, width: int, *, final: bool = False) -> tuple[list[_Fields], bytes]:

@@ -87,9 +87,10 @@ def image_mode(spec: TensorSpec) -> str | None:
 
 def image_size(file: Path) -> tuple[int, int]:
     """Return (H, W) of an image as viewers show it. Errors are those of ``read_image``."""
+    pil = pillow()
     try:
-        with pillow().Image.open(file) as image:
-            pillow().ImageOps.exif_transpose(image, in_place=True)
+        with pil.Image.open(file) as image:
+            pil.ImageOps.exif_transpose(image, in_place=True)
             width, height = image.size
     # Each of Pillow's readers has errors of its own.
     except Exception as error:
@@ -98,7 +99,7 @@ def image_size(file: Path) -> tuple[int, int]:
 
 
 def read_image(
-    file: Path, mode: str, size: tuple[int, int], *, resize: bool, scaling: str
+    file: Path, mode: str, size: tuple[int, int], *, resize: bool, scaling: str = ""
 ) -> Array:
     """Read an image the way up that viewers show it.
 
@@ -116,18 +117,18 @@ def read_image(
         InputError: no image, cut, damaged, of another size or of a mode without a range. The
             message leaves the file to the caller.
     """
-    wanted = size[::-1]
+    pil, wanted = pillow(), size[::-1]
     try:
-        with pillow().Image.open(file) as image:
+        with pil.Image.open(file) as image:
             # Before the pixels are decoded: a damaged header may promise any number of them.
             if not resize and sorted(image.size) != sorted(wanted):
                 raise _other_size(file, image.size, size, scaling)
-            pillow().ImageOps.exif_transpose(image, in_place=True)
+            pil.ImageOps.exif_transpose(image, in_place=True)
             if not resize and image.size != wanted:
                 raise _other_size(file, image.size, size, scaling)
             pixels = _eight_bits(file, image).convert(mode)
             if pixels.size != wanted:
-                pixels = pixels.resize(wanted, pillow().Image.Resampling.LANCZOS)
+                pixels = pixels.resize(wanted, pil.Image.Resampling.LANCZOS)
             return np.asarray(pixels)
     except InputError:
         raise

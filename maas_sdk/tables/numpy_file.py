@@ -9,7 +9,7 @@ Dimension letters: N rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from maas_sdk.tensors import Array, TensorSpec
 if TYPE_CHECKING:
     from zipfile import ZipFile
 
-__all__ = ["NpyFile", "NpzFile"]
+__all__ = ["NpyFile", "NpzFile", "read_arrays"]
 
 _CHECK_BYTES: Final = 2**20
 
@@ -153,6 +153,35 @@ class NpzFile(Table):
                 if (key := self.columns.key) is not None:
                     arrays[key] = _keys(arrays[key])
                 yield Piece(start, count, arrays, {}, (start + count) / total)
+
+
+def read_arrays(path: Path, wanted: Collection[str] | None = None) -> dict[str, Array]:
+    """Return the arrays of an .npz by name, of any shape; None: all.
+
+    Raises:
+        InputError: no such file, cut, damaged, with objects in it, or without a wanted array.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file", path=str(path))
+    try:
+        # Opened here: NumPy leaves a file open that turns out not to be an archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            names = sorted(archive.files)
+            found = {n: archive[n] for n in archive.files if wanted is None or n in wanted}
+    # Of a damaged archive: zipfile's, zlib's and struct's errors, and whatever NumPy's parser of
+    # headers runs into.
+    except Exception as error:
+        raise InputError(
+            f"{path}: cannot be read as an .npz of plain arrays, it may be cut or damaged: {error}",
+            path=str(path),
+        ) from error
+    if missing := [name for name in wanted or () if name not in found]:
+        raise InputError(
+            f"{path}: expected arrays named {' and '.join(map(repr, wanted or ()))}, found "
+            f"{names}; missing: {missing}",
+            path=str(path),
+        )
+    return found
 
 
 def _none(header: _Header) -> Array:

@@ -68,6 +68,14 @@ class ParquetFile(Table):
         """Return the number of a row group's first row."""
         return int(self.ends[group - 1]) if group else 0
 
+    def first_value(self, name: str) -> Any:
+        """Return the value of a column in the first row, as Python's."""
+        try:
+            batch = next(self._file.iter_batches(batch_size=1, columns=[name], use_threads=False))
+            return batch.column(name)[0].as_py()
+        except Exception as error:
+            raise _damaged(self.path, error) from error
+
     def group(self, group: int) -> Chunk:
         """Return a row group as one chunk. Not for two threads at once.
 

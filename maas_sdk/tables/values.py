@@ -113,7 +113,7 @@ def fit_each(item: Field, values: Sequence[Any], flaws: dict[int, str], *, finit
         except ValueError:
             row = np.empty(0, object)
         if row.dtype.kind not in _REAL:
-            flaws[place] = f"{item.at()}: expected {_row(spec)}, found {_odd(value)}"
+            flaws[place] = _no_numbers(item, value)
         elif not _fits(row.shape, dims):
             shape = f"shape {list(row.shape)}" if row.ndim else "a single number"
             flaws[place] = f"{item.at()}: expected {_row(spec)}, found {shape}"
@@ -133,6 +133,15 @@ def _fits(shape: tuple[int, ...], dims: tuple[int, ...]) -> bool:
 def _row(spec: TensorSpec) -> str:
     dims = list(spec.shape[1:])
     return f"{spec.dtype}{dims}" if dims else f"one {spec.dtype}"
+
+
+def _no_numbers(item: Field, value: object) -> str:
+    """The reason of a row that is not all numbers; of several columns, the first that is none."""
+    if isinstance(value, list) and len(value) == len(item.columns) > 1:
+        for element, number in enumerate(value):
+            if not isinstance(number, int | float):
+                return f"{item.at(element)}: expected a number, found {shown(number)}"
+    return f"{item.at()}: expected {_row(item.spec)}, found {_odd(value)}"
 
 
 def _odd(value: object) -> str:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from maas_sdk.errors import ConfigError, InputError, StorageError
+from maas_sdk.tables.images import IMAGE_SUFFIXES, image_mode, image_values, read_image
+from maas_sdk.tables.numpy_file import read_arrays
 from maas_sdk.tensors import Array, Signature, TensorSpec, dtype_from_name
 
-__all__ = ["PICTURES", "read_inputs", "read_npz", "write_outputs"]
-
-PICTURES: Final = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+__all__ = ["read_inputs", "write_outputs"]
 
 
 def read_inputs(path: Path, signature: Signature, *, invert: bool = False) -> dict[str, Array]:
@@ -42,33 +42,17 @@ def read_inputs(path: Path, signature: Signature, *, invert: bool = False) -> di
         named = _from_npz(path, signature)
     elif suffix == ".npy":
         named = {_only_input(path, signature): _load(path)}
-    elif suffix in PICTURES:
+    elif suffix in IMAGE_SUFFIXES:
         name = _only_input(path, signature)
         named = {name: _from_picture(path, signature.inputs[name], invert=invert)}
     else:
         raise ConfigError(
-            f"{path}: expected a file that ends in .npy, .npz, .json or {', '.join(PICTURES)}"
+            f"{path}: expected a file that ends in .npy, .npz, .json or {', '.join(IMAGE_SUFFIXES)}"
         )
     return {
         name: _bend(array, signature.inputs[name]) if name in signature.inputs else array
         for name, array in named.items()
     }
-
-
-def read_npz(path: Path) -> dict[str, Array]:
-    """All arrays of an .npz, by name.
-
-    Raises:
-        InputError: no such file, or not a readable .npz.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        # Opened here, because numpy leaves a file open that turns out not to be an archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:  # zipfile, zlib and numpy each have their own
-        raise InputError(f"{path}: not a readable .npz file: {error}") from error
 
 
 def write_outputs(path: Path, outputs: Mapping[str, Array]) -> None:
@@ -110,7 +94,7 @@ def _load(path: Path) -> Array:
 
 
 def _from_npz(path: Path, signature: Signature) -> dict[str, Array]:
-    named = read_npz(path)
+    named = read_arrays(path)
     if len(named) == 1 and len(signature.inputs) == 1:
         # np.savez(path, x) calls its only array arr_0, which nobody meant as a name.
         return dict(zip(signature.inputs, named.values(), strict=True))
@@ -133,29 +117,15 @@ def _from_json(path: Path, signature: Signature) -> dict[str, Array]:
 
 def _from_picture(path: Path, spec: TensorSpec, *, invert: bool) -> Array:
     """[1, H, W, C] or [1, H, W], as the spec has it; floats from 0 to 1, bytes from 0 to 255."""
-    from maas_sdk.cli.output import extra
-
-    with extra("demo"):
-        from PIL import Image, UnidentifiedImageError
-
-    sizes = spec.shape[1:]
-    channels = sizes[2] if len(sizes) == 3 else 1
-    if len(sizes) not in (2, 3) or channels not in (1, 3, 4):
+    mode = image_mode(spec)
+    if mode is None:
         raise InputError(f"{path}: the program takes {spec}, which is not a picture")
-    height, width = sizes[0], sizes[1]
-    assert height is not None
-    assert width is not None
+    height, width = (size or 0 for size in spec.shape[1:3])
     try:
-        with Image.open(path) as opened:
-            image = opened.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
-    except (UnidentifiedImageError, OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable picture: {error}") from error
-    pixels = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
-    if invert:
-        pixels = 255 - pixels
-    dtype = dtype_from_name(spec.dtype)
-    scaled = pixels if dtype.kind in "ui" else (pixels / 255.0).astype(dtype)
-    return scaled.astype(dtype).reshape(1, *(size or 0 for size in sizes))
+        pixels = read_image(path, mode, (height, width), resize=True)
+    except InputError as error:
+        raise InputError(f"{path}: {error.message}") from error
+    return image_values(pixels, spec, invert=invert)[None]
 
 
 def _bend(array: Array, spec: TensorSpec) -> Array:

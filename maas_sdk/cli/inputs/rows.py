@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from maas_sdk.cli.inputs.arrays import read_npz
 from maas_sdk.cli.inputs.model_words import read_example
 from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.model.load_object import make_object
+from maas_sdk.tables.numpy_file import read_arrays
 
 __all__ = ["LABELS", "calibration_of", "evaluation_of", "example_of"]
 
@@ -30,7 +30,7 @@ def calibration_of(spec: str, example: Any) -> Any:
         InputError: an .npz file without rows.
     """
     if Path(spec).suffix == ".npz":
-        return _inputs(spec, read_npz(Path(spec)), example)
+        return _inputs(spec, read_arrays(Path(spec)), example)
     return read_example(spec, "--calibration")
 
 
@@ -48,7 +48,7 @@ def evaluation_of(spec: str, example: Any) -> Any:
         )
     if path.suffix != ".npz":
         return make_object(spec)
-    arrays = read_npz(path)
+    arrays = read_arrays(path)
     if LABELS not in arrays:
         raise InputError(
             f"--evaluate {spec}: expected an array {LABELS!r} beside the inputs, got "

@@ -152,10 +152,10 @@ class _How(NamedTuple):
 
 
 def _read(file: Path, labels: str) -> dict[str, Array]:
-    from maas_sdk.cli.inputs.arrays import read_npz
     from maas_sdk.errors import InputError
+    from maas_sdk.tables.numpy_file import read_arrays
 
-    arrays = read_npz(file)
+    arrays = read_arrays(file)
     if labels not in arrays:
         raise InputError(
             f"{file}: no array {labels!r}; it has {', '.join(arrays) or 'none'}. "

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written beside it, kept by policy, restored onto any mesh.
+"""Checkpoints of a training run: saved during it, kept by policy, restored onto any mesh.
 
     checkpoints = Checkpoints(CheckpointConfig(folder="run/checkpoints", every_steps=100))
     checkpoints.save(step, state, data_state, {"loss": loss})
@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +31,7 @@ import orbax.checkpoint.experimental.v1 as ocp
 from maas_sdk.errors import ConfigError, CorruptError, MaasError, NotFoundError, StorageError
 from maas_sdk.training.checkpoints.checksums import write_checksums
 from maas_sdk.training.checkpoints.device_copy import Snapshot, snapshot_pays
-from maas_sdk.training.checkpoints.named_state import named_arrays, named_specs
+from maas_sdk.training.checkpoints.named_state import former_names, named_arrays, named_specs
 from maas_sdk.training.checkpoints.retention import CheckpointConfig, Retention, score
 from maas_sdk.training.checkpoints.stored_step import (
     data_state_of,
@@ -45,7 +45,7 @@ __all__ = ["CheckpointConfig", "Checkpoints", "Restored"]
 
 
 class Restored(NamedTuple):
-    """What ``Checkpoints.restore`` gives."""
+    """Result of ``Checkpoints.restore``."""
 
     # A tree like the abstract one that was asked for, of arrays of its own, safe to donate.
     state: Any
@@ -87,7 +87,7 @@ class Checkpoints:
         self.close()
 
     def due(self, step: int) -> bool:
-        """Whether ``config.every_steps`` asks for a checkpoint after step ``step``."""
+        """Return True when ``config.every_steps`` asks for a checkpoint after step ``step``."""
         return self.config.every_steps is not None and step % self.config.every_steps == 0
 
     def save(
@@ -112,7 +112,8 @@ class Checkpoints:
 
         Raises:
             ConfigError: a leaf that is no array; the folder holds that step or a later one of
-                another run; the last checkpoint could not be written.
+                another run.
+            StorageError: the last checkpoint could not be written.
         """
         arrays = named_arrays(state)
         self.wait()
@@ -161,7 +162,7 @@ class Checkpoints:
         *,
         partial: bool = False,
     ) -> Restored:
-        """Read a checkpoint into arrays that lie where ``abstract_state`` says.
+        """Read a checkpoint into arrays with the shardings of ``abstract_state``.
 
         Args:
             abstract_state: a pytree of ``jax.ShapeDtypeStruct`` with the shardings to restore to
@@ -178,7 +179,12 @@ class Checkpoints:
         expected = named_specs(abstract_state)
         wanted = self._resolve(step)
         try:
-            named, data_state = read_step(self.folder / str(wanted), expected, partial=partial)
+            named, data_state = read_step(
+                self.folder / str(wanted),
+                expected,
+                former=former_names(abstract_state),
+                partial=partial,
+            )
         except CorruptError as error:
             others = [other for other in self.steps() if other != wanted]
             remedy = "the folder holds no other"
@@ -200,7 +206,7 @@ class Checkpoints:
         return Restored(state, data_state, wanted)
 
     def steps(self) -> list[int]:
-        """Steps of all whole checkpoints, ascending; waits for one that is being written."""
+        """Return steps of all whole checkpoints, ascending; waits for one being written."""
         self.wait()
         return sorted(
             int(found.name)
@@ -209,33 +215,33 @@ class Checkpoints:
         )
 
     def latest_step(self) -> int | None:
-        """Step of the newest whole checkpoint; None where there is none."""
+        """Return the step of the newest whole checkpoint; None where there is none."""
         return max(self.steps(), default=None)
 
     def best_step(self) -> int | None:
-        """Step of the checkpoint with the best metric; the newest of equals; None for none."""
+        """Return the step of the best checkpoint by metric, the newest of equals; None for none."""
         found = [(score(self.config, self._metrics_of(step)), step) for step in self.steps()]
         return max((pair for pair in found if pair[0] > -math.inf), default=(0.0, None))[1]
 
     def metrics(self, step: int) -> dict[str, float]:
-        """The metrics that a checkpoint was saved with. Raises ``NotFoundError``."""
+        """Return the metrics that a checkpoint was saved with. Raises ``NotFoundError``."""
         return dict(self._metrics_of(self._resolve(step)))
 
     def data_state(self, step: int | Literal["best"] | None = None) -> Any:
-        """What ``restore`` gives beside the arrays, which are not read. Raises as it does."""
+        """Return the data state of ``restore`` without reading arrays. Raises as it does."""
         return data_state_of(self.folder / str(self._resolve(step)))
 
     def discard_after(self, step: int) -> None:
-        """Remove every checkpoint of a later step: the run goes on from ``step`` anew."""
+        """Remove every checkpoint of a later step, to continue the run from ``step``."""
         for later in [found for found in self.steps() if found > step]:
             with _translated(f"{self.folder}: step {later} could not be removed"):
                 self._manager.delete(later)
 
     def wait(self) -> None:
-        """Return when what was begun is on the disk.
+        """Wait until every save begun is on the disk.
 
         Raises:
-            ConfigError: it could not be written.
+            StorageError: it could not be written.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
@@ -247,7 +253,7 @@ class Checkpoints:
                 raise
 
     def close(self) -> None:
-        """Finish what was begun and let go of the folder."""
+        """Finish the saves begun and release the folder."""
         try:
             self.wait()
         finally:
@@ -320,26 +326,18 @@ class Checkpoints:
         return step
 
 
-class _translated:
-    """Context manager that turns what orbax and the disk raise into a ``ConfigError``."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if isinstance(error, Exception) and not isinstance(error, MaasError):
-            raise StorageError(
-                f"{self._what}: {type(error).__name__}: {error}; check that the disk has room and "
-                "that the folder may be written"
-            ) from error
+@contextlib.contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """Turn what orbax and the disk raise into a ``StorageError``."""
+    try:
+        yield
+    except MaasError:
+        raise
+    except Exception as error:
+        raise StorageError(
+            f"{what}: {type(error).__name__}: {error}; check that the disk has room and "
+            "that the folder may be written"
+        ) from error
 
 
 def _listing(steps: list[int]) -> str:

@@ -1,7 +1,7 @@
-"""A folder of images, a folder for each class inside, as rows that are read when asked for.
+"""A folder of images with a folder per class, as rows that are read on demand.
 
-The rule it keeps: classes are the folders' names, sorted, so the same tree gives the same numbers
-on any machine; every row has one shape and dtype, or the error names the file.
+Classes are the folders' names, sorted, so the same tree gives the same numbers on any machine. Each
+row has one shape and dtype, or the error names the file.
 
 Dimension letters: N images, B rows of a batch, H height, W width, C channels.
 """
@@ -9,20 +9,20 @@ Dimension letters: N images, B rows of a batch, H height, W width, C channels.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from maas_sdk.errors import ConfigError, DependencyError, InputError
+from maas_sdk.errors import ConfigError, InputError
+from maas_sdk.tables import ReadOptions
+from maas_sdk.tables.images import IMAGE_SUFFIXES, image_size, read_image
 from maas_sdk.tensors import Array
 from maas_sdk.training.data.examples import Batch
 
-__all__ = ["MODES", "SUFFIXES", "ImageFolder"]
+__all__ = ["MODES", "ImageFolder"]
 
 # Pillow's names: grey, colour, colour with transparency; C is 1, 3, 4.
 MODES: Final = ("L", "RGB", "RGBA")
-# Endings of the files that count; what else lies in a folder is left alone.
-SUFFIXES: Final = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 class ImageFolder:
@@ -60,22 +60,23 @@ class ImageFolder:
         self._files: list[Path] = []
         labels: list[int] = []
         for label, folder in enumerate(folders):
-            files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+            files = sorted(
+                file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES
+            )
             if not files:
                 raise InputError(
                     f"{folder}: expected one image or more of the class {folder.name!r}, a file "
-                    f"that ends in {', '.join(SUFFIXES)}; found none",
+                    f"that ends in {', '.join(IMAGE_SUFFIXES)}; found none",
                     path=folder,
                 )
             self._files += files
             labels += [label] * len(files)
         # int32[N], the class of each row.
         self.labels: Array = np.array(labels, np.int32)
-        self._pillow = _pillow()
         self._mode = mode
         self._scaled = size is not None
         # (H, W)
-        self._size = self._size_of(self._files[0]) if size is None else size
+        self._size = _size_of(self._files[0]) if size is None else size
 
     def __len__(self) -> int:
         return len(self._files)
@@ -84,7 +85,7 @@ class ImageFolder:
         return {"inputs": self._image(self._files[row]), "labels": self.labels[row]}
 
     def read(self, rows: Array) -> Batch:
-        """The rows at ``rows``, int64[B], in their order.
+        """Return the rows at ``rows``, int64[B], in their order.
 
         Returns:
             inputs uint8[B, H, W, C]; labels int32[B].
@@ -96,46 +97,26 @@ class ImageFolder:
         return {"inputs": np.stack(images), "labels": self.labels[rows]}
 
     def _image(self, file: Path) -> Array:
-        """uint8[H, W, C] of a file."""
+        """Return a file's image, uint8[H, W, C]."""
         try:
-            with self._pillow.open(file) as image:
-                found = image.size[::-1]
-                # Before the pixels are decoded: a damaged header may promise any number of them.
-                if self._scaled or found == self._size:
-                    pixels = image.convert(self._mode)
-                    if self._scaled:
-                        pixels = pixels.resize(self._size[::-1], self._pillow.Resampling.BILINEAR)
-                    return np.asarray(pixels).reshape(*self._size, -1)
-        # Each of Pillow's readers has errors of its own; a header may also promise too much.
-        except Exception as error:
-            raise _damaged(file, error) from error
-        raise InputError(
-            f"{file}: expected an image of {self._size[0]} × {self._size[1]} pixels (height × "
-            f"width), like the first one, found {found[0]} × {found[1]}; size= scales all to one",
-            path=file,
-        )
-
-    def _size_of(self, file: Path) -> tuple[int, int]:
-        try:
-            with self._pillow.open(file) as image:
-                width, height = image.size
-        except Exception as error:
-            raise _damaged(file, error) from error
-        return height, width
+            pixels = read_image(
+                file,
+                self._mode,
+                self._size,
+                resize=self._scaled,
+                scaling=ReadOptions.scaling,
+            )
+        except InputError as error:
+            raise _of(file, error) from error
+        return pixels.reshape(*self._size, -1)
 
 
-def _damaged(file: Path, error: Exception) -> InputError:
-    return InputError(
-        f"{file}: cannot be read as an image, it may be cut or damaged: {error}", path=file
-    )
-
-
-def _pillow() -> Any:
-    """The module of Pillow that opens images."""
+def _size_of(file: Path) -> tuple[int, int]:
     try:
-        from PIL import Image
-    except ImportError as error:
-        raise DependencyError(
-            "images are read by pillow, which is not installed: pip install 'maas-sdk[data]'"
-        ) from error
-    return Image
+        return image_size(file)
+    except InputError as error:
+        raise _of(file, error) from error
+
+
+def _of(file: Path, error: InputError) -> InputError:
+    return InputError(f"{file}: {error.message}", path=file)

@@ -1,7 +1,6 @@
-"""Examples out of an .npz file.
+"""Examples of an .npz file.
 
-The rule it keeps: a file is what its schema says, whole, or an error that names the file and what
-differs; nothing in it is ever executed (no pickles).
+A file is what its schema says, whole, or an error that names the file and what differs.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from maas_sdk.errors import InputError
+from maas_sdk.tables.numpy_file import read_arrays
 from maas_sdk.tensors import Array
 from maas_sdk.training.data.examples import Examples, finite_rows
 
@@ -18,7 +18,7 @@ __all__ = ["read_npz"]
 
 
 def read_npz(path: Path | str, *, inputs: str = "inputs", labels: str = "labels") -> Examples:
-    """Two arrays of a file that ``numpy.savez`` wrote, in memory.
+    """Read two arrays of a file that ``numpy.savez`` wrote into memory.
 
     Args:
         path: the file.
@@ -30,26 +30,7 @@ def read_npz(path: Path | str, *, inputs: str = "inputs", labels: str = "labels"
             infinity.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file", path=path)
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            names = sorted(archive.files)
-            found = {name: archive[name] for name in (inputs, labels) if name in names}
-    # Of a damaged archive: zipfile's, zlib's and struct's errors, and whatever NumPy's parser of
-    # headers runs into.
-    except Exception as error:
-        raise InputError(
-            f"{path}: cannot be read as an .npz of plain arrays, it may be cut or damaged: {error}",
-            path=path,
-        ) from error
-    missing = [name for name in (inputs, labels) if name not in found]
-    if missing:
-        raise InputError(
-            f"{path}: expected arrays named {inputs!r} and {labels!r}, found {names}; missing: "
-            f"{missing}",
-            path=path,
-        )
+    found = read_arrays(path, (inputs, labels))
     _check(path, inputs, found[inputs], kinds="biuf")
     _check(path, labels, found[labels], kinds="iuf")
     if len(found[inputs]) != len(found[labels]):
