@@ -27,6 +27,7 @@ from maas_sdk.errors import (
     NotFoundError,
 )
 from maas_sdk.tensors import Signature, TensorSpec
+from tests.kit.damage import flip
 
 SPEC = TensorSpec(dtype="float32", shape=(None, 4))
 BLANK = Manifest(
@@ -143,12 +144,6 @@ def test_links_are_not_sealed(tmp_path: Path) -> None:
         (writer.path / "l").symlink_to("/etc/hostname")
         with pytest.raises(CorruptError, match="l: expected a plain file, found a symbolic link"):
             writer.seal(BLANK)
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 DAMAGE: list[tuple[Callable[[Path], object], str]] = [

@@ -10,14 +10,12 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
 
-from maas_sdk.cli.app import app
 from maas_sdk.cli.serving.predict import split_url
+from tests.kit.command_line import document, maas
 
 MAAS = [sys.executable, "-c", "from maas_sdk.cli import main; main()"]
 MODEL = """
@@ -32,15 +30,6 @@ def apply(weights, inputs):
 """
 ROWS = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 1]], np.float32)
 ANSWERS = ROWS @ np.arange(6, dtype=np.float32).reshape(3, 2)
-
-
-def maas(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def document(result: Result) -> Any:
-    """Stdout is one JSON document and nothing else."""
-    return json.loads(result.stdout)
 
 
 @pytest.fixture(autouse=True)

@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
 
-from maas_sdk.cli.app import app
 from maas_sdk.deploy import size
 from maas_sdk.deploy.process import FunctionProcess
 from maas_sdk.export import default_targets, export
+from tests.kit.command_line import document, maas
 
 STACK = """
 variable "project_id" { type = string }
@@ -44,15 +43,6 @@ HERE = ("--project", "my-project", "--name", "toy")
 needs_terraform = pytest.mark.skipif(
     shutil.which("terraform") is None, reason="terraform is not installed"
 )
-
-
-def maas(*arguments: object, answer: str = "") -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=answer)
-
-
-def document(result: Result) -> Any:
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
 
 
 @pytest.fixture(scope="module")

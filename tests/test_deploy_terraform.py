@@ -14,13 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
 
-from maas_sdk.cli.app import app
 from maas_sdk.client import Client
 from maas_sdk.deploy.settings import Settings, variables
 from maas_sdk.deploy.terraform import declared_variables, find_stack
 from maas_sdk.export import default_targets, export
+from tests.kit.command_line import maas
 from tests.kit.gcs import Gcs, gcs
 from tests.terraform.cloud import PROJECT, providers
 from tests.terraform.local import local_cloud
@@ -32,10 +31,6 @@ HERE = ("--project", PROJECT, "--name", "toy")
 BUCKETS = ("my-project-states", "my-project-store")
 PAGE = Path(__file__).parent.parent / "docs" / "deploy.md"
 X = np.arange(6, dtype=np.float32).reshape(3, 2)
-
-
-def maas(*arguments: object, answer: str = "") -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=answer)
 
 
 def exported(folder: Path, name: str) -> Path:
