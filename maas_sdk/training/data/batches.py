@@ -47,7 +47,7 @@ class Transform(Protocol):
 
 
 class Normalizer(Protocol):
-    """What ``normalize`` takes; ``Normalization`` is one."""
+    """Interface of ``normalize``; ``Normalization`` is one."""
 
     def apply(self, inputs: Array) -> Array:
         """Inputs [B, …] → float32[B, …]."""
@@ -115,7 +115,7 @@ class Batches(Iterator[Batch]):
 
     @property
     def number(self) -> int:
-        """How many batches came before the next one, from the start of the run."""
+        """Number of batches before the next one, from the start of the run."""
         return int(self._iterator.get_state()["next_index"])
 
     def get_state(self) -> dict[str, int]:
@@ -219,7 +219,7 @@ def batches(
 
 
 def _check_host(host: tuple[int, int], batch_size: int, augment: Sequence[Transform]) -> None:
-    """Whether the hosts' parts are equal, and what looks at rows together finds them together."""
+    """Refuse hosts with unequal parts, or that would separate rows which a change needs together."""
     index, count = host
     if not 0 <= index < count:
         raise ConfigError(

@@ -34,7 +34,7 @@ OVER: Final = ("feature", "channel", "all")
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Normalization:
-    """What is subtracted from inputs, and what they are then divided by."""
+    """Offset that is subtracted from inputs, and scale that they are then divided by."""
 
     # float32, the shape of a row for "feature", [C] for "channel", [] for "all".
     offset: Array
@@ -108,7 +108,7 @@ class Normalization:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:
-        """What ``to_dict`` gave. Raises ``InputError`` for anything else."""
+        """Return what ``to_dict`` gave. Raises ``InputError`` for anything else."""
         try:
             return cls(
                 offset=np.asarray(document["offset"], np.float32),
@@ -139,7 +139,7 @@ def check_row_shape(statistics: tuple[int, ...], row: tuple[int, ...]) -> None:
 
 
 class _Statistics(Protocol):
-    """What is kept of a part of the data, and adds up over parts."""
+    """Statistics of a part of the data, which add up over parts."""
 
     @classmethod
     def of(cls, values: Array) -> Self: ...

@@ -25,7 +25,7 @@ _EPOCHS_KEPT: Final = 3
 
 
 class BatchRows(NamedTuple):
-    """What one batch is made of."""
+    """Rows of one batch."""
 
     # 1 for the first.
     epoch: int
@@ -46,7 +46,7 @@ class _Epoch(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Order:
-    """Which rows are in which batch."""
+    """Assignment of rows to batches."""
 
     # N
     count: int
@@ -94,7 +94,7 @@ class Order:
         return BatchRows(epoch + 1, rows, turns, weights)
 
     def fingerprint(self) -> dict[str, int]:
-        """What has to be the same for a position to mean the same; JSON-able.
+        """Return the settings that a position depends on; JSON-able.
 
         The checksum is of the first epoch's row numbers, so it also tells another kind of sampling
         or other weights, and a NumPy whose generators give other numbers.
@@ -121,7 +121,7 @@ class Order:
 
 
 def _turns(rows: Array, count: int) -> Array:
-    """How often each of ``rows``, int64[R], came before; int64[R]."""
+    """Count, int64[R], how often each of ``rows``, int64[R], came before."""
     if np.bincount(rows, minlength=count).max() <= 1:
         return np.zeros_like(rows)
     # Sorted by row, equal ones stay in the order in which they came.

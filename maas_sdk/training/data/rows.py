@@ -87,7 +87,7 @@ class Elements:
 
 
 def as_source(data: object) -> Source:
-    """What rows can be read from by number.
+    """Return ``data`` as a source.
 
     Args:
         data: a ``Source`` itself, arrays by name, or a ``grain.MapDataset`` of dicts.
@@ -119,7 +119,7 @@ def load(source: Source) -> Examples:
 
 
 def in_memory(source: Source) -> bool:
-    """Whether reading rows is a copy, and not worth a thread of its own."""
+    """Return whether reading rows is a mere copy, not worth a thread of its own."""
     if isinstance(source, Subset):
         return in_memory(source.source)
     return isinstance(source, Examples | Arrays)

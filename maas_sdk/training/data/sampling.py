@@ -1,4 +1,4 @@
-"""Which rows an epoch draws, and in which order.
+"""Sampling: the rows that an epoch draws, and their order.
 
 The rule it keeps: an epoch's order is a pure function of the data's size, the seed and the epoch's
 number, never of what was drawn before. So a position is one number, any epoch can be taken up at
@@ -32,7 +32,7 @@ __all__ = [
 
 @runtime_checkable
 class Sampling(Protocol):
-    """How an epoch's rows are drawn."""
+    """Draws the rows of an epoch."""
 
     def epoch_rows(self, count: int, *, seed: int, epoch: int) -> Array:
         """Row numbers of an epoch, int64[R] below ``count``; R is the same for every epoch.

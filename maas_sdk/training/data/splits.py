@@ -1,4 +1,4 @@
-"""Which rows are learnt from and which are held out: hold-out, stratified, k-fold.
+"""Splits into rows to train on and rows held out: hold-out, stratified, k-fold.
 
 The rule it keeps: a split is a pure function of its seed; every row is in exactly one part, and no
 part is empty. The functions that end in ``_rows`` give row numbers, for data that is not in memory:
