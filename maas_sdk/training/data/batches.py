@@ -219,7 +219,7 @@ def batches(
 
 
 def _check_host(host: tuple[int, int], batch_size: int, augment: Sequence[Transform]) -> None:
-    """Refuse hosts with unequal parts, or that would separate rows which a change needs together."""
+    """Refuse hosts with unequal parts, or that separate rows which belong together."""
     index, count = host
     if not 0 <= index < count:
         raise ConfigError(
