@@ -47,9 +47,10 @@ from flax import nnx
 from sklearn.datasets import load_digits
 
 from maas_sdk.bundle.files.weights import open_weights, write_weights
+from maas_sdk.model.names import map_named
 from maas_sdk.models.presets import make_model, preset
 from maas_sdk.tensors import Array
-from maas_sdk.training.checkpoints.named_state import leaf_name, named_arrays
+from maas_sdk.training.checkpoints.named_state import named_arrays
 from maas_sdk.training.data import Examples, hold_out_rows, stratified_rows
 from maas_sdk.training.optimizer import OptimizerConfig
 from maas_sdk.training.run.trainer import TrainConfig, Trainer
@@ -408,9 +409,7 @@ def _with_weights(model: Any, weights: Mapping[str, Array]) -> Any:
     """The model in evaluation mode, with other weights."""
     graphdef, state, rest = nnx.split(model, _KEPT, ...)
     # Copies: a loaded model outlives the mapped file, whatever becomes of that.
-    state = jax.tree_util.tree_map_with_path(
-        lambda path, _: jnp.array(weights[leaf_name(path)]), state
-    )
+    state = map_named(lambda name, _: jnp.array(weights[name]), state)
     filled = nnx.merge(graphdef, state, rest)
     filled.eval()
     return filled

@@ -30,9 +30,8 @@ from bench.tpu import Compiled, Request, compile_for_tpu, faults, products_s
 from maas_sdk.compress.program.quantized_model import QuantizedModel
 from maas_sdk.compress.quantize import quantize
 from maas_sdk.model.adapt import adapt
-from maas_sdk.models.decoder import DecoderBlock
-from maas_sdk.models.encoder import EncoderBlock
 from maas_sdk.models.presets import preset
+from maas_sdk.models.transformer import TransformerBlock
 
 # Rows and positions.
 SHAPES: Final[Mapping[str, tuple[int, int]]] = {"decode": (8, 1), "batch": (32, 128)}
@@ -57,11 +56,8 @@ NOTES: Final = (
 def block(name: str) -> tuple[nnx.Module, int]:
     """One layer in bfloat16, and its features."""
     given: Any = {"dtype": jnp.bfloat16, "param_dtype": jnp.bfloat16, "rngs": nnx.Rngs(0)}
-    if name == "encoder":
-        config = preset("bert-base", dropout=0.0)
-        return EncoderBlock(config, **given), config.features
-    config = preset("llama3-8b")
-    return DecoderBlock(config, **given), config.features
+    config = preset("bert-base", dropout=0.0) if name == "encoder" else preset("llama3-8b")
+    return TransformerBlock(config, **given), config.features
 
 
 def row(quantized: QuantizedModel, before: Compiled, after: Compiled) -> dict[str, object]:

@@ -34,6 +34,8 @@ LAW = {
     "errors": Floor(set(), set()),
     "tensors": Floor({"errors"}, {"numpy"}),
     "charts": Floor({"errors"}, set()),
+    "reports": Floor({"errors", "charts"}, set()),
+    "children": Floor({"errors", ""}, set()),
     # formats
     "bundle": Floor(GROUND, {"numpy"}),
     "store": Floor({*GROUND, "bundle"}, {"numpy"}),
@@ -49,26 +51,28 @@ LAW = {
     # the workshop's ground
     "model": Floor({*GROUND, "bundle"}, {"numpy", "jax", "flax"}),
     "hlo": Floor({"errors"}, {"numpy"}),
-    "tpu": Floor({*GROUND, "hlo"}, {"numpy", "jax"}),
+    "tpu": Floor({*GROUND, "children", "hlo"}, {"numpy", "jax"}),
     "distributed": Floor({*GROUND}, {"numpy", "jax"}),
     # workshop
-    "evaluate": Floor({*GROUND, "charts"}, {"numpy", "jax", "flax"}),
+    "evaluate": Floor({*GROUND, "charts", "reports"}, {"numpy", "jax", "flax"}),
     "models": Floor({*GROUND}, {"numpy", "jax", "flax"}),
     "sharding": Floor({*GROUND, "charts", "model"}, {"numpy", "jax", "flax"}),
     "training": Floor(
-        {*GROUND, "charts", "model", "sharding", "tables"},
+        {*GROUND, "charts", "model", "reports", "sharding", "tables"},
         {"numpy", "jax", "flax", "optax", "grain", "orbax"},
     ),
     # Of the exporter it takes what times a program.
     "compress": Floor(
-        {*GROUND, "bundle", "charts", "evaluate", "export", "model"},
+        {*GROUND, "bundle", "charts", "evaluate", "export", "model", "reports"},
         {"numpy", "jax", "flax", "scipy", "optax"},
     ),
     # The workshop's one door to the service: what is exported is compiled and verified by the code
     # that will serve it. "" is the package itself, for its version.
-    "export": Floor({*GROUND, "", "bundle", "model", "runtime", "tpu"}, {"numpy", "jax", "flax"}),
+    "export": Floor(
+        {*GROUND, "", "bundle", "children", "model", "runtime", "tpu"}, {"numpy", "jax", "flax"}
+    ),
     "plan": Floor(
-        {*GROUND, "charts", "hlo", "model", "models", "sharding", "tpu", "training"},
+        {*GROUND, "charts", "hlo", "model", "models", "reports", "sharding", "tpu", "training"},
         {"numpy", "jax", "flax"},
     ),
     # roof
@@ -76,7 +80,8 @@ LAW = {
     "demo": Floor(
         {
             *FORMATS,
-            *("charts", "client", "compress", "deploy", "evaluate", "export", "models", "training"),
+            *("charts", "client", "compress", "deploy", "evaluate", "export", "models"),
+            *("reports", "training"),
         },
         {"numpy", "jax", "flax", "rich"},
     ),
@@ -116,6 +121,9 @@ PRIVILEGED = {
     "functions_framework": {"cli/study/demo.py", "cli/serving/bench.py", "cli/build/package.py"},
     "uvicorn": {"cli/serving/serve.py"},
     "sklearn": {"demo/digits.py"},
+    # Fills the reports' templates.
+    "jinja2": {"reports/page.py"},
+    "markupsafe": {"reports/page.py"},
     # Patches JAX while a model is traced; what it gives leaves the file as a plain module.
     "qwix": {"training/qtraining.py"},
     "PIL": {"tables/images.py"},

@@ -23,9 +23,8 @@ from maas_sdk.hlo.chip_work import chip_work, totals
 from maas_sdk.hlo.module import parse_module
 from maas_sdk.hlo.weight_traces import trace_weights
 from maas_sdk.model.adapt import adapt
-from maas_sdk.models.decoder import Decoder, DecoderBlock
-from maas_sdk.models.encoder import EncoderBlock
 from maas_sdk.models.presets import preset
+from maas_sdk.models.transformer import Decoder, TransformerBlock
 from maas_sdk.tpu.libtpu import VARIABLE
 
 NEEDS_LIBTPU = pytest.mark.skipif(
@@ -51,11 +50,11 @@ def network(name: str) -> nnx.Module:
     given: Any = {"dtype": jnp.bfloat16, "param_dtype": jnp.bfloat16, "rngs": nnx.Rngs(0)}
     sizes = {"features": FEATURES, "hidden_features": 2 * FEATURES, "heads": 4}
     if name == "encoder":
-        return EncoderBlock(preset("bert-base", dropout=0.0, **sizes), **given)
+        return TransformerBlock(preset("bert-base", dropout=0.0, **sizes), **given)
     config = preset(
         "decoder-tiny", **sizes, kv_heads=2, head_features=0, layers=3, scan_layers=True
     )
-    return DecoderBlock(config, **given) if name == "decoder" else Decoder(config, **given)
+    return TransformerBlock(config, **given) if name == "decoder" else Decoder(config, **given)
 
 
 def given(name: str, rows: int, length: int) -> Any:

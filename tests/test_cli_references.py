@@ -90,7 +90,10 @@ def arguments(group: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from arguments(command, f"{name}{word} ")
             continue
         for parameter in command.params:
-            if parameter.name in ("bundle", "source", "model") and "bundle" in parameter.help:
+            if (
+                parameter.name in ("bundle", "source", "model")
+                and "bundle" in parameter.help.lower()
+            ):
                 yield f"{name}{word}", parameter
 
 

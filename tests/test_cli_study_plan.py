@@ -74,7 +74,7 @@ def test_without_a_compiler_the_command_says_how_to_get_one():
     done = run.invoke(app, arguments, env={"MAAS_LIBTPU": None})
     assert done.exit_code == 1
     document = json.loads(done.stdout)
-    assert document["code"] == "config_invalid"
+    assert document["code"] == "dependency_missing"
     assert "pip install --no-deps --target FOLDER 'libtpu==" in document["error"]
 
 

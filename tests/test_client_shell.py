@@ -29,6 +29,7 @@ from maas_sdk.client import AsyncClient, Client, FakeClock, RetryPolicy
 from maas_sdk.errors import (
     ConfigError,
     DeadlineError,
+    DependencyError,
     InputError,
     MaasError,
     MediaTypeError,
@@ -429,7 +430,7 @@ def test_progress_without_rich_says_how_to_get_it(
 ) -> None:
     """Before anything is sent, with the install line."""
     monkeypatch.setitem(sys.modules, "rich.progress", None)
-    with pytest.raises(ConfigError, match=r"pip install 'maas-sdk\[cli\]'"):
+    with pytest.raises(DependencyError, match=r"pip install 'maas-sdk\[cli\]'"):
         make().predict_many(X, progress=True)
     assert endpoint.paths == []
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maas_sdk.deploy.advice import ADVICE, explain, failure, plain
-from maas_sdk.errors import ConfigError
+from maas_sdk.errors import MachineError
 
 NO_LOGIN = """
 ╷
@@ -299,7 +299,7 @@ def test_every_row_has_a_case() -> None:
 def test_a_failure_tells_both() -> None:
     """Our sentence first, then theirs, without colours and frames; the reason for programs."""
     error = failure("terraform apply", "\x1b[31mmodule.x: Creating...\x1b[0m\n" + BUCKET_TAKEN)
-    assert isinstance(error, ConfigError)
+    assert isinstance(error, MachineError)
     first, _, rest = error.message.partition("\n")
     assert first.startswith("`terraform apply` failed: another Google Cloud customer has a bucket")
     assert rest.startswith("It said:\nError: googleapi: Error 409")

@@ -18,7 +18,7 @@ from maas_sdk.deploy.deployment import Deployment
 from maas_sdk.deploy.settings import Settings
 from maas_sdk.deploy.terraform import TerraformBinary
 from maas_sdk.deploy.workspace import Workspace
-from maas_sdk.errors import ConfigError
+from maas_sdk.errors import ConfigError, MachineError
 from tests.gcs import Gcs, gcs
 from tests.terraform.workspace import backend_environment, needs_terraform
 
@@ -159,7 +159,7 @@ def test_a_bucket_that_is_not_there(storage: Gcs, stack: Path, tmp_path: Path) -
     """How to make it is said; what was deployed stays known where it was."""
     first = deployed(deployment(stack, tmp_path / "work"), tmp_path, b"one")
     made = deployment(stack, tmp_path / "work", "no-such-states")
-    with pytest.raises(ConfigError, match="gcloud storage buckets create gs://BUCKET"):
+    with pytest.raises(MachineError, match="gcloud storage buckets create gs://BUCKET"):
         deployed(made, tmp_path, b"two")
     assert made.stack
     assert not (made.stack / BACKEND).exists()
@@ -167,7 +167,7 @@ def test_a_bucket_that_is_not_there(storage: Gcs, stack: Path, tmp_path: Path) -
 
     # Nothing was deployed: what was named in vain is not kept either.
     made = deployment(stack, tmp_path / "new", "no-such-states")
-    with pytest.raises(ConfigError, match="gcloud storage buckets create gs://BUCKET"):
+    with pytest.raises(MachineError, match="gcloud storage buckets create gs://BUCKET"):
         deployed(made, tmp_path, b"two")
     deployed(plain := deployment(stack, tmp_path / "new"), tmp_path, b"two")
     assert local_state(plain)
@@ -177,7 +177,7 @@ def test_a_bucket_that_is_not_there(storage: Gcs, stack: Path, tmp_path: Path) -
 def test_a_stack_that_wants_a_bucket_is_given_it(storage: Gcs, stack: Path, tmp_path: Path) -> None:
     """``backend "gcs" {}`` of its own is filled in; without a name, it is asked for."""
     (stack / "backend.tf").write_text('terraform {\n  backend "gcs" {}\n}\n')
-    with pytest.raises(ConfigError, match=r"or none was named: make one: .*and say it with"):
+    with pytest.raises(MachineError, match=r"or none was named: make one: .*and say it with"):
         deployed(deployment(stack, tmp_path / "work"), tmp_path, b"one")
     assert deployed(deployment(stack, tmp_path / "work", BUCKET), tmp_path, b"one")
     assert storage.names(BUCKET) == [STATE]

@@ -12,7 +12,7 @@ import pytest
 
 from maas_sdk.deploy.deployed import measure_deployed
 from maas_sdk.deploy.golden import FirstCall
-from maas_sdk.errors import ConfigError, ModelError, TransportError
+from maas_sdk.errors import ConfigError, CredentialsError, ModelError, TransportError
 
 START_S = 0.15
 
@@ -121,7 +121,7 @@ def test_what_does_not_say_its_age_is_not_called_cold(platform: Platform) -> Non
 def test_refusals_say_what_to_do(platform: Platform) -> None:
     """A private endpoint asks for a token; wrong answers and addresses stop the measurement."""
     platform.status = 403
-    with pytest.raises(ConfigError, match=r"answers 403: .* gcloud auth print-identity-token"):
+    with pytest.raises(CredentialsError, match=r"answers 403: .* gcloud auth print-identity-token"):
         measure_deployed(platform.url, call([]), model="toy", sleep=platform.sleep)
     platform.status = 500
     with pytest.raises(ModelError, match=r"status 500: cba"):

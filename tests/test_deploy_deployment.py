@@ -36,7 +36,7 @@ from maas_sdk.deploy.terraform import (
     find_stack,
 )
 from maas_sdk.deploy.workspace import Workspace
-from maas_sdk.errors import ConfigError, CorruptError
+from maas_sdk.errors import ConfigError, CorruptError, DependencyError, MachineError
 from tests.terraform.workspace import TERRAFORM
 from tests.terraform.workspace import Workspace as RealTerraform
 
@@ -167,10 +167,10 @@ def test_what_terraform_refuses_is_explained(tmp_path: Path, stack: Path) -> Non
     release = made.prepare(SETTINGS, zipped(tmp_path, b"one"), "digits")
     main = stack / "main.tf"
     main.write_text(main.read_text().replace("fileexists(", "!fileexists("))
-    with pytest.raises(ConfigError, match=r"`terraform plan` failed: a setting.*\nIt said:\nErr"):
+    with pytest.raises(MachineError, match=r"`terraform plan` failed: a setting.*\nIt said:\nErr"):
         made.apply(release, lambda: True)
     (stack.parents[1] / "modules" / "echo" / "main.tf").write_text("nothing {")
-    with pytest.raises(ConfigError, match="`terraform init` failed"):
+    with pytest.raises(MachineError, match="`terraform init` failed"):
         made.apply(release, lambda: True)
     made.workspace.source(release.source).unlink()
     with pytest.raises(ConfigError, match="is gone: package and deploy the bundle of release 1"):
@@ -224,7 +224,7 @@ def test_a_dry_run_needs_nothing(tmp_path: Path, stack: Path) -> None:
 def test_without_terraform_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With where to get it, and that a dry run needs none."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"terraform is not installed: https://.*--dry-run"):
+    with pytest.raises(DependencyError, match=r"terraform is not installed: https://.*--dry-run"):
         TerraformBinary(tmp_path)
 
 
@@ -233,7 +233,7 @@ def test_the_stack_is_found_or_asked_for(
 ) -> None:
     """The one named; a folder without Terraform files is refused."""
     assert find_stack(stack) == stack
-    with pytest.raises(ConfigError, match="or name a stack's folder with --stack"):
+    with pytest.raises(MachineError, match="or name a stack's folder with --stack"):
         find_stack(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="the stack has no variable project_id, region"):
         variables(SETTINGS, tmp_path, {"name", "source_zip"})

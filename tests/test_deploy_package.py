@@ -61,7 +61,15 @@ def test_folder_holds_what_runs(bundle: Path, tmp_path: Path) -> None:
     }
     open_bundle(out / "model.maas").check()
     vendored = {path.name for path in (out / "maas_sdk").iterdir()} - {"__pycache__", "runtime"}
-    assert vendored == {"__init__.py", "bundle", "errors.py", "serve", "tensors.py", "wire"}
+    assert vendored == {
+        "__init__.py",
+        "bundle",
+        "errors.py",
+        "serve",
+        "store",
+        "tensors.py",
+        "wire",
+    }
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -77,7 +85,7 @@ def test_a_batch_function_has_what_reads_files(bundle: Path, tmp_path: Path) -> 
     """The readers and the client of buckets, and not the server; no other kind is made."""
     out = package(bundle, tmp_path / "out", function="batch")
     vendored = {path.name for path in (out / "maas_sdk").iterdir()}
-    assert {"batch", "bundle", "runtime"} <= vendored
+    assert {"batch", "bundle", "runtime", "store", "tables"} <= vendored
     assert "serve" not in vendored
     listed = (out / "requirements.txt").read_text()
     assert all(f"\n{name}==" in listed for name in ("pyarrow", "google-cloud-storage", "jaxlib"))

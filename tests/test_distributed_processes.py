@@ -6,12 +6,16 @@ from pathlib import Path
 
 from maas_sdk.distributed.launcher import launch
 
-PROGRAM = """
+PROGRAM = f"""
+import sys
+sys.path.append({str(Path(__file__).parent.parent / "examples")!r})
+"""
+PROGRAM += """
 import jax, jax.numpy as jnp, numpy as np, optax
 from maas_sdk.distributed.hosts import join
 from maas_sdk.sharding.layout import host_part, lay_out, place, place_batch, state_shardings
 from maas_sdk.sharding.mesh import describe_mesh, make_mesh
-from maas_sdk.sharding.zero import make_zero
+from zero_parameter_server import make_zero
 
 rows = np.arange(24, dtype=np.float32).reshape(8, 3) / 24
 weights = {"w": np.arange(12, dtype=np.float32).reshape(3, 4) / 12}

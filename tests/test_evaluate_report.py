@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_diabetes, load_iris
 
-from maas_sdk.charts.curves import Curve, curve_chart, scatter_chart
+from maas_sdk.charts.curves import Curve, curve_chart
 from maas_sdk.charts.heat_map import heat_map
 from maas_sdk.errors import ConfigError
 from maas_sdk.evaluate import (
@@ -157,13 +157,14 @@ def test_a_gap_where_nothing_is_known() -> None:
 
 def test_a_scatter_chart_joins_nothing() -> None:
     """Dots alone."""
-    svg = scatter_chart(
+    svg = curve_chart(
         [Curve(name="c", points=((1, 2), (3, 4)))],
         title="t",
         x_label="x",
         y_label="y",
         x_format=str,
         y_format=str,
+        joined=False,
     )
     assert svg.count("<circle") == 2
     assert "<polyline" not in svg

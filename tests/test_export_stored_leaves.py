@@ -22,7 +22,8 @@ from maas_sdk.export import default_targets, export
 from maas_sdk.export.reweight import reweight
 from maas_sdk.export.stored_leaves import stored_form
 from maas_sdk.export.verification.answers import verify
-from maas_sdk.model.adapt import Exportable, Leaf, Model, adapt
+from maas_sdk.model.adapt import Exportable, Model, adapt
+from maas_sdk.model.leaf import Leaf
 from maas_sdk.runtime import load
 
 X = np.random.default_rng(0).random((3, 8), np.float32)

@@ -30,10 +30,8 @@ def failing() -> Child:
     return Child(label="broken", job={"work": "compile", "items": [item], "custom_calls": []})
 
 
-def run(children, tmp_path, timeout_s=60.0):
-    return run_children(
-        children, folder=tmp_path, timeout_s=timeout_s, on_step=lambda child, message: None
-    )
+def run(children, timeout_s=60.0):
+    return run_children(children, timeout_s=timeout_s)
 
 
 def children_of(process: psutil.Process) -> list[psutil.Process]:
@@ -43,7 +41,7 @@ def children_of(process: psutil.Process) -> list[psutil.Process]:
 def test_a_failing_child_brings_its_stderr_and_ends_the_others(tmp_path):
     """The error names the target and shows the end of what the child wrote; nobody is left."""
     with pytest.raises(ExportError, match=r"(?s)broken: compile ended with status 1.*nonexistent"):
-        run([waiting(tmp_path, "patient"), failing()], tmp_path)
+        run([waiting(tmp_path, "patient"), failing()])
     assert children_of(psutil.Process()) == []
 
 
@@ -51,13 +49,13 @@ def test_a_custom_call_that_jaxlib_does_not_ship(tmp_path):
     """A kernel of another package is unknown where the program is served; the error names it."""
     job = {"work": "compile", "items": [], "custom_calls": ["my_kernel"]}
     with pytest.raises(ExportError, match=r"cpu: jaxlib \S+ ships no function my_kernel"):
-        run([Child(label="cpu", job=job)], tmp_path)
+        run([Child(label="cpu", job=job)])
 
 
 def test_a_child_past_its_time_is_killed(tmp_path):
     """The limit is in the message, with the argument that raises it."""
     with pytest.raises(ExportError, match=r"slow: compile took longer than 0.5 s.*timeout_s="):
-        run([waiting(tmp_path, "slow")], tmp_path, timeout_s=0.5)
+        run([waiting(tmp_path, "slow")], timeout_s=0.5)
     assert children_of(psutil.Process()) == []
 
 
@@ -69,14 +67,12 @@ def test_children_end_with_us(tmp_path, number):
     script = tmp_path / "parent.py"
     script.write_text(
         "import signal\n"
-        "from pathlib import Path\n"
         # Whoever runs tests in the background has Ctrl-C ignored, which children inherit.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from maas_sdk.export.targets.children import Child, run_children\n"
         f"item = {{'name': 'p', 'program': {str(pipe)!r}, 'executable': 'never'}}\n"
         "job = {'work': 'compile', 'items': [item], 'custom_calls': []}\n"
-        f"run_children([Child(label='c', job=job)], folder=Path({str(tmp_path)!r}),\n"
-        "             timeout_s=120.0, on_step=print)\n"
+        "run_children([Child(label='c', job=job)], timeout_s=120.0)\n"
     )
     package = str(Path(maas_sdk.__path__[0]).absolute().parent)
     parent = subprocess.Popen(

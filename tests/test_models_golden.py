@@ -19,8 +19,8 @@ import pytest
 from flax import nnx
 
 from maas_sdk.models import convnet, mlp, recurrent, resnet
+from maas_sdk.models.huggingface_config import config_from_transformers
 from maas_sdk.models.import_weights import load_weights
-from maas_sdk.models.transformers_config import config_from_transformers
 
 GOLDEN = Path(__file__).parent / "golden" / "models"
 KINDS = {

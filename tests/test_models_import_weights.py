@@ -11,9 +11,9 @@ import pytest
 from flax import nnx
 
 from maas_sdk.errors import ConfigError, InputError
-from maas_sdk.models.decoder import DecoderConfig
+from maas_sdk.models.huggingface_config import config_from_transformers
 from maas_sdk.models.import_weights import load_weights
-from maas_sdk.models.transformers_config import config_from_transformers
+from maas_sdk.models.transformer_config import DecoderConfig
 
 GOLDEN = Path(__file__).parent / "golden" / "models"
 

@@ -27,7 +27,8 @@ from maas_sdk.bundle.manifest import (
 from maas_sdk.errors import CorruptError, ManifestError, ModelError, NotFoundError
 from maas_sdk.export import default_targets, export
 from maas_sdk.export.stablehlo import portable
-from maas_sdk.model.adapt import Leaf, Model
+from maas_sdk.model.adapt import Model
+from maas_sdk.model.leaf import Leaf
 
 X = np.ones((2, 4), np.float32)
 BEST = default_targets()[:1]

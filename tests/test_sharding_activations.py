@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from maas_sdk.hlo.collectives import collectives
-from maas_sdk.models.decoder import Decoder
-from maas_sdk.models.decoder_config import DecoderConfig
+from maas_sdk.models.transformer import Decoder
+from maas_sdk.models.transformer_config import DecoderConfig
 from maas_sdk.sharding.activations import keep_rows_cut
 from maas_sdk.sharding.layout import batch_sharding, lay_out
 from maas_sdk.sharding.mesh import make_mesh

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from maas_sdk.models.decoder import Decoder, DecoderConfig
+from maas_sdk.models.transformer import Decoder
+from maas_sdk.models.transformer_config import DecoderConfig
 from maas_sdk.sharding.explain import Explanation, explain
 from maas_sdk.sharding.layout import lay_out
 from maas_sdk.sharding.mesh import make_mesh

@@ -29,22 +29,22 @@ def pair() -> Pair:
 
 def test_names_are_the_same_from_every_library() -> None:
     """nnx variables and linen's boxes add nothing to a parameter's path."""
-    names = [leaf.path for leaf in leaves_of(nnx.state(pair()))]
+    names = [leaf.name for leaf in leaves_of(nnx.state(pair()))]
     assert names == ["layers/0/bias", "layers/0/kernel", "layers/1/bias", "layers/1/kernel"]
     init = nn.with_logical_partitioning(nn.initializers.lecun_normal(), ("embed", "mlp"))
     linen = nn.Dense(4, kernel_init=init).init(jax.random.key(0), jnp.ones((1, 2)))
-    assert [leaf.path for leaf in leaves_of(linen)] == ["params/bias", "params/kernel"]
-    assert [leaf.path for leaf in leaves_of(({"a": [np.ones(2)]},))] == ["0/a/0"]
+    assert [leaf.name for leaf in leaves_of(linen)] == ["params/bias", "params/kernel"]
+    assert [leaf.name for leaf in leaves_of(({"a": [np.ones(2)]},))] == ["0/a/0"]
 
 
 def test_annotations_of_both_libraries_are_read() -> None:
     """``nnx.with_partitioning`` and ``nn.with_logical_partitioning`` name dimensions alike."""
-    annotated = {leaf.path: leaf.axes for leaf in leaves_of(nnx.state(pair()))}
+    annotated = {leaf.name: leaf.axes for leaf in leaves_of(nnx.state(pair()))}
     assert annotated["layers/0/kernel"] == ("embed", "mlp")
     assert annotated["layers/1/kernel"] is None
     init = nn.with_logical_partitioning(nn.initializers.lecun_normal(), ("embed", "mlp"))
     linen = nn.Dense(4, kernel_init=init).init(jax.random.key(0), jnp.ones((1, 2)))
-    assert {leaf.path: leaf.axes for leaf in leaves_of(linen)} == {
+    assert {leaf.name: leaf.axes for leaf in leaves_of(linen)} == {
         "params/bias": None,
         "params/kernel": ("embed", "mlp"),
     }
@@ -53,7 +53,7 @@ def test_annotations_of_both_libraries_are_read() -> None:
 def test_optimizer_state_has_the_names_of_its_weights() -> None:
     """A moment's path ends in the path of its parameter."""
     state = optax.adam(0.1).init(nnx.state(pair()))
-    names = [leaf.path for leaf in leaves_of(state)]
+    names = [leaf.name for leaf in leaves_of(state)]
     assert "0/mu/layers/0/kernel" in names
     assert "0/count" in names
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,18 +10,18 @@ from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
 
 from maas_sdk.errors import ConfigError
-from maas_sdk.sharding.leaves import ParameterSpec
+from maas_sdk.model.leaf import Leaf
 from maas_sdk.sharding.partition import LeafPlan, Policies, follow, plan_leaf, spec_of
 from maas_sdk.sharding.rules import LOGICAL_AXES, RULES, Rule, axes_of
 
 MESH = {"data": 2, "fsdp": 4, "tensor": 2}
 
 
-def leaf(path: str, *shape: int, axes: tuple[Any, ...] | None = None) -> ParameterSpec:
-    return ParameterSpec(path=path, shape=shape, dtype=np.dtype(np.float32), axes=axes)
+def leaf(path: str, *shape: int, axes: tuple[Any, ...] | None = None) -> Leaf:
+    return Leaf(name=path, value=jax.ShapeDtypeStruct(shape, np.float32), axes=axes)
 
 
-def plan(of: ParameterSpec, *rules: Rule, **changes: Any) -> LeafPlan:
+def plan(of: Leaf, *rules: Rule, **changes: Any) -> LeafPlan:
     policies: dict[str, Any] = {
         "mesh": MESH,
         "weight_axes": ("fsdp", "tensor"),

@@ -15,8 +15,8 @@ from sklearn.datasets import load_digits
 
 from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.hlo.collectives import collectives
-from maas_sdk.models.decoder import Decoder
-from maas_sdk.models.decoder_config import DecoderConfig
+from maas_sdk.models.transformer import Decoder
+from maas_sdk.models.transformer_config import DecoderConfig
 from maas_sdk.sharding.mesh import make_mesh
 from maas_sdk.sharding.pipeline import Pipelined, pipeline, stack_blocks, stage_sharding
 

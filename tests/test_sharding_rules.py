@@ -6,9 +6,9 @@ import pytest
 from flax import nnx
 
 from maas_sdk.errors import ConfigError
-from maas_sdk.models.decoder import Decoder, DecoderConfig
-from maas_sdk.models.encoder import Encoder, EncoderConfig
 from maas_sdk.models.mlp import MLP, MLPConfig
+from maas_sdk.models.transformer import Decoder, Encoder
+from maas_sdk.models.transformer_config import DecoderConfig, EncoderConfig
 from maas_sdk.sharding.leaves import leaves_of
 from maas_sdk.sharding.rules import RULES, Rule, first_match, rules_by_name
 
@@ -66,8 +66,8 @@ def test_every_large_parameter_of_the_decoders_has_a_rule(preset: str, scan: boo
     config = DecoderConfig.preset(preset, scan_layers=scan)
     leaves = leaves_of(nnx.eval_shape(lambda: nnx.state(Decoder(config, rngs=nnx.Rngs(0)))))
     # What has no rule is a norm, or a bias that tensor parallelism leaves whole.
-    without = [leaf for leaf in leaves if first_match(RULES["standard"], leaf.path) is None]
-    assert all("norm" in leaf.path or leaf.path.endswith("bias") for leaf in without)
+    without = [leaf for leaf in leaves if first_match(RULES["standard"], leaf.name) is None]
+    assert all("norm" in leaf.name or leaf.name.endswith("bias") for leaf in without)
     assert sum(leaf.nbytes for leaf in without) < 0.001 * sum(leaf.nbytes for leaf in leaves)
 
 
@@ -75,7 +75,7 @@ def test_every_rule_of_the_presets_is_about_something() -> None:
     """A rule that none of our models needs would be a name that has changed."""
 
     def paths(make: Any) -> list[str]:
-        return [leaf.path for leaf in leaves_of(nnx.eval_shape(lambda: nnx.state(make())))]
+        return [leaf.name for leaf in leaves_of(nnx.eval_shape(lambda: nnx.state(make())))]
 
     found = [
         *paths(lambda: Decoder(DecoderConfig.preset("gpt2", tied=False), rngs=nnx.Rngs(0))),

@@ -131,12 +131,57 @@ def test_quickstart_reads_another_bucket_before_it_starts(tmp_path: Path) -> Non
 
 @needs_terraform
 @pytest.mark.slow
+def test_production_makes_a_redis_only_where_it_is_asked_for(
+    standins: tuple[StandIn, StandIn], reattach: str, tmp_path: Path
+) -> None:
+    """None by default; ``limits`` adds it and tells its users, and null takes it away again."""
+    google, _ = standins
+    workspace = stack("production", reattach, tmp_path)
+    workspace.apply()
+
+    def redis() -> list[dict[str, Any]]:
+        return [s for (kind, _), s in google.cloud.items() if kind == "google_redis_instance"]
+
+    def readers() -> list[str]:
+        """Names of functions and services that have the address as a secret."""
+        return [
+            state["name"]
+            for (kind, _), state in google.cloud.items()
+            if kind.endswith(("functions2_function", "_v2_service"))
+            and "MAAS_LIMITS_URL" in json.dumps(state)
+        ]
+
+    def apis() -> set[str]:
+        return {s["service"] for (k, _), s in google.cloud.items() if k.endswith("project_service")}
+
+    assert (redis(), readers()) == ([], [])
+    assert "redis.googleapis.com" not in apis()
+    state = workspace.folder / "terraform.tfstate"
+    assert SECRET not in state.read_text(encoding="utf-8")
+    workspace.variables(limits={})
+    applied = workspace.apply()
+    plan = workspace.plan()
+    assert changes(plan) == {}
+    # The password is in the state, where its pages say so, and nowhere else.
+    assert SECRET in state.read_text(encoding="utf-8")
+    assert SECRET not in json.dumps(workspace.outputs()) + applied.output
+    assert not any(output["sensitive"] for output in plan["planned_values"]["outputs"].values())
+    assert [one["tier"] for one in redis()] == ["STANDARD_HA"] * 2
+    assert sorted(readers()) == ["digits", "digits", "digits-fn", "digits-fn"]
+    assert "redis.googleapis.com" in apis()
+    workspace.variables(limits=None)
+    workspace.apply()
+    assert (redis(), readers()) == ([], [])
+
+
+@needs_terraform
+@pytest.mark.slow
 def test_production_lives(standins: tuple[StandIn, StandIn], reattach: str, tmp_path: Path) -> None:
     """Two regions, the canary raised and taken back, protected from destroy until told."""
     google, beta = standins
     workspace = stack("production", reattach, tmp_path)
     workspace.run("validate", "-no-color")
-    applied = workspace.apply()
+    workspace.apply()
     plan = workspace.plan()
     assert changes(plan) == {}
     outputs = workspace.outputs()
@@ -158,10 +203,6 @@ def test_production_lives(standins: tuple[StandIn, StandIn], reattach: str, tmp_
         "digits-batch": key,
     }
     assert settings["digits-batch"]["MAAS_OUTPUT"] == f"gs://{PROJECT}-digits-results/digits"
-    # The password is in the state, where its pages say so, and nowhere else.
-    state = (workspace.folder / "terraform.tfstate").read_text(encoding="utf-8")
-    assert SECRET in state
-    assert SECRET not in json.dumps(outputs) + applied.output
     assert not any(output["sensitive"] for output in plan["planned_values"]["outputs"].values())
     assert {role for account, role in roles(google) if account == "digits-run"} == {
         "roles/storage.objectViewer",

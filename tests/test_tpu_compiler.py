@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from maas_sdk.cli.study.plan import make_jobs
-from maas_sdk.errors import ConfigError, ModelError
+from maas_sdk.errors import ConfigError, MachineError, ModelError
 from maas_sdk.hlo.collectives import collectives
 from maas_sdk.plan.planner import Comparison, make_plan, plan
 from maas_sdk.tpu.compiler import Answer, CompileJob, compile_jobs
@@ -28,7 +28,7 @@ NEEDS_LIBTPU = pytest.mark.skipif(
 RECIPE = """
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
-from maas_sdk.tpu.program import Program
+from maas_sdk.tpu.program import PlannedProgram
 
 def make(mesh, *, rows=256, features=512, breaks=False):
     if breaks:
@@ -43,7 +43,7 @@ def make(mesh, *, rows=256, features=512, breaks=False):
         loss = lambda w: jnp.mean((jax.nn.gelu(x @ w["up"]) @ w["down"]).astype(jnp.float32) ** 2)
         value, grads = jax.value_and_grad(loss)(w)
         return jax.tree.map(lambda a, b: a - b, w, grads), value
-    return Program(fn=step, arguments=(weights, shape((rows, features), "fsdp")),
+    return PlannedProgram(fn=step, arguments=(weights, shape((rows, features), "fsdp")),
                    kinds=("weights", "batch"), donate=(0,), items=rows, item_name="rows")
 """
 
@@ -206,7 +206,7 @@ def test_a_child_that_takes_too_long_is_ended() -> None:
     [answer] = compile_jobs(
         [CompileJob(label="slow", recipe="x:y", slice="v5e:2x2", axes={"fsdp": 4})], timeout_s=0.05
     )
-    assert isinstance(answer.error, ConfigError)
+    assert isinstance(answer.error, MachineError)
     assert "slow: the TPU compiler took longer than 0.05 s" in answer.error.message
 
 
@@ -237,9 +237,9 @@ def test_where_the_compiler_is_missing_the_line_that_installs_it_is_said(tmp_pat
     """Nowhere, an empty folder, and another version: each with the exact command."""
     line = r"pip install --no-deps --target FOLDER 'libtpu==0\.0\.42\.\*'"
     assert wanted_version().startswith("0.0.")
-    with pytest.raises(ConfigError, match=line):
+    with pytest.raises(MachineError, match=line):
         find_libtpu({})
-    with pytest.raises(ConfigError, match=rf"no libtpu in that folder.*{line}"):
+    with pytest.raises(MachineError, match=rf"no libtpu in that folder.*{line}"):
         find_libtpu({VARIABLE: str(tmp_path)})
     (tmp_path / "libtpu").mkdir()
     (tmp_path / "libtpu" / "libtpu.so").touch()
@@ -247,7 +247,7 @@ def test_where_the_compiler_is_missing_the_line_that_installs_it_is_said(tmp_pat
     newer.mkdir()
     (newer / "METADATA").write_text("Metadata-Version: 2.1\nName: libtpu\nVersion: 0.0.51\n")
     with pytest.raises(
-        ConfigError, match=rf"libtpu 0\.0\.51 .* compiles with libtpu 0\.0\.42.*{line}"
+        MachineError, match=rf"libtpu 0\.0\.51 .* compiles with libtpu 0\.0\.42.*{line}"
     ):
         find_libtpu({VARIABLE: str(tmp_path)})
 

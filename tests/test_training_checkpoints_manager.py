@@ -21,7 +21,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from maas_sdk.errors import ConfigError, CorruptError, NotFoundError
+from maas_sdk.errors import ConfigError, CorruptError, NotFoundError, StorageError
 from maas_sdk.training.checkpoints.manager import CheckpointConfig, Checkpoints
 from maas_sdk.training.checkpoints.named_state import named_arrays, raw
 
@@ -393,7 +393,7 @@ def test_a_write_that_fails_is_told(snapshot: bool, tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
         try:
             checkpoints.save(2, {"w": jnp.ones(1 << 20)})
-            with pytest.raises(ConfigError, match=r"step 2 could not be written: .*the disk has"):
+            with pytest.raises(StorageError, match=r"step 2 could not be written: .*the disk has"):
                 checkpoints.save(3, small(3))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -409,7 +409,7 @@ def test_a_write_that_fails_last_is_told_at_the_end(tmp_path: Path) -> None:
     try:
         checkpoints = Checkpoints(CheckpointConfig(folder=tmp_path))
         checkpoints.save(1, {"w": jnp.ones(1 << 20)})
-        with pytest.raises(ConfigError, match="step 1 could not be written"):
+        with pytest.raises(StorageError, match="step 1 could not be written"):
             checkpoints.close()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -12,7 +12,7 @@ from flax import nnx
 from maas_sdk.training.diagnose.nonfinite import Origin, find_origin, nonfinite_error
 from maas_sdk.training.losses import LossFn, cross_entropy
 from maas_sdk.training.precision import Policy
-from maas_sdk.training.step import supervised, take_apart
+from maas_sdk.training.step import create_train_state, supervised
 
 BATCH = {"inputs": np.ones((16, 4), np.float32), "labels": np.zeros(16, np.int32)}
 
@@ -48,7 +48,7 @@ class Rooted(nnx.Module):
 def origin(
     model: nnx.Module, loss_fn: LossFn | None = None, policy: str = "f32", **batch: Any
 ) -> Origin:
-    graphdef, state = take_apart(model, optax.sgd(0.1), Policy())
+    graphdef, state = create_train_state(model, optax.sgd(0.1), Policy())
     return find_origin(
         graphdef,
         state,

@@ -6,7 +6,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from maas_sdk.training.metrics import LAG, Late, Sums, log_name, mean_values, pack
+from maas_sdk.training.metrics import (
+    LAG,
+    DelayedMetrics,
+    MetricAccumulator,
+    log_name,
+    mean_values,
+    pack,
+)
 from maas_sdk.training.step import Mean, mean_of
 
 
@@ -16,7 +23,7 @@ def mean(total: float, count: float) -> Mean:
 
 def test_means_are_of_rows_and_not_of_batches() -> None:
     """A batch of one row weighs a third of one of three; the learning rate is the last one."""
-    sums = Sums(["loss", "learning_rate"])
+    sums = MetricAccumulator(["loss", "learning_rate"])
     assert sums.means() == {}
     for loss, rate in ((mean(6, 3), mean(0.5, 1)), (mean(4, 1), mean(0.25, 1))):
         sums.add(np.asarray(pack({"loss": loss, "learning_rate": rate})))
@@ -26,14 +33,14 @@ def test_means_are_of_rows_and_not_of_batches() -> None:
 def test_sums_go_on_from_json_as_if_nothing_had_been() -> None:
     """To the last bit, wherever they are cut."""
     values = np.random.default_rng(0).random((5, 2, 1), np.float32)
-    whole = Sums(["loss"])
-    part: Any = Sums(["loss"])
+    whole = MetricAccumulator(["loss"])
+    part: Any = MetricAccumulator(["loss"])
     for index, value in enumerate(values):
         whole.add(value)
         part.add(value)
         if index == 2:
             state = json.loads(json.dumps(part.get_state()))
-            part = Sums(["loss"])
+            part = MetricAccumulator(["loss"])
             part.set_state(state)
     assert part.means() == whole.means()
 
@@ -53,12 +60,12 @@ def test_news_are_fetched_steps_later_and_in_order() -> None:
     """At step n nothing younger than n - LAG is touched; a flush fetches the rest."""
     fetched: list[float] = []
     delivered: list[float] = []
-    late = Late()
+    delayed = DelayedMetrics()
     for step in range(1, 11):
-        late.put(step, Slow(step, fetched), lambda value: delivered.append(float(value)))  # type: ignore[arg-type]
-        late.settle(step)
+        delayed.put(step, Slow(step, fetched), lambda value: delivered.append(float(value)))  # type: ignore[arg-type]
+        delayed.deliver(step)
         assert fetched == list(range(1, step - LAG + 1))
-    late.flush()
+    delayed.flush()
     assert fetched == delivered == list(range(1, 11))
 
 

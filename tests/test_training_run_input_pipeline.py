@@ -8,7 +8,7 @@ import pytest
 
 from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.training.data import Examples, Split, batches
-from maas_sdk.training.run.input_pipeline import Counted, eval_batches, train_feed
+from maas_sdk.training.run.input_pipeline import CountedBatches, eval_batches, train_pipeline
 
 ROWS = Examples(inputs=np.arange(20.0, dtype=np.float32)[:, None], labels=np.arange(20) % 4)
 LIST = [{"inputs": np.full((4, 1), n), "labels": np.full(4, n)} for n in range(5)]
@@ -22,7 +22,7 @@ def test_whatever_holds_rows_is_a_feed() -> None:
     """Examples, a split, a dict, a grain dataset of rows: the same rows in the same order."""
     rows = grain.MapDataset.source(ROWS)
     same = [
-        train_feed(data, batch_size=6, seed=3)
+        train_pipeline(data, batch_size=6, seed=3)
         for data in (
             ROWS,
             Split(train=ROWS, test=ROWS),
@@ -40,32 +40,32 @@ def test_whatever_holds_rows_is_a_feed() -> None:
 def test_batches_of_ones_own_are_taken_as_they_are() -> None:
     """Ours, with a position; a grain.IterDataset of rows; a list of batches."""
     ours = batches(ROWS, batch_size=5, seed=0, shuffle=False)
-    assert take(train_feed(ours, batch_size=5, seed=9), 1) == [[0, 1, 2, 3, 4]]
+    assert take(train_pipeline(ours, batch_size=5, seed=9), 1) == [[0, 1, 2, 3, 4]]
     with pytest.raises(ConfigError, match="comes in batches of 5 rows, batch_size is 6"):
-        train_feed(ours, batch_size=6, seed=9)
+        train_pipeline(ours, batch_size=6, seed=9)
     stream = grain.MapDataset.source(ROWS).to_iter_dataset()
-    assert take(train_feed(stream, batch_size=5, seed=9), 2)[1] == [5, 6, 7, 8, 9]
-    assert take(train_feed(LIST, batch_size=4, seed=9), 2) == [[0] * 4, [1] * 4]
-    assert train_feed(LIST, batch_size=4, seed=0).steps_per_epoch == 5
-    assert train_feed(iter(LIST), batch_size=4, seed=0).steps_per_epoch is None
+    assert take(train_pipeline(stream, batch_size=5, seed=9), 2)[1] == [5, 6, 7, 8, 9]
+    assert take(train_pipeline(LIST, batch_size=4, seed=9), 2) == [[0] * 4, [1] * 4]
+    assert train_pipeline(LIST, batch_size=4, seed=0).steps_per_epoch == 5
+    assert train_pipeline(iter(LIST), batch_size=4, seed=0).steps_per_epoch is None
     with pytest.raises(InputError, match="got a int"):
-        train_feed(3, batch_size=4, seed=0)
+        train_pipeline(3, batch_size=4, seed=0)
 
 
 def test_a_position_is_how_many_batches_were_taken() -> None:
     """Forwards by drawing, backwards by starting again, and a clear no where neither is there."""
-    feed = Counted(LIST)
+    feed = CountedBatches(LIST)
     for _ in range(3):
         next(feed)
     state = feed.get_state()
-    other = Counted(LIST)
+    other = CountedBatches(LIST)
     other.set_state(state)
     assert next(other)["labels"][0] == next(feed)["labels"][0] == 3
     feed.set_state({"taken": 1})
     assert next(feed)["labels"][0] == 1
     with pytest.raises(ConfigError, match="ends after 5 batches; the checkpoint is at 9"):
         feed.set_state({"taken": 9})
-    once = Counted(iter(LIST))
+    once = CountedBatches(iter(LIST))
     next(once)
     with pytest.raises(ConfigError, match="cannot go back from batch 1 to 0"):
         once.set_state({"taken": 0})
@@ -122,6 +122,6 @@ def test_rows_without_numbers_are_for_one_process() -> None:
     """Of several each would read the same rows, and the batch would hold them twice."""
     stream = grain.MapDataset.source(ROWS).to_iter_dataset()
     with pytest.raises(ConfigError, match=r"each of 2 processes would read the same rows"):
-        train_feed(stream, batch_size=4, seed=0, host=(1, 2))
+        train_pipeline(stream, batch_size=4, seed=0, host=(1, 2))
     with pytest.raises(ConfigError, match=r"give the grain\.MapDataset"):
         next(eval_batches(stream, batch_size=4, host=(1, 2)))

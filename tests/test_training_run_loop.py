@@ -13,8 +13,8 @@ from maas_sdk.training.hooks import Record, StepRecord
 from maas_sdk.training.metrics import LAG
 from maas_sdk.training.run.compiled_steps import EvalProgram, TrainProgram
 from maas_sdk.training.run.config import TrainConfig
-from maas_sdk.training.run.loop import Loop, Pace
-from maas_sdk.training.run.setup import assemble
+from maas_sdk.training.run.loop import Loop, RunLength
+from maas_sdk.training.run.setup import set_up_run
 
 
 class Running:
@@ -44,13 +44,13 @@ def loop(log: list[str], steps: int, eval_every: int, held_out: int, **more: Any
         train=TrainProgram(run=train, names=names, compiled=None, batch={}),  # type: ignore[arg-type]
         evaluate=EvalProgram(run=evaluate, names=names),  # type: ignore[arg-type]
         eval_batches=lambda: range(held_out),
-        pace=Pace(
+        length=RunLength(
             steps=steps, eval_every=eval_every, log_every=1, batch_size=4, steps_per_epoch=None
         ),
         early_stopping=None,
-        keeper=None,
+        checkpoints=None,
         skip_nonfinite=0,
-        broken=lambda step, leaves, batch: AssertionError(step),
+        nonfinite_error=lambda step, leaves, batch: AssertionError(step),
         **{"hooks": (), **more},
     )
 
@@ -109,7 +109,7 @@ def test_the_program_takes_the_state_and_gives_it_back() -> None:
         def __call__(self, x: jax.Array) -> jax.Array:
             return self.inner(x.reshape(len(x), -1))
 
-    run = assemble(config, Flat(), data)
+    run = set_up_run(config, Flat(), data)
     leaves = jax.tree.leaves(run.state)
     new, packed = run.train.run(leaves, run.first)
     assert all(leaf.is_deleted() for leaf in leaves)

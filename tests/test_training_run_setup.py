@@ -9,11 +9,11 @@ from flax import nnx
 
 from maas_sdk.errors import ConfigError
 from maas_sdk.hlo.collectives import collectives
-from maas_sdk.models.decoder import Decoder
-from maas_sdk.models.decoder_config import DecoderConfig
+from maas_sdk.models.transformer import Decoder
+from maas_sdk.models.transformer_config import DecoderConfig
 from maas_sdk.training import Examples, TrainConfig
 from maas_sdk.training.run.placement import mesh_of
-from maas_sdk.training.run.setup import assemble
+from maas_sdk.training.run.setup import set_up_run
 
 
 @pytest.mark.slow
@@ -28,7 +28,7 @@ def test_fsdp_gathers_weights_and_leaves_activations_where_they_are() -> None:
         tokens = generator.integers(0, 64, (32, length))
         config = TrainConfig(steps=1, batch_size=16, strategy="fsdp", progress=False)
         shape = DecoderConfig.preset("decoder-tiny")
-        run = assemble(
+        run = set_up_run(
             config, Decoder(shape, rngs=nnx.Rngs(0)), Examples(inputs=tokens, labels=tokens)
         )
         found = collectives(run.train.compiled.as_text())

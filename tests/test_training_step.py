@@ -14,11 +14,11 @@ from maas_sdk.sharding.strategies import mesh_for
 from maas_sdk.training.losses import cross_entropy
 from maas_sdk.training.precision import Policy
 from maas_sdk.training.step import (
+    create_train_state,
     make_eval_step,
     make_train_step,
     mean_of,
     supervised,
-    take_apart,
 )
 
 X = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
@@ -56,7 +56,7 @@ def test_a_step_on_eight_devices_is_the_step_on_one() -> None:
     """Cutting the batch over devices changes where the work is done, not what comes out."""
     model = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
     optimizer = optax.sgd(0.1)
-    graphdef, state = take_apart(model, optimizer, Policy())
+    graphdef, state = create_train_state(model, optimizer, Policy())
     step = make_train_step(graphdef, optimizer, Policy(), OBJECTIVE)
     kernel, bias = np.asarray(model.kernel[...]), np.asarray(model.bias[...])
 
@@ -86,7 +86,7 @@ def test_masters_stay_float32_while_the_model_computes_in_bfloat16() -> None:
 
     policy = Policy.parse("bf16")
     optimizer = optax.adam(1e-3)
-    graphdef, state = take_apart(Spy(4, 3, rngs=nnx.Rngs(0)), optimizer, policy)
+    graphdef, state = create_train_state(Spy(4, 3, rngs=nnx.Rngs(0)), optimizer, policy)
     after, _ = make_train_step(graphdef, optimizer, policy, OBJECTIVE)(state, BATCH)
     assert set(seen) == {(jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.bfloat16))}
     floats = [x.dtype for x in jax.tree.leaves(after) if jnp.issubdtype(x.dtype, jnp.floating)]
@@ -97,7 +97,7 @@ def test_other_state_than_parameters_moves_on() -> None:
     """Batch statistics are taken from each batch, and are not trained."""
     optimizer = optax.sgd(0.1)
     model = Normed(nnx.Rngs(0))
-    graphdef, state = take_apart(model, optimizer, Policy())
+    graphdef, state = create_train_state(model, optimizer, Policy())
     state = place(state, replicated(mesh_for("data")))
     after, _ = make_train_step(graphdef, optimizer, Policy(), OBJECTIVE)(state, BATCH)
     np.testing.assert_allclose(after.rest["norm"]["mean"][...], 0.01 * X.mean(0), rtol=1e-4)
@@ -107,7 +107,7 @@ def test_other_state_than_parameters_moves_on() -> None:
 def test_the_state_is_donated() -> None:
     """A step writes the new state where the old one was; the old one is gone."""
     optimizer = optax.sgd(0.1)
-    graphdef, state = take_apart(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), optimizer, Policy())
+    graphdef, state = create_train_state(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), optimizer, Policy())
     state = place(state, replicated(mesh_for("data")))
     make_train_step(graphdef, optimizer, Policy(), OBJECTIVE)(state, BATCH)
     with pytest.raises(RuntimeError, match="deleted"):
@@ -116,7 +116,9 @@ def test_the_state_is_donated() -> None:
 
 def test_padding_counts_for_nothing() -> None:
     """Rows that are not real change neither loss nor hits, NaN in them or not."""
-    graphdef, state = take_apart(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), optax.sgd(0.1), Policy())
+    graphdef, state = create_train_state(
+        nnx.Linear(4, 3, rngs=nnx.Rngs(0)), optax.sgd(0.1), Policy()
+    )
     step = make_eval_step(graphdef, Policy(), OBJECTIVE)
     whole = step(state, {"inputs": X[:5], "labels": Y[:5]})
     padded = X.copy()
@@ -135,7 +137,7 @@ def broken(at: float = np.nan) -> dict[str, Any]:
 def stepped(skip: int | None, batches: list[dict[str, Any]], **more: Any) -> list[Any]:
     """States after each batch, of a model with batch statistics under Adam."""
     optimizer = optax.adam(0.1)
-    graphdef, state = take_apart(Normed(nnx.Rngs(0)), optimizer, Policy(), **more)
+    graphdef, state = create_train_state(Normed(nnx.Rngs(0)), optimizer, Policy(), **more)
     step = make_train_step(
         graphdef, optimizer, Policy(), OBJECTIVE, skip_nonfinite=skip, ema_decay=0.5
     )
@@ -176,7 +178,9 @@ def test_one_bad_step_too_many_and_all_stands_still() -> None:
 def test_an_average_of_the_weights_is_kept_and_judged() -> None:
     """Half of it is replaced at each update (less at first); evaluation is of the average."""
     optimizer = optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation()
-    graphdef, state = take_apart(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), optimizer, Policy(), ema=True)
+    graphdef, state = create_train_state(
+        nnx.Linear(4, 3, rngs=nnx.Rngs(0)), optimizer, Policy(), ema=True
+    )
     begin = np.asarray(state.params["kernel"][...])
     step = make_train_step(
         graphdef, optimizer, Policy(), OBJECTIVE, ema_decay=0.5, schedule=lambda n: 0.1 * (n + 1)
@@ -201,7 +205,7 @@ def test_what_a_module_keeps_for_the_objective_is_no_state() -> None:
             self.seen = nnx.Intermediate(x.mean())
             return super().__call__(x)
 
-    graphdef, state = take_apart(Telling(4, 3, rngs=nnx.Rngs(0)), optax.sgd(0.1), Policy())
+    graphdef, state = create_train_state(Telling(4, 3, rngs=nnx.Rngs(0)), optax.sgd(0.1), Policy())
     structure = jax.tree.structure(state)
     after, _ = make_train_step(graphdef, optax.sgd(0.1), Policy(), OBJECTIVE)(state, BATCH)
     assert jax.tree.structure(after) == structure

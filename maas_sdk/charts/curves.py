@@ -58,8 +58,8 @@ def curve_chart(
     Raises:
         ConfigError: an x that is not positive on a logarithmic axis.
     """
-    parts = [(curve, part) for curve in curves for part in _finite_parts(curve.points)]
-    points = [point for _, part in parts for point in part] or [(1.0, 0.0)]
+    parts = [(n, part, c) for n, points, c in curves for part in _finite_parts(points)]
+    points = [point for _, part, _ in parts for point in part] or [(1.0, 0.0)]
     low, high, below = _horizontal([x for x, _ in points], x_format, x_log2)
     ys = [y for _, y in points]
     beside = ticks(min(ys) if y_low is None else y_low, max(ys) if y_high is None else y_high)
@@ -80,7 +80,7 @@ def curve_chart(
     least, most = max(low, beside[0]), min(high, beside[-1])
     if not joined and most > least:
         drawn.append(line(x(least), y(least), x(most), y(most), "mark"))
-    for (name, _, class_), part in parts:
+    for name, part, class_ in parts:
         placed = [(x(math.log2(px) if x_log2 else px), y(py)) for px, py in part]
         if joined:
             path = " ".join(f"{number(px)},{number(py)}" for px, py in placed)

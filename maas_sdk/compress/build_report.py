@@ -17,7 +17,8 @@ from maas_sdk.compress.program.report import LayerReport, QuantizationReport
 from maas_sdk.compress.program.select import format_of
 from maas_sdk.compress.program.traced_model import Site
 from maas_sdk.compress.task_metric import Score
-from maas_sdk.model.adapt import Leaf, Model
+from maas_sdk.model.adapt import Model
+from maas_sdk.model.leaf import Leaf
 from maas_sdk.tensors import dtype_name, packed_nbytes
 
 __all__ = ["report_of"]

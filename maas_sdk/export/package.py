@@ -188,7 +188,6 @@ def _fill(
         {name: program.buckets for name, program in programs.items()},
         programs=lowered_for,
         folder=writer.path,
-        scratch=scratch,
         custom_calls=sorted({call for p in programs.values() for call in p.custom_calls}),
         timeout_s=timeout_s,
         report=report,

@@ -22,7 +22,9 @@ from jax.interpreters import partial_eval
 from maas_sdk.errors import ExportError, MaasError
 from maas_sdk.export.inputs import ExportRequest
 from maas_sdk.export.stablehlo import Portable, portable
-from maas_sdk.model.adapt import Leaf, Model, path_name
+from maas_sdk.model.adapt import Model
+from maas_sdk.model.leaf import Leaf
+from maas_sdk.model.names import named_leaves
 from maas_sdk.tensors import Array, Signature, TensorSpec, dtype_name
 
 __all__ = ["ReferenceModel", "Traced", "lower", "pruned", "signature", "trace"]
@@ -112,9 +114,8 @@ def _aval(value: Any) -> Any:
 def _output_names(found: Any) -> dict[str, Any]:
     """Outputs by name: one array is ``output``, an element of a tuple ``output_0``."""
     named: dict[str, Any] = {}
-    for path, value in jax.tree_util.tree_flatten_with_path(found)[0]:
-        name = path_name(path)
-        if not name:
+    for name, value, path, _, _ in named_leaves(found):
+        if not path:
             name = "output"
         elif isinstance(path[0], jax.tree_util.SequenceKey):
             name = f"output_{name}"

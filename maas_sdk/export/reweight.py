@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,9 @@ from maas_sdk.bundle.folder import Bundle, copy_checked, open_bundle
 from maas_sdk.bundle.manifest import MANIFEST, WEIGHTS, FileEntry, Manifest, golden_path
 from maas_sdk.errors import ConfigError, ExportError
 from maas_sdk.export.stored_leaves import stored_form
-from maas_sdk.model.adapt import Exportable, Leaf, Model, adapt, path_name
+from maas_sdk.model.adapt import Exportable, Model, adapt
+from maas_sdk.model.leaf import Leaf
+from maas_sdk.model.names import named_leaves
 from maas_sdk.runtime.load import load
 from maas_sdk.tensors import Array
 
@@ -105,8 +107,8 @@ def _model(model_or_weights: Any) -> Model:
         return replace(model, leaves=tuple(map(_on_host, model.leaves)))
     tree = linen.meta.unbox(model_or_weights)
     leaves = [
-        Leaf(name=path_name(path) or "weights", value=np.asarray(value))
-        for path, value in jax.tree_util.tree_flatten_with_path(tree)[0]
+        Leaf(name=name, value=np.asarray(value), former=former)
+        for name, value, _, _, former in named_leaves(tree)
         if not jax.numpy.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.prng_key)
     ]
     return Model(kind="apply", leaves=tuple(leaves), rebuild=lambda values: values)
@@ -122,10 +124,10 @@ def _fitting(bundle: Bundle, model: Model) -> tuple[dict[str, Array], dict[str, 
     bundle.check([WEIGHTS])
     manifest, specs = bundle.manifest, open_weights(bundle.path / WEIGHTS).specs
     check_encodings(manifest.encodings, specs)
-    given = {leaf.name: leaf for leaf in model.leaves if not leaf.random}
     names = dict.fromkeys(
         name for program in manifest.programs.values() for name in program.weights
     )
+    given = _as_named([leaf for leaf in model.leaves if not leaf.random], names)
     faults: list[str] = []
     for name in names:
         made = manifest.encodings.get(name)
@@ -153,6 +155,19 @@ def _fitting(bundle: Bundle, model: Model) -> tuple[dict[str, Array], dict[str, 
     # The program is the old one, so what it consumes is made as it was, from other parts.
     consumed |= {name: made for name, made in model.encodings.items() if name in consumed}
     return stored_form([given[name] for name in names], consumed)
+
+
+def _as_named(leaves: Sequence[Leaf], names: Container[str]) -> dict[str, Leaf]:
+    """Leaves by the names that the bundle has for them, be they today's or an earlier release's.
+
+    Today's name goes first: a former one never takes the place of a leaf that is called so now.
+    """
+    found = {leaf.name: leaf for leaf in leaves}
+    for leaf in leaves:
+        if leaf.name not in names:
+            known = [name for name in leaf.former if name in names and name not in found]
+            found |= {name: replace(leaf, name=name) for name in known}
+    return found
 
 
 def _next_version(folder: Path) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 
 from maas_sdk.bundle.encoding.spec import Encoding, check_encodings, spec_of
 from maas_sdk.errors import ExportError
-from maas_sdk.model.adapt import Leaf
+from maas_sdk.model.leaf import Leaf
 from maas_sdk.tensors import Array
 
 __all__ = ["stored_form"]

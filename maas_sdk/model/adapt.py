@@ -7,7 +7,7 @@ for all: a flat list of named arrays, and a way to rebuild from such a list the 
 functions take as their first argument. The rule: weights never hide in a closure, they are always
 leaves.
 
-Leaf names are paths with slashes: ``conv1/kernel``, ``params/Dense_0/bias``,
+Leaves are named by ``model.names``: ``conv1/kernel``, ``params/Dense_0/bias``,
 ``conv1/kernel/array/qvalue`` for a weight that qwix has quantized.
 """
 
@@ -23,66 +23,19 @@ import numpy as np
 from flax import linen, nnx
 
 from maas_sdk.bundle.compression import Compression
-from maas_sdk.bundle.encoding.spec import Encoding, Stored
-from maas_sdk.bundle.files.safetensors import Spec
+from maas_sdk.bundle.encoding.spec import Encoding
 from maas_sdk.errors import ExportError, InputError
-from maas_sdk.tensors import Array, dtype_name
+from maas_sdk.model.leaf import Leaf
+from maas_sdk.model.names import named_leaves
+from maas_sdk.tensors import dtype_name
 
-__all__ = ["Exportable", "Inputs", "Leaf", "Model", "ProgramFn", "adapt", "path_name"]
+__all__ = ["Exportable", "Inputs", "Model", "ProgramFn", "adapt"]
 
 Inputs = Mapping[str, Any]
 
 # A program: None is the model's own ``__call__`` (or ``apply`` itself), a string a method's name,
 # a function takes the model (the weights, for an ``apply``) and the inputs.
 ProgramFn = Callable[[Any, Any], Any] | str | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Leaf:
-    """One array of a model."""
-
-    name: str
-    # An array as the model holds it; for random state possibly a typed PRNG key. With ``stored``
-    # only its dtype and shape are looked at: a jax.ShapeDtypeStruct will do.
-    value: Any
-    # Random state: programs must not use it, since every call would draw the same numbers.
-    random: bool = False
-    # How the leaf lies in the bundle, when it is encoded there; has the leaf's name. The program
-    # takes it decoded.
-    stored: Stored | None = None
-
-    def __post_init__(self) -> None:
-        if self.stored is None:
-            return
-        if self.stored.name != self.name:
-            raise ExportError(
-                f"weight {self.name!r}: expected its stored form under the same name, got "
-                f"{self.stored.name!r}"
-            )
-        dtype = jax.dtypes.canonicalize_dtype(self.dtype)
-        expected = Spec(dtype_name(dtype), tuple(np.shape(self.value)))
-        if self.stored.spec != expected:
-            raise ExportError(
-                f"weight {self.name!r}: the program takes {expected}, what is stored decodes to "
-                f"{self.stored.spec}",
-                weight=self.name,
-            )
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype that the model holds it in."""
-        return np.asarray(self.value).dtype if np.isscalar(self.value) else self.value.dtype
-
-    def to_numpy(self) -> Array:
-        """The array on the host, in the dtype that a traced program sees.
-
-        Raises:
-            CorruptError: it is stored encoded, and cannot be decoded.
-        """
-        if self.stored is not None:
-            return self.stored.decode()
-        found = np.asarray(self.value)
-        return found.astype(jax.dtypes.canonicalize_dtype(found.dtype), copy=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,10 +169,9 @@ def _from_nnx(model: nnx.Module) -> Model:
     view = nnx.view(model, deterministic=True, use_running_average=True, raise_if_not_found=False)
     parts: Any = nnx.split(view, nnx.RngState, ...)
     graph, random, state = parts
-    named, tree = jax.tree_util.tree_flatten_with_path(state)
-    random_named, random_tree = jax.tree_util.tree_flatten_with_path(random)
     # ``rebuild`` must not keep the arrays alive: whoever replaces them wants them gone.
-    count = len(named)
+    tree, random_tree = jax.tree.structure(state), jax.tree.structure(random)
+    count = len(jax.tree.leaves(state))
 
     def rebuild(values: Sequence[Any]) -> Any:
         return nnx.merge(
@@ -235,7 +187,7 @@ def _from_nnx(model: nnx.Module) -> Model:
     )
     return Model(
         kind="nnx",
-        leaves=_leaves(named) + _leaves(random_named, random=True),
+        leaves=_leaves(state) + _leaves(random, random=True),
         rebuild=rebuild,
         notes=notes,
     )
@@ -248,19 +200,18 @@ def _from_tree(
     module: linen.Module | None = None,
     apply: Callable[[Any, Any], Any] | None = None,
 ) -> Model:
-    named, tree = jax.tree_util.tree_flatten_with_path(weights)
+    tree = jax.tree.structure(weights)
 
     def rebuild(values: Sequence[Any]) -> Any:
         found = jax.tree.unflatten(tree, values)
         return found if module is None else module.bind(found)
 
-    return Model(kind=kind, leaves=_leaves(named), rebuild=rebuild, apply=apply)
+    return Model(kind=kind, leaves=_leaves(weights), rebuild=rebuild, apply=apply)
 
 
-def _leaves(named: Sequence[tuple[Any, Any]], *, random: bool = False) -> tuple[Leaf, ...]:
+def _leaves(tree: Any, *, random: bool = False) -> tuple[Leaf, ...]:
     leaves: dict[str, Leaf] = {}
-    for path, value in named:
-        name = path_name(path) or "weights"
+    for name, value, _, _, former in named_leaves(tree):
         keyed = hasattr(value, "dtype") and jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key)
         if not (random or keyed):
             try:
@@ -273,18 +224,5 @@ def _leaves(named: Sequence[tuple[Any, Any]], *, random: bool = False) -> tuple[
                 ) from error
         if name in leaves:
             raise ExportError(f"two weights have the same name {name!r}: rename one", weight=name)
-        leaves[name] = Leaf(name=name, value=value, random=random or keyed)
+        leaves[name] = Leaf(name=name, value=value, random=random or keyed, former=former)
     return tuple(leaves.values())
-
-
-def path_name(path: Sequence[Any]) -> str:
-    """A pytree path as a name: its keys, fields and indices joined by slashes.
-
-    The trailing ``value`` field that nnx puts around every variable's array is left out.
-    """
-    keys = [
-        str(next(getattr(key, field) for field in ("key", "name", "idx") if hasattr(key, field)))
-        for key in path
-    ]
-    wrapped = bool(path) and isinstance(path[-1], jax.tree_util.GetAttrKey)
-    return "/".join(keys[:-1] if wrapped and keys[-1] == "value" else keys)

@@ -21,16 +21,14 @@ layers stacked along a new first dimension.
 """
 
 from maas_sdk.models.convnet import ConvNet, ConvNetConfig
-from maas_sdk.models.decoder import Decoder
-from maas_sdk.models.decoder_config import DecoderConfig
-from maas_sdk.models.encoder import Encoder
-from maas_sdk.models.encoder_config import EncoderConfig
+from maas_sdk.models.huggingface_config import config_from_transformers
 from maas_sdk.models.import_weights import load_weights
 from maas_sdk.models.mlp import MLP, MLPConfig
 from maas_sdk.models.presets import PRESETS, abstract_model, make_model, preset
 from maas_sdk.models.recurrent import Recurrent, RecurrentConfig
 from maas_sdk.models.resnet import ResNet, ResNetConfig
-from maas_sdk.models.transformers_config import config_from_transformers
+from maas_sdk.models.transformer import Decoder, Encoder
+from maas_sdk.models.transformer_config import DecoderConfig, EncoderConfig
 
 __all__ = [
     "MLP",

@@ -16,13 +16,16 @@ from jax.typing import DTypeLike
 
 from maas_sdk.errors import ConfigError
 from maas_sdk.models.convnet import CONVNET_PRESETS, ConvNet, ConvNetConfig
-from maas_sdk.models.decoder import Decoder
-from maas_sdk.models.decoder_config import DECODER_PRESETS, DecoderConfig
-from maas_sdk.models.encoder import Encoder
-from maas_sdk.models.encoder_config import ENCODER_PRESETS, EncoderConfig
 from maas_sdk.models.mlp import MLP, MLP_PRESETS, MLPConfig
 from maas_sdk.models.recurrent import RECURRENT_PRESETS, Recurrent, RecurrentConfig
 from maas_sdk.models.resnet import RESNET_PRESETS, ResNet, ResNetConfig
+from maas_sdk.models.transformer import Decoder, Encoder
+from maas_sdk.models.transformer_config import (
+    DECODER_PRESETS,
+    ENCODER_PRESETS,
+    DecoderConfig,
+    EncoderConfig,
+)
 
 __all__ = ["MODULES", "PRESETS", "abstract_model", "make_model", "preset"]
 

@@ -17,11 +17,10 @@ from typing import Any, Final
 import numpy as np
 
 from maas_sdk.models.convnet import ConvNetConfig
-from maas_sdk.models.decoder_config import DecoderConfig
-from maas_sdk.models.encoder_config import EncoderConfig
 from maas_sdk.models.mlp import MLPConfig
 from maas_sdk.models.recurrent import RecurrentConfig
 from maas_sdk.models.resnet import ResNetConfig
+from maas_sdk.models.transformer_config import DecoderConfig, EncoderConfig
 from maas_sdk.tensors import Array
 
 __all__ = ["FAMILIES", "Family", "TensorSource"]

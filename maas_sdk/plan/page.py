@@ -7,14 +7,15 @@ layout without a figure has a reason in its place.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import Final
 
-from maas_sdk.charts.page import card, document, legend, section, table
-from maas_sdk.charts.plots import Bar, Segment, stacked_bars
-from maas_sdk.charts.quantities import count, data_size, duration, percent, round_duration
+from maas_sdk.charts.columns import columns
+from maas_sdk.charts.plots import Bar, Segment
+from maas_sdk.charts.quantities import count, data_size, duration, percent, round_percent
 from maas_sdk.plan.calibration import errors
 from maas_sdk.plan.planner import Comparison, StepPlan
+from maas_sdk.plan.roofline import Estimate
+from maas_sdk.reports.page import fill
 
 __all__ = ["COLUMNS", "calibration_rows", "collective_rows", "html_page", "rows", "text_table"]
 
@@ -59,8 +60,8 @@ def _row(one: StepPlan, recommended: bool) -> tuple[str, ...]:
         name,
         mesh,
         data_size(one.needed_bytes),
-        f"yes, {percent(one.needed_bytes / one.limit_bytes, digits=0)}",
-        data_size(round(one.moved_bytes)),
+        f"yes, {round_percent(one.needed_bytes / one.limit_bytes)}",
+        data_size(one.moved_bytes),
         duration(timed.step_s),
         percent(timed.mfu, digits=1),
         timed.bound,
@@ -69,15 +70,7 @@ def _row(one: StepPlan, recommended: bool) -> tuple[str, ...]:
 
 def text_table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """Columns of equal width; the first to the left, the others to the right."""
-    lines = [list(heads), *(list(row) for row in body)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return "\n".join(columns([heads, *body]))
 
 
 def collective_rows(one: StepPlan) -> list[tuple[str, ...]]:
@@ -89,7 +82,7 @@ def collective_rows(one: StepPlan) -> list[tuple[str, ...]]:
             "+".join(c["axes"]) if c["axes"] else "other groups",
             str(c["group_size"]),
             count(c["times"]),
-            data_size(round(c["moved_bytes"])),
+            data_size(c["moved_bytes"]),
         )
         for c in ordered
     ]
@@ -112,110 +105,40 @@ def calibration_rows() -> list[tuple[str, ...]]:
 def html_page(title: str, comparison: Comparison) -> str:
     """A page: the table, where memory and time go, collectives, how far off the estimate is."""
     best = comparison.recommended
-    parts = [
-        f"<h1>{escape(title)}</h1>",
-        section(
-            "Layouts",
-            f"Memory and collectives are the TPU compiler's, step and MFU an estimate. "
-            f"Recommended: {comparison.reason}.",
-            card(table(COLUMNS, rows(comparison), numbers_from=2)),
-        ),
-    ]
     shown = [one for one in comparison.plans if one.nbytes]
-    if shown:
-        parts.append(
-            section(
-                "Memory of one chip",
-                "Arguments by what they are for, then what the compiler adds: temporaries hold "
-                "activations, gathered weights and gradients.",
-                card(
-                    legend(
-                        (name, class_) for name, class_ in _CLASSES.items() if _any(shown, name)
-                    ),
-                    stacked_bars(
-                        [_bar(one) for one in shown],
-                        title="Bytes of one chip by layout and kind",
-                        x_label="bytes of one chip",
-                        format_=lambda value: data_size(round(value)),
-                        tick_format=lambda value: data_size(round(value)),
-                    ),
-                ),
-            )
-        )
-    timed = [one for one in comparison.plans if one.estimate is not None]
-    if timed:
-        parts.append(_time_section(timed))
-    if best is not None and best.collectives:
-        heads = ("collective", "along", "devices", "times per step", "sent per chip")
-        parts.append(
-            section(
-                f"Collectives of {best.label}",
-                "Read from the compiled program, loops counted as often as they turn.",
-                card(table(heads, collective_rows(best), numbers_from=2)),
-            )
-        )
-    parts.append(
-        section(
-            "How far off the estimate is",
-            "The same roofline for published training runs.",
-            card(table(("run", "published", "estimated", "off by", ""), calibration_rows())),
-        )
-    )
-    failed = [one for one in comparison.plans if one.error]
-    if failed:
-        parts.append(
-            section(
-                "Not compiled",
-                "What the compiler or the model said.",
-                card(table(("layout", "reason"), [(p.label, p.error or "") for p in failed])),
-            )
-        )
-    return document(title, "\n".join(parts))
-
-
-def _time_section(timed: Sequence[StepPlan]) -> str:
-    drawn: list[Bar] = []
-    for one in timed:
-        assert one.estimate is not None
-        parts = one.estimate
-        core = max(parts.core_s, parts.hbm_s)
-        named = (
-            Segment(name="products", value=parts.matmul_s, class_="own-4"),
-            Segment(name="waiting for memory", value=core - parts.matmul_s, class_="own-2"),
-            Segment(name="links", value=parts.step_s - core, class_="shared-1"),
-        )
-        label = f"{one.label}, {percent(parts.mfu, digits=1)} of the peak"
-        drawn.append(Bar(name=label, segments=tuple(s for s in named if s.value > 0)))
-    return section(
-        "Where the time goes",
-        "Seconds of one step, estimated, and the share of the chips' peak (MFU).",
-        card(
-            legend([("products", "own-4"), ("waiting for memory", "own-2"), ("links", "shared-1")]),
-            stacked_bars(
-                drawn,
-                title="Seconds of one step by layout and part",
-                x_label="seconds of one step, estimated",
-                format_=duration,
-                tick_format=round_duration,
-            ),
-        ),
+    found = {name for one in shown for name, nbytes in one.nbytes.items() if nbytes}
+    return fill(
+        "plan/page.html",
+        title=title,
+        comparison=comparison,
+        columns=COLUMNS,
+        rows=rows(comparison),
+        memory=[_memory(one) for one in shown],
+        kinds=[kind for kind in _CLASSES.items() if kind[0] in found],
+        time=[_time(one, one.estimate) for one in comparison.plans if one.estimate is not None],
+        collectives=[] if best is None else collective_rows(best),
+        calibration=calibration_rows(),
+        failed=[(one.label, one.error) for one in comparison.plans if one.error],
     )
 
 
-def _any(shown: Sequence[StepPlan], kind: str) -> bool:
-    return any(one.nbytes.get(kind) for one in shown)
+def _time(one: StepPlan, parts: Estimate) -> Bar:
+    core = max(parts.core_s, parts.hbm_s)
+    named = (
+        Segment("products", parts.matmul_s, "own-4"),
+        Segment("waiting for memory", core - parts.matmul_s, "own-2"),
+        Segment("links", parts.step_s - core, "shared-1"),
+    )
+    name = f"{one.label}, {percent(parts.mfu, digits=1)} of the peak"
+    return Bar(name, [segment for segment in named if segment.value > 0])
 
 
-def _bar(one: StepPlan) -> Bar:
+def _memory(one: StepPlan) -> Bar:
     kinds = {**one.nbytes}
     if not one.fits:
         # All that is known is what the compiler would have to place.
         kinds["temporaries"] = max(0, one.needed_bytes - sum(kinds.values()))
     return Bar(
-        name=one.label if one.fits else f"{one.label} (does not fit)",
-        segments=tuple(
-            Segment(name=name, value=value, class_=_CLASSES.get(name, "shared-2"))
-            for name, value in kinds.items()
-            if value
-        ),
+        one.label if one.fits else f"{one.label} (does not fit)",
+        [Segment(kind, v, _CLASSES.get(kind, "shared-2")) for kind, v in kinds.items() if v],
     )

@@ -1,7 +1,7 @@
 """Published training runs on TPU slices: what the estimate is calibrated on and judged by.
 
-The rule it keeps: a run is written down with its source and with what the source leaves open, and
-everything computed from it is a formula here, not a number.
+``published.toml`` holds each run with its source and with what the source leaves open; everything
+computed from it is a formula here, not a number.
 
 The published share of peak (MFU) counts attention's square in full, no recomputation and no
 embedding lookup: 7207 tokens/s per chip of the 8B run times its 57.9 GFLOP per token are 45.46 % of
@@ -13,8 +13,10 @@ F features inside the feed-forward layers, V tokens of the vocabulary, T positio
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from maas_sdk.tpu.slices import Slice, parse_slice
@@ -119,109 +121,21 @@ class Run:
         return self.model_flops / (self.mfu * self.slice.chip.bf16_flops)
 
 
-_LLAMA3: Final = {
-    "8B": PublishedShape(
-        layers=32, features=4096, heads=32, kv_heads=8, hidden_features=14336, vocab_size=128256
-    ),
-    "70B": PublishedShape(
-        layers=80, features=8192, heads=64, kv_heads=8, hidden_features=28672, vocab_size=128256
-    ),
-    "405B": PublishedShape(
-        layers=126, features=16384, heads=128, kv_heads=8, hidden_features=53248, vocab_size=128256
-    ),
-}
-_LLAMA2_70B: Final = PublishedShape(
-    layers=80, features=8192, heads=64, kv_heads=8, hidden_features=28672, vocab_size=32000
-)
-_TIERING: Final = "https://maxtext.readthedocs.io/en/latest/reference/models/tiering.html"
-_RECIPES: Final = "https://github.com/AI-Hypercomputer/tpu-recipes/tree/main/training/trillium"
-_RUN_LLAMA2: Final = "MaxText, getting_started/Run_Llama2.md"
-_MLP_AND_ATTENTION: Final = ("attention", "gate", "up")
-_ALL_BUT_DOWN: Final = ("query", "key", "value", *_MLP_AND_ATTENTION, "out")
+def _read() -> tuple[Run, ...]:
+    text = Path(__file__).with_name("published.toml").read_text(encoding="utf-8")
+    document = tomllib.loads(text)
+    shapes = {name: PublishedShape(**shape) for name, shape in document["shapes"].items()}
+    return tuple(
+        Run(
+            **{
+                **run,
+                "shape": shapes[run["shape"]],
+                "slice": parse_slice(run["slice"]),
+                "recomputed": tuple(run["recomputed"]),
+            }
+        )
+        for run in document["runs"]
+    )
 
-RUNS: Final[tuple[Run, ...]] = (
-    Run(
-        name="Llama 3.1 8B, 256 v6e",
-        shape=_LLAMA3["8B"],
-        slice=parse_slice("v6e:16x16"),
-        rows=4,
-        length=8192,
-        # The recipe keeps the projections of attention (on the host).
-        recomputed=_MLP_AND_ATTENTION,
-        mfu=0.4546,
-        fitted=True,
-        source=f"{_TIERING}; {_RECIPES}/Llama3.1-8B-MaxText/v6e-256",
-    ),
-    Run(
-        name="Llama 3.1 70B, 256 v6e",
-        shape=_LLAMA3["70B"],
-        slice=parse_slice("v6e:16x16"),
-        rows=5,
-        length=8192,
-        recomputed=(*_MLP_AND_ATTENTION, "out"),
-        mfu=0.5033,
-        fitted=True,
-        source=f"{_TIERING}; {_RECIPES}/Llama3.1-70B-MaxText/v6e-256",
-    ),
-    Run(
-        name="Llama 3.1 405B, 256 v6e",
-        shape=_LLAMA3["405B"],
-        slice=parse_slice("v6e:16x16"),
-        rows=1,
-        length=8192,
-        recomputed=_ALL_BUT_DOWN,
-        mfu=0.3855,
-        fitted=True,
-        source=f"{_TIERING}; {_RECIPES}/Llama3.1-405B-MaxText",
-        assumed="one row per chip, as in the recipe for two such slices; the table's 123 tokens/s "
-        "per chip would be 35.2 %",
-    ),
-    Run(
-        name="Llama 2 70B, 512 v5p",
-        shape=_LLAMA2_70B,
-        slice=parse_slice("v5p:8x8x8"),
-        rows=4,
-        length=4096,
-        recomputed=(*_MLP_AND_ATTENTION, "out"),
-        mfu=0.654,
-        fitted=True,
-        source=_TIERING,
-        assumed="four rows per chip; projections of queries, keys and values kept",
-    ),
-    Run(
-        name="Llama 2 70B, 256 v5e",
-        shape=_LLAMA2_70B,
-        slice=parse_slice("v5e:16x16"),
-        rows=2,
-        length=4096,
-        recomputed=_ALL_BUT_DOWN,
-        mfu=0.57,
-        fitted=True,
-        source=_RUN_LLAMA2,
-        assumed="two rows per chip; everything computed again",
-    ),
-    Run(
-        name="Llama 2 70B, 256 v6e",
-        shape=_LLAMA2_70B,
-        slice=parse_slice("v6e:16x16"),
-        rows=4,
-        length=4096,
-        recomputed=(*_MLP_AND_ATTENTION, "out"),
-        mfu=0.438,
-        fitted=False,
-        source=_TIERING,
-        assumed="four rows per chip; projections of queries, keys and values kept",
-    ),
-    Run(
-        name="Llama 2 70B, 64 v5p",
-        shape=_LLAMA2_70B,
-        slice=parse_slice("v5p:4x4x4"),
-        rows=4,
-        length=4096,
-        recomputed=(*_MLP_AND_ATTENTION, "out"),
-        mfu=0.65,
-        fitted=False,
-        source=_RUN_LLAMA2,
-        assumed="four rows per chip; projections of queries, keys and values kept",
-    ),
-)
+
+RUNS: Final = _read()

@@ -15,8 +15,8 @@ from jax.sharding import Mesh
 
 from maas_sdk.errors import ConfigError
 from maas_sdk.model.load_object import load_object
-from maas_sdk.models.decoder import Decoder
-from maas_sdk.models.decoder_config import DECODER_PRESETS, DecoderConfig
+from maas_sdk.models.transformer import Decoder
+from maas_sdk.models.transformer_config import DECODER_PRESETS, DecoderConfig
 from maas_sdk.plan.published import PublishedShape
 from maas_sdk.plan.serving import serving_step
 from maas_sdk.plan.steps import (

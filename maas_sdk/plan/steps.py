@@ -1,8 +1,8 @@
 """A training step, or a forward pass, of any module as a program to plan with: shapes only.
 
-The rule it keeps: what is compiled is the very step that ``Trainer`` runs (``state.take_apart``,
-``step.make_train_step``), laid out by the same rules (``sharding.layout``); no array is made, so an
-8-billion-parameter model takes no memory.
+The rule it keeps: what is compiled is the very step that ``Trainer`` runs
+(``state.create_train_state``, ``step.make_train_step``), laid out by the same rules
+(``sharding.layout``); no array is made, so an 8-billion-parameter model takes no memory.
 
 Dimension letters: B rows of a batch, T tokens of a row.
 """
@@ -26,7 +26,7 @@ from maas_sdk.training.losses import loss_by_name
 from maas_sdk.training.optimizer import OptimizerConfig, make_optimizer
 from maas_sdk.training.precision import Policy
 from maas_sdk.training.qtraining import prepare
-from maas_sdk.training.state import TrainState, take_apart
+from maas_sdk.training.state import TrainState, create_train_state
 from maas_sdk.training.step import (
     Batch,
     Metrics,
@@ -102,7 +102,7 @@ def train_program(
         model: Any = make_model()
         model.train()
         model = keep_rows_cut(prepare(model, policy), mesh, rows)
-        graphdef, state = take_apart(model, chosen, policy)
+        graphdef, state = create_train_state(model, chosen, policy)
         graphs.append(graphdef)
         return state
 

@@ -15,7 +15,7 @@ from maas_sdk.charts import quantities
 from maas_sdk.charts.curves import curve_chart
 from maas_sdk.charts.heat_map import heat_map, pixels
 from maas_sdk.charts.plots import bars, histogram, stacked_bars
-from maas_sdk.errors import ConfigError
+from maas_sdk.errors import DependencyError
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -33,7 +33,7 @@ def fill(template: str, **values: Any) -> str:
         values: by the names that the template calls them.
 
     Raises:
-        ConfigError: Jinja2 is not installed.
+        DependencyError: Jinja2 is not installed.
     """
     return _environment().get_template(template).render(values)
 
@@ -44,7 +44,7 @@ def _environment() -> Environment:
         from jinja2 import Environment, PackageLoader, StrictUndefined
         from markupsafe import Markup
     except ImportError as error:
-        raise ConfigError(
+        raise DependencyError(
             "reports as pages are filled in by Jinja2, which is not installed: "
             "pip install 'maas-sdk[train]'"
         ) from error

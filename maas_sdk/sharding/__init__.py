@@ -6,7 +6,6 @@ from maas_sdk.sharding.mesh import describe_mesh, make_mesh
 from maas_sdk.sharding.pipeline import Pipelined, pipeline
 from maas_sdk.sharding.rules import LOGICAL_AXES, RULES, Rule
 from maas_sdk.sharding.strategies import mesh_for
-from maas_sdk.sharding.zero import make_zero
 
 __all__ = [
     "LOGICAL_AXES",
@@ -18,7 +17,6 @@ __all__ = [
     "explain",
     "lay_out",
     "make_mesh",
-    "make_zero",
     "mesh_for",
     "pipeline",
     "place",

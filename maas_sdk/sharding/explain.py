@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from maas_sdk.charts.columns import columns
 from maas_sdk.charts.quantities import data_size, percent
 from maas_sdk.sharding.layout import Layout
 from maas_sdk.sharding.mesh import MeshAxis, describe_mesh
@@ -21,6 +22,8 @@ from maas_sdk.sharding.rules import axes_of, partition_text
 __all__ = ["Explanation", "explain"]
 
 _HEADER = ("parameter", "shape", "dtype", "cut over", "per device", "because")
+# Words to the left, figures of bytes to the right.
+_LEFT = (0, 1, 2, 3, 5)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +61,7 @@ class Explanation:
         lines = [
             f"strategy {self.strategy}, mesh: {', '.join(map(str, self.axes))}",
             "",
-            *_columns([_HEADER, *(_cells(row) for row in shown)]),
+            *columns([_HEADER, *(_cells(row) for row in shown)], left=_LEFT),
         ]
         if len(shown) < len(self.rows):
             lines.append(f"… and {len(self.rows) - len(shown)} smaller ones")
@@ -126,16 +129,3 @@ def _cells(row: LeafPlan) -> tuple[str, ...]:
         data_size(row.bytes_per_device),
         because,
     )
-
-
-def _columns(cells: list[tuple[str, ...]]) -> list[str]:
-    """Left-aligned columns; figures of bytes to the right."""
-    widths = [max(len(row[column]) for row in cells) for column in range(len(_HEADER))]
-    right = _HEADER.index("per device")
-    return [
-        "  ".join(
-            cell.rjust(width) if column == right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    ]

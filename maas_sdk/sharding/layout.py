@@ -24,13 +24,14 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from maas_sdk.errors import ConfigError
+from maas_sdk.model.leaf import Leaf
 from maas_sdk.sharding.advice import (
     mostly_whole,
     replicated_share,
     unmatched,
     unused_axes,
 )
-from maas_sdk.sharding.leaves import ParameterSpec, leaves_of
+from maas_sdk.sharding.leaves import leaves_of
 from maas_sdk.sharding.partition import (
     MIN_SHARD_BYTES,
     LeafPlan,
@@ -171,7 +172,7 @@ def state_shardings(layout: Layout, state: Any) -> Any:
     mesh = dict(layout.mesh.shape)
     found = []
     for leaf in leaves_of(state):
-        row = _weight_of(leaf.path, by_path)
+        row = _weight_of(leaf.name, by_path)
         partition = () if row is None else follow(row.partition, row.shape, leaf.shape, mesh)
         found.append(_named(layout.mesh, spec_of(partition)))
     return jax.tree.unflatten(jax.tree.structure(state), found)
@@ -285,21 +286,21 @@ def _place(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
     )
 
 
-def _plan(leaves: Sequence[ParameterSpec], policies: Policies) -> tuple[LeafPlan, ...]:
+def _plan(leaves: Sequence[Leaf], policies: Policies) -> tuple[LeafPlan, ...]:
     """All decisions: scales of quantized weights after the weights that they follow."""
-    weights = {path for path in (leaf.path for leaf in leaves) if _last(path) == _QUANTIZED}
+    weights = {path for path in (leaf.name for leaf in leaves) if _last(path) == _QUANTIZED}
     owner = {
-        leaf.path: f"{_parent(leaf.path)}/{_QUANTIZED}"
+        leaf.name: f"{_parent(leaf.name)}/{_QUANTIZED}"
         for leaf in leaves
-        if _last(leaf.path) in _SCALES and f"{_parent(leaf.path)}/{_QUANTIZED}" in weights
+        if _last(leaf.name) in _SCALES and f"{_parent(leaf.name)}/{_QUANTIZED}" in weights
     }
-    plans = {leaf.path: plan_leaf(leaf, policies) for leaf in leaves if leaf.path not in owner}
+    plans = {leaf.name: plan_leaf(leaf, policies) for leaf in leaves if leaf.name not in owner}
     for leaf in leaves:
-        if leaf.path in owner:
-            weight = plans[owner[leaf.path]]
+        if leaf.name in owner:
+            weight = plans[owner[leaf.name]]
             partition = follow(weight.partition, weight.shape, leaf.shape, policies.mesh)
-            plans[leaf.path] = plan_as(leaf, partition, weight.path, policies)
-    return tuple(plans[leaf.path] for leaf in leaves)
+            plans[leaf.name] = plan_as(leaf, partition, weight.path, policies)
+    return tuple(plans[leaf.name] for leaf in leaves)
 
 
 def _last(path: str) -> str:

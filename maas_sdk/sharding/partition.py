@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from maas_sdk.errors import ConfigError
-from maas_sdk.sharding.leaves import ParameterSpec
+from maas_sdk.model.leaf import Leaf
 from maas_sdk.sharding.mesh import ALIASES, AXES
 from maas_sdk.sharding.rules import Partition, Rule, axes_of, first_match
 
@@ -84,13 +84,13 @@ class Policies:
     min_shard_bytes: int = MIN_SHARD_BYTES
 
 
-def plan_leaf(leaf: ParameterSpec, policies: Policies) -> LeafPlan:
+def plan_leaf(leaf: Leaf, policies: Policies) -> LeafPlan:
     """The decision for one parameter.
 
     Raises:
         ConfigError: a rule of the user's names more dimensions than the parameter has.
     """
-    rule = first_match(policies.rules, leaf.path)
+    rule = first_match(policies.rules, leaf.name)
     if rule is not None:
         wanted = _aligned(rule, leaf)
         return _finished(leaf, policies, "rule", str(rule), wanted, tuple(AXES))
@@ -101,7 +101,7 @@ def plan_leaf(leaf: ParameterSpec, policies: Policies) -> LeafPlan:
         wanted, notes = _annotated(leaf, policies)
         text = f"annotation ({', '.join(str(axis or '-') for axis in leaf.axes)})"
         return _finished(leaf, policies, "annotation", text, wanted, allowed, notes)
-    preset = first_match(policies.presets, leaf.path)
+    preset = first_match(policies.presets, leaf.name)
     if preset is not None and len(preset.partition) <= len(leaf.shape):
         wanted = _aligned(preset, leaf)
         plan = _finished(leaf, policies, "preset", str(preset), wanted, allowed)
@@ -117,7 +117,7 @@ def plan_leaf(leaf: ParameterSpec, policies: Policies) -> LeafPlan:
     )
 
 
-def plan_as(leaf: ParameterSpec, partition: Partition, weight: str, policies: Policies) -> LeafPlan:
+def plan_as(leaf: Leaf, partition: Partition, weight: str, policies: Policies) -> LeafPlan:
     """The decision for what follows a weight: its own partition, made by ``follow``."""
     return _finished(leaf, policies, "follows", f"follows {weight}", partition, tuple(AXES))
 
@@ -170,21 +170,21 @@ def _kept_dimensions(shape: tuple[int, ...], own: tuple[int, ...]) -> tuple[int,
     return ways[0] if len(ways) == 1 else None
 
 
-def _aligned(rule: Rule, leaf: ParameterSpec) -> Partition:
+def _aligned(rule: Rule, leaf: Leaf) -> Partition:
     """One entry per dimension: those that a stack has in front stay whole."""
     missing = len(leaf.shape) - len(rule.partition)
     if missing < 0:
         raise ConfigError(
             f"rule {rule.pattern!r} names {len(rule.partition)} dimensions, but it matches "
-            f"{leaf.path!r}, which has {len(leaf.shape)} {list(leaf.shape)}; make the pattern "
+            f"{leaf.name!r}, which has {len(leaf.shape)} {list(leaf.shape)}; make the pattern "
             'narrower (end it with "kernel$"), or put a rule for this parameter in front',
             pattern=rule.pattern,
-            path=leaf.path,
+            path=leaf.name,
         )
     return (None,) * missing + rule.partition
 
 
-def _annotated(leaf: ParameterSpec, policies: Policies) -> tuple[Partition, tuple[str, ...]]:
+def _annotated(leaf: Leaf, policies: Policies) -> tuple[Partition, tuple[str, ...]]:
     """The author's names of dimensions as mesh axes; each axis is used once."""
     entries: list[tuple[str, ...]] = []
     notes: list[str] = []
@@ -200,7 +200,7 @@ def _annotated(leaf: ParameterSpec, policies: Policies) -> tuple[Partition, tupl
             else:
                 axes = ()
                 notes.append(
-                    f"{leaf.path}: the annotated axis {name!r} is in no table, so its dimension "
+                    f"{leaf.name}: the annotated axis {name!r} is in no table, so its dimension "
                     f'stays whole; name it: logical_axes={{**LOGICAL_AXES, "{name}": ("fsdp",)}}'
                 )
             entry += tuple(axis for axis in axes if axis not in used)
@@ -209,7 +209,7 @@ def _annotated(leaf: ParameterSpec, policies: Policies) -> tuple[Partition, tupl
     return tuple(_entry(entry) for entry in entries), tuple(notes)
 
 
-def _automatic(leaf: ParameterSpec, policies: Policies) -> LeafPlan | None:
+def _automatic(leaf: Leaf, policies: Policies) -> LeafPlan | None:
     """FSDP for what no rule matches: the largest dimension that divides; None when none does.
 
     The idea, and to prefer the last of equal dimensions, is big_vision's (``sharding.py``).
@@ -219,7 +219,7 @@ def _automatic(leaf: ParameterSpec, policies: Policies) -> LeafPlan | None:
         return None
     divisible = [d for d, size in enumerate(leaf.shape) if size % parts == 0 and size]
     if not divisible:
-        text = f"{leaf.path}: no dimension of {list(leaf.shape)} divides by fsdp={parts}; pad one"
+        text = f"{leaf.name}: no dimension of {list(leaf.shape)} divides by fsdp={parts}; pad one"
         whole = (None,) * len(leaf.shape)
         return _finished(leaf, policies, "whole", "", whole, (), (text,))
     largest = max(divisible, key=lambda d: (leaf.shape[d], d))
@@ -238,7 +238,7 @@ def _restricted(
 
 
 def _finished(
-    leaf: ParameterSpec,
+    leaf: Leaf,
     policies: Policies,
     source: Source,
     matched: str,
@@ -258,14 +258,14 @@ def _finished(
         if leaf.shape[d] > 1:
             padded = math.ceil(leaf.shape[d] / parts) * parts
             said.append(
-                f"{leaf.path}: dimension {d} of {list(leaf.shape)} does not divide by "
+                f"{leaf.name}: dimension {d} of {list(leaf.shape)} does not divide by "
                 f"{'+'.join(entry)}={parts}, so it stays whole; pad it to {padded}, or choose "
                 "another mesh or rule"
             )
     partition = tuple(_entry(entry) for entry in entries)
     parts = math.prod(_parts(entry, policies.mesh) for entry in partition)
     return LeafPlan(
-        path=leaf.path,
+        path=leaf.name,
         shape=leaf.shape,
         dtype=leaf.dtype,
         source=source,

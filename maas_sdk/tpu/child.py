@@ -1,19 +1,16 @@
 """The process that loads the TPU compiler: it makes programs from recipes and compiles them.
 
-The rule it keeps: run by ``compiler`` as a module with a file of jobs, never imported by anything
-else. It prints one line ``{"plan": …}`` per job and nothing else that starts so; a job that fails
-is answered and the next one tried.
+Run by ``compiler`` as a module, never imported by anything else. A job that fails is answered and
+the next one tried.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
 import resource
 import sys
-import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -26,11 +23,13 @@ import numpy as np
 from jax.experimental import mesh_utils, topologies
 from jax.sharding import AxisType, Mesh
 
-from maas_sdk.errors import ConfigError, MaasError, ModelError, traits
+from maas_sdk.children.job_loop import Say, run_job_loop
+from maas_sdk.errors import ConfigError, MaasError, ModelError
 from maas_sdk.hlo.chip_work import chip_work
 from maas_sdk.hlo.collectives import Collective, collectives_of
 from maas_sdk.hlo.module import parse_module
 from maas_sdk.tpu.flops import jaxpr_flops
+from maas_sdk.tpu.libtpu import VARIABLE
 from maas_sdk.tpu.memory import bytes_by_kind, out_of_memory
 from maas_sdk.tpu.program import PlannedProgram
 from maas_sdk.tpu.slices import Slice, parse_slice
@@ -149,7 +148,7 @@ def _made(job: Mapping[str, Any], mesh: Mesh) -> PlannedProgram:
             f"recipe {job['recipe']} raised {type(error).__name__}: {error}"
         ) from error
     if not isinstance(program, PlannedProgram):
-        raise ConfigError(f"recipe {job['recipe']}: expected a Program, got {type(program)}")
+        raise ConfigError(f"recipe {job['recipe']}: expected a PlannedProgram, got {type(program)}")
     return program
 
 
@@ -199,31 +198,22 @@ def _ways(one: Collective, mesh: Mesh, target: Slice) -> int:
     return target.ways(extents) if math.prod(extents) == len(places) else 1
 
 
-def _main(file: str) -> None:
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    document = json.loads(Path(file).read_text())
-    # Behind what is installed, so that only libtpu comes from there.
-    sys.path.append(document["libtpu"])
-    for job in document["jobs"]:
-        try:
-            answer: dict[str, Any] = {"result": compile_job(job)}
-        except MaasError as error:
-            answer = {"error": error.message, "code": traits(error).code}
-        except Exception as error:
-            text = re.sub(r"\s+", " ", str(error))[:1500]
-            answer = {
-                "error": f"{type(error).__name__} while compiling for {job['slice']}: {text}",
-                "code": traits(error).code,
-            }
-        print(json.dumps({"plan": answer}), flush=True)
+def _work(job: dict[str, Any], say: Say) -> dict[str, Any]:
+    """The answer to a job; what the compiler raises is an answer too, and the next job is tried."""
+    try:
+        return compile_job(job)
+    except MaasError:
+        raise
+    except Exception as error:
+        text = re.sub(r"\s+", " ", str(error))[:1500]
+        raise MaasError(
+            f"{type(error).__name__} while compiling for {job['slice']}: {text}"
+        ) from error
+    finally:
         jax.clear_caches()  # type: ignore[no-untyped-call]
 
 
-def _exit_with_parent() -> None:
-    """Our stdin is a pipe that nobody writes to: it ends when the parent does."""
-    os.read(0, 1)
-    os._exit(1)
-
-
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    # Behind what is installed, so that only libtpu comes from there.
+    sys.path.append(os.environ[VARIABLE])
+    run_job_loop(_work)

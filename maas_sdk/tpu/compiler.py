@@ -1,10 +1,8 @@
 """The real TPU compiler, in a process beside this one that needs no TPU.
 
-The rule it keeps: this process never loads libtpu. A child is started with libtpu on its path, gets
-jobs as a JSON file, and answers with one JSON line per job. It never outlives us: it is killed on
-Ctrl-C and past its time, and ends by itself when the pipe to its stdin closes. What one job does to
-it (an error, an abort of the compiler, too much time) is that job's answer; the jobs after it get a
-new child.
+The rule: this process never loads libtpu (tests/test_tpu_compiler.py). A child of
+``children.process`` does. What one job does to it (an error, an abort of the compiler, too much
+time) is that job's answer; the jobs after it get a new child.
 
 A program that does not fit is an answer too: ``fits`` is False, and the compiler's own figures say
 by how much.
@@ -12,34 +10,23 @@ by how much.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from maas_sdk.errors import ConfigError, MaasError, MachineError, error_from_code
-from maas_sdk.tpu.libtpu import Libtpu, find_libtpu
+from maas_sdk.children.process import ChildProcess
+from maas_sdk.errors import MaasError, MachineError, error_from_code
+from maas_sdk.tpu.libtpu import VARIABLE, Libtpu, find_libtpu
 
 __all__ = ["Answer", "CompileJob", "compile_jobs"]
 
-_STDERR_TAIL_CHARS: Final = 2000
-
-# A parent's settings for its own JAX (fake devices, dumps) are not the compiler's; what libtpu
-# would ask of a machine with TPUs it must not ask here.
-_DROPPED_PREFIXES: Final = ("XLA_", "JAX_", "LIBTPU_", "PJRT_", "TPU_")
+# What libtpu would ask of a machine with TPUs it must not ask here.
 _ENVIRONMENT: Final = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
     # It would let one process at a time have the chips, which nobody here wants.
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
-    "PYTHONUNBUFFERED": "1",
 }
 
 
@@ -104,116 +91,49 @@ def compile_jobs(
     return tuple(answers)
 
 
-def _run_child(jobs: Sequence[CompileJob], libtpu: Libtpu, timeout_s: float) -> Any:
+def _run_child(
+    jobs: Sequence[CompileJob], libtpu: Libtpu, timeout_s: float
+) -> Generator[Answer, None, None]:
     """Answers until the child ends; at least one."""
-    with tempfile.TemporaryDirectory(prefix="maas-plan-") as folder:
-        job_file, complaints = Path(folder, "jobs.json"), Path(folder, "stderr.txt")
-        document = {"libtpu": str(libtpu.folder), "jobs": [_to_dict(job) for job in jobs]}
-        job_file.write_text(json.dumps(document))
-        with complaints.open("wb") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "maas_sdk.tpu.child", str(job_file)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                env=_environment(),
-                # Ctrl-C is ours to handle: a child that heard it too would print a traceback.
-                start_new_session=True,
-            )
-            answered = 0
-            clock = _Clock(process, timeout_s)
-            try:
-                assert process.stdout is not None
-                for line in process.stdout:
-                    if line.startswith(b'{"plan"'):
-                        clock.reset()
-                        yield _answer(jobs[answered], json.loads(line)["plan"])
-                        answered += 1
-                status = process.wait()
-            finally:
-                clock.stop()
-                process.kill()
-                process.wait()
-                for pipe in (process.stdin, process.stdout):
-                    if pipe is not None:
-                        pipe.close()
+    process = ChildProcess(
+        ["-m", "maas_sdk.tpu.child"],
+        # Axes as pairs: an object's order would be the reader's affair.
+        [
+            {**asdict(job), "options": dict(job.options), "axes": list(job.axes.items())}
+            for job in jobs
+        ],
+        timeout_s=timeout_s,
+        environment={**_ENVIRONMENT, VARIABLE: str(libtpu.folder)},
+        dropped_prefixes=["TPU_"],
+    )
+    answered = 0
+    with process:
+        for said in process.answers():
+            yield _answer(jobs[answered], said)
+            answered += 1
         if answered < len(jobs):
             yield Answer(
                 job=jobs[answered],
                 result=None,
-                error=_ending(jobs[answered], status, clock.late, timeout_s, complaints),
+                error=_failure(jobs[answered], process, timeout_s),
             )
 
 
-class _Clock:
-    """Kills a child that is silent for too long."""
-
-    def __init__(self, process: subprocess.Popen[bytes], timeout_s: float) -> None:
-        self.late = False
-        self._process = process
-        self._timeout_s = timeout_s
-        self._timer: threading.Timer | None = None
-        self.reset()
-
-    def reset(self) -> None:
-        self.stop()
-        self._timer = threading.Timer(self._timeout_s, self._overdue)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _overdue(self) -> None:
-        self.late = True
-        self._process.kill()
-
-
-def _to_dict(job: CompileJob) -> dict[str, Any]:
-    return {
-        "label": job.label,
-        "recipe": job.recipe,
-        "options": dict(job.options),
-        "slice": job.slice,
-        # As pairs: an object's order would be the reader's affair.
-        "axes": list(job.axes.items()),
-        "hlo_file": job.hlo_file,
-        "executable_file": job.executable_file,
-    }
-
-
-def _answer(job: CompileJob, document: Mapping[str, Any]) -> Answer:
-    if "error" in document:
-        error = error_from_code(document["code"], f"{job.label}: {document['error']}")
+def _answer(job: CompileJob, said: Mapping[str, Any]) -> Answer:
+    if "error" in said:
+        error = error_from_code(said["code"], f"{job.label}: {said['error']}")
         return Answer(job=job, result=None, error=error)
-    return Answer(job=job, result=document["result"], error=None)
+    return Answer(job=job, result=said["result"], error=None)
 
 
-def _ending(
-    job: CompileJob, status: int, late: bool, timeout_s: float, complaints: Path
-) -> ConfigError | MaasError:
-    if late:
+def _failure(job: CompileJob, process: ChildProcess, timeout_s: float) -> MaasError:
+    if process.late:
         return MachineError(
             f"{job.label}: the TPU compiler took longer than {timeout_s:g} s for {job.slice} and "
             "was ended; give it more time, or compile a scanned model (scan_layers)",
             timeout_s=timeout_s,
         )
-    how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-    hint = " (9 is often a lack of memory)" if status == -9 else ""
-    text = complaints.read_text(errors="replace").strip()[-_STDERR_TAIL_CHARS:]
     return MaasError(
-        f"{job.label}: the TPU compiler {how}{hint} while it compiled for {job.slice}."
-        + (f" The end of what it said:\n{text}" if text else ""),
-        status=status,
+        f"{job.label}: while it compiled for {job.slice}, the TPU compiler {process.ending()}",
+        status=process.status,
     )
-
-
-def _environment() -> dict[str, str]:
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(_DROPPED_PREFIXES)
-    }
-    # The very package that runs here, wherever it was imported from; and the user's own modules.
-    package = str(Path(__file__).absolute().parents[3])
-    path = [package, *filter(None, [kept.get("PYTHONPATH")]), os.getcwd()]
-    return {**kept, **_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(path)}

@@ -21,7 +21,17 @@ import numpy as np
 from maas_sdk.tensors import Array
 from maas_sdk.training.step import Mean, Metrics
 
-__all__ = ["HIDDEN", "LAG", "LATEST", "NAMES", "Late", "Sums", "log_name", "mean_values", "pack"]
+__all__ = [
+    "HIDDEN",
+    "LAG",
+    "LATEST",
+    "NAMES",
+    "DelayedMetrics",
+    "MetricAccumulator",
+    "log_name",
+    "mean_values",
+    "pack",
+]
 
 # Steps that the host may be ahead of the news: enough to hide a transfer, few enough that the
 # batches that are kept for a diagnosis stay a small part of the memory.
@@ -57,7 +67,7 @@ def pack(metrics: Metrics) -> jax.Array:
     )
 
 
-class Sums:
+class MetricAccumulator:
     """Packed metrics added up on the host, in float64."""
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -66,19 +76,19 @@ class Sums:
         self._sums = np.zeros((2, len(self.names)))
         self._last: Array = self._sums
         # Not added yet: a sum over many costs no more than one over two.
-        self._waiting: list[Array] = []
+        self._pending: list[Array] = []
 
     def add(self, packed: Array) -> None:
         """Add a batch's float32[2, M]."""
-        self._waiting.append(packed)
+        self._pending.append(packed)
         self._last = packed
         self.batches += 1
-        if len(self._waiting) >= _TOGETHER:
-            self._settle()
+        if len(self._pending) >= _TOGETHER:
+            self._add_pending()
 
     def means(self) -> dict[str, float]:
         """By name; empty when nothing was added, NaN where no row counted."""
-        self._settle()
+        self._add_pending()
         found = {}
         for index, name in enumerate(self.names if self.batches else ()):
             if name in HIDDEN:
@@ -89,22 +99,22 @@ class Sums:
 
     def get_state(self) -> dict[str, Any]:
         """JSON-able; exact, since a float64 survives JSON."""
-        self._settle()
+        self._add_pending()
         last = np.asarray(self._last, np.float64)
         return {"sums": self._sums.tolist(), "last": last.tolist(), "batches": self.batches}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from a state that ``get_state`` gave."""
         self._sums, self._last = np.asarray(state["sums"]), np.asarray(state["last"])
-        self.batches, self._waiting = int(state["batches"]), []
+        self.batches, self._pending = int(state["batches"]), []
 
-    def _settle(self) -> None:
+    def _add_pending(self) -> None:
         # In the order in which they came: a checkpoint that cuts the sum must not change it.
-        self._sums = np.add.reduce([self._sums, *self._waiting])
-        self._waiting = []
+        self._sums = np.add.reduce([self._sums, *self._pending])
+        self._pending = []
 
 
-class Late:
+class DelayedMetrics:
     """A queue of arrays that the device is still working on, fetched ``lag`` steps later."""
 
     def __init__(self, lag: int = LAG) -> None:
@@ -112,10 +122,10 @@ class Late:
         self._queue: deque[tuple[int, jax.Array, Callable[[Array], None]]] = deque()
 
     def put(self, step: int, value: jax.Array, then: Callable[[Array], None]) -> None:
-        """Hand ``value`` to ``then``, as NumPy, once ``settle`` is called for ``step + lag``."""
+        """Hand ``value`` to ``then``, as NumPy, once ``deliver`` is called for ``step + lag``."""
         self._queue.append((step, value, then))
 
-    def settle(self, step: int) -> None:
+    def deliver(self, step: int) -> None:
         """Deliver what is due at ``step``, in order."""
         while self._queue and self._queue[0][0] <= step - self._lag:
             _, value, then = self._queue.popleft()

@@ -27,6 +27,7 @@ import optax
 import optax.contrib
 
 from maas_sdk.errors import ConfigError
+from maas_sdk.model.names import map_named
 from maas_sdk.training.schedules import make_schedule
 
 __all__ = [
@@ -71,14 +72,13 @@ def _muon(learning_rate: optax.Schedule, **options: Any) -> optax.GradientTransf
     """Muon for matrices; Adam for the rest, embeddings among it (Jordan et al. 2024)."""
 
     def matrices(params: Any) -> Any:
-        def dimensions(path: Any, leaf: jax.Array) -> Any:
-            words = _words(path)
+        def dimensions(name: str, leaf: jax.Array) -> Any:
             # The biases of attention have two dimensions, heads and width, and are no matrices.
-            other = _VECTORS.search(words) or _EMBEDDINGS.search(words)
+            other = _VECTORS.search(name) or _EMBEDDINGS.search(name)
             muon = leaf.ndim == 2 and not other
             return optax.contrib.MuonDimensionNumbers() if muon else None
 
-        return jax.tree_util.tree_map_with_path(dimensions, params)
+        return map_named(dimensions, params)
 
     made: optax.GradientTransformation = optax.contrib.muon(
         learning_rate, muon_weight_dimension_numbers=matrices, **options
@@ -250,15 +250,14 @@ def decay_mask(name: str) -> Callable[[Any], Any]:
     a stacked bias [L, D] of scanned blocks. A leaf with fewer than two dimensions never is.
     """
 
-    def decayed(path: Any, leaf: jax.Array) -> bool:
-        words = _words(path)
+    def decayed(path: str, leaf: jax.Array) -> bool:
         if name == "all":
             return True
-        if name == "matrices_no_embeddings" and _EMBEDDINGS.search(words):
+        if name == "matrices_no_embeddings" and _EMBEDDINGS.search(path):
             return False
-        return leaf.ndim > 1 and not _VECTORS.search(words)
+        return leaf.ndim > 1 and not _VECTORS.search(path)
 
-    return lambda params: jax.tree_util.tree_map_with_path(decayed, params)
+    return lambda params: map_named(decayed, params)
 
 
 def _clipping(config: OptimizerConfig) -> list[optax.GradientTransformation]:
@@ -300,9 +299,3 @@ def _check_options(name: str, options: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"optimizer {name!r}: unknown option {option!r}; known are {', '.join(known)}"
             )
-
-
-def _words(path: Any) -> str:
-    """A path in a tree of parameters as ``blocks/0/norm/scale``."""
-    parts = [str(getattr(part, "key", getattr(part, "idx", ""))) for part in path]
-    return "/".join(part for part in parts if part)

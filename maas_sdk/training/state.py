@@ -18,7 +18,7 @@ from flax import nnx
 
 from maas_sdk.training.precision import Policy
 
-__all__ = ["TrainState", "initial_state", "take_apart"]
+__all__ = ["TrainState", "create_train_state", "initial_state"]
 
 
 @partial(
@@ -45,19 +45,19 @@ class TrainState:
     bad: jax.Array
 
     @property
-    def judged(self) -> nnx.State[Any, Any]:
-        """The weights that are evaluated and handed out: the average where one is kept."""
+    def eval_params(self) -> nnx.State[Any, Any]:
+        """Weights to evaluate and to return: the average where one is kept."""
         return self.params if self.ema is None else self.ema
 
 
-def take_apart(
+def create_train_state(
     model: nnx.Module,
     optimizer: optax.GradientTransformation,
     policy: Policy,
     *,
     ema: bool = False,
 ) -> tuple[nnx.GraphDef[Any], TrainState]:
-    """The module's structure, and the state that training starts from.
+    """Split a module into its structure and the state that training starts from.
 
     The state shares its arrays with ``model``; a step donates what it is given, so hand it a copy
     (``sharding.layout.place`` makes one) where the model is still needed.

@@ -29,7 +29,7 @@ from jax.typing import ArrayLike
 from maas_sdk.training.losses import LossFn
 from maas_sdk.training.optimizer import update_ema
 from maas_sdk.training.precision import Policy
-from maas_sdk.training.state import TrainState, initial_state, take_apart
+from maas_sdk.training.state import TrainState, create_train_state, initial_state
 
 __all__ = [
     "Batch",
@@ -37,16 +37,16 @@ __all__ = [
     "LossFn",
     "Mean",
     "Metrics",
+    "MixedPrecisionModel",
     "Objective",
-    "Precise",
     "TrainState",
     "TrainStep",
+    "create_train_state",
     "initial_state",
     "make_eval_step",
     "make_train_step",
     "mean_of",
     "supervised",
-    "take_apart",
 ]
 
 # The least normal float32: what a sum of no weights is divided by.
@@ -121,7 +121,7 @@ def supervised(loss_fn: LossFn) -> Objective:
     return objective
 
 
-class Precise:
+class MixedPrecisionModel:
     """A module as an objective sees it: called in the policy's precision.
 
     Floating-point arguments are cast to ``compute``, what it returns to ``output``. Everything else
@@ -175,7 +175,7 @@ def make_train_step(
     ) -> tuple[jax.Array, tuple[Metrics, nnx.State[Any, Any]]]:
         # Copies: a module may only write to variables that were made inside this function.
         model: Any = nnx.merge(graphdef, policy.cast_compute(params), rest, copy=True)
-        loss, metrics = objective(Precise(model, policy), batch)
+        loss, metrics = objective(MixedPrecisionModel(model, policy), batch)
         # What a module keeps for the objective to read is not state.
         nnx.pop(model, nnx.Intermediate)
         found = nnx.state(model, nnx.Not(nnx.Param))
@@ -209,7 +209,7 @@ def make_train_step(
 
 
 def make_eval_step(graphdef: nnx.GraphDef[Any], policy: Policy, objective: Objective) -> EvalStep:
-    """Compile-ready ``(state, batch) → metrics`` of the weights that ``state.judged`` names.
+    """Compile-ready ``(state, batch) → metrics`` of the weights that ``state.eval_params`` names.
 
     Args:
         graphdef: the module's structure, in evaluation mode.
@@ -219,8 +219,10 @@ def make_eval_step(graphdef: nnx.GraphDef[Any], policy: Policy, objective: Objec
 
     def step(state: TrainState, batch: Batch) -> Metrics:
         # Copies, for modules that count their calls even when they are only asked.
-        model: Any = nnx.merge(graphdef, policy.cast_compute(state.judged), state.rest, copy=True)
-        _, metrics = objective(Precise(model, policy), batch)
+        model: Any = nnx.merge(
+            graphdef, policy.cast_compute(state.eval_params), state.rest, copy=True
+        )
+        _, metrics = objective(MixedPrecisionModel(model, policy), batch)
         return metrics
 
     return jax.jit(step)

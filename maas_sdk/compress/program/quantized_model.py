@@ -31,7 +31,8 @@ from maas_sdk.compress.program.report import QuantizationReport
 from maas_sdk.compress.program.traced_model import TracedModel
 from maas_sdk.compress.program.traced_weight import Known
 from maas_sdk.errors import ConfigError
-from maas_sdk.model.adapt import Leaf, Model, ProgramFn
+from maas_sdk.model.adapt import Model, ProgramFn
+from maas_sdk.model.leaf import Leaf
 from maas_sdk.tensors import Array, dtype_name, packed_nbytes
 
 __all__ = [

@@ -9,11 +9,12 @@ absent, not guessed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from maas_sdk.bundle.compression import CompressedLayer, Compression, LatencyRecord
+from maas_sdk.charts.columns import columns
 from maas_sdk.charts.quantities import data_size
 
 __all__ = ["LayerReport", "QuantizationReport"]
@@ -110,7 +111,8 @@ class QuantizationReport:
     def table(self) -> str:
         """The report as text for a terminal."""
         heads = ("weight", "shape", "format", "bits", "stored", "SQNR", "drop alone")
-        lines = _columns(heads, self.rows())
+        # Names to the left, numbers to the right.
+        lines = columns([heads, *self.rows()], left=range(3))
         lines += ["", *self.summary(), *(f"note: {note}" for note in self.notes)]
         return "\n".join(lines)
 
@@ -158,15 +160,3 @@ class QuantizationReport:
             ),
             latency_s={str(size): pair for size, pair in self.latency_s.items()},
         )
-
-
-def _columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[at]) for row in (heads, *rows)) for at in range(len(heads))]
-    # Names to the left, numbers to the right.
-    return [
-        "  ".join(
-            cell.ljust(width) if at < 3 else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (heads, *rows)
-    ]

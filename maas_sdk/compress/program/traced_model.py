@@ -20,7 +20,8 @@ from maas_sdk.compress.program.rewrite import evaluate
 from maas_sdk.compress.program.traced_weight import Known, Weight
 from maas_sdk.compress.program.weight_uses import Products, Use
 from maas_sdk.errors import ExportError, MaasError
-from maas_sdk.model.adapt import Leaf, Model, ProgramFn
+from maas_sdk.model.adapt import Model, ProgramFn
+from maas_sdk.model.leaf import Leaf
 from maas_sdk.tensors import Array
 
 __all__ = ["Fold", "Site", "TracedModel", "find_sites", "is_weight"]

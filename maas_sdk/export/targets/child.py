@@ -1,40 +1,33 @@
 """The process beside the exporting one: it compiles for one target, or runs packaged programs.
 
 The rule: jaxlib, the runtime and the formats, never jax; what works here works where the model
-is served. So this file is run as a script (importing it as ``maas_sdk.export.targets.child``
-would bring the whole workshop along), with the job as a JSON file. It prints one JSON line per
-finished step and, last, one with
-``result`` or ``error``. The target's XLA flags are in the environment.
+is served. So this file is run as a script: importing it as ``maas_sdk.export.targets.child`` would
+bring the whole workshop along. It answers one job and tells of each finished step. The target's
+XLA flags are in the environment.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import sys
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from maas_sdk.bundle.encoding.spec import check_encodings, decode, read_encoding
 from maas_sdk.bundle.files.staging import disk_errors
 from maas_sdk.bundle.files.weights import open_weights, write_weights
-from maas_sdk.errors import IncompatibleError, MaasError
+from maas_sdk.children.job_loop import Say, run_job_loop
+from maas_sdk.errors import IncompatibleError
 from maas_sdk.export.targets.instructions import features_of_executable
 from maas_sdk.runtime import xla
 from maas_sdk.runtime.plugins import find_plugin
 from maas_sdk.tensors import dtype_from_name
 
-__all__ = ["Say", "compile_programs", "describe", "run_programs"]
+__all__ = ["compile_programs", "describe", "run_programs"]
 
 _TIMED_RUNS = 3
 _TIMED_S = 0.1
 _MOST_RUNS = 200
-
-Say = Callable[[dict[str, Any]], None]
 
 
 def compile_programs(job: dict[str, Any], say: Say) -> dict[str, Any]:
@@ -111,28 +104,12 @@ def _fastest_s(program: xla.Executable, arguments: list[Any], specs: list[Any]) 
     return fastest_s
 
 
-def _main(job_file: str) -> None:
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    job = json.loads(Path(job_file).read_text())
-    work = {"compile": compile_programs, "run": run_programs, "describe": describe}[job["work"]]
-    try:
-        xla.register_custom_calls(job.get("custom_calls", ()))
-        result = work(job, _say)
-    except MaasError as error:
-        _say({"error": error.message})
-        sys.exit(1)
-    _say({"result": result})
-
-
-def _say(message: dict[str, Any]) -> None:
-    print(json.dumps(message), flush=True)
-
-
-def _exit_with_parent() -> None:
-    """Our stdin is a pipe that nobody writes to: it ends when the parent does."""
-    os.read(0, 1)  # not sys.stdin: its lock would be held when the interpreter shuts down
-    os._exit(1)
+def _work(job: dict[str, Any], say: Say) -> dict[str, Any]:
+    xla.register_custom_calls(job.get("custom_calls", ()))
+    return {"compile": compile_programs, "run": run_programs, "describe": describe}[job["work"]](
+        job, say
+    )
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    run_job_loop(_work)

@@ -6,9 +6,7 @@ its memory and its threads.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 from maas_sdk.bundle.manifest import Target
 from maas_sdk.errors import MaasError
@@ -49,13 +47,7 @@ def accelerator(platform: str, *, timeout_s: float = 120.0) -> Host | str:
     try:
         find_plugin(platform)
         child = Child(label=platform, job={"work": "describe", "platform": platform})
-        with tempfile.TemporaryDirectory(prefix="maas-device-") as folder:
-            (said,) = run_children(
-                [child],
-                folder=Path(folder),
-                timeout_s=timeout_s,
-                on_step=lambda child, message: None,
-            )
+        (said,) = run_children([child], timeout_s=timeout_s)
     except MaasError as error:
         return error.message
     return Host(platform=platform, arch=said["arch"], jaxlib=said["jaxlib"])

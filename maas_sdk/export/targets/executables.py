@@ -21,7 +21,6 @@ def compile_targets(
     *,
     programs: Mapping[str, Path],
     folder: Path,
-    scratch: Path,
     custom_calls: Sequence[str],
     timeout_s: float,
     report: Reporter,
@@ -34,7 +33,6 @@ def compile_targets(
         programs: by what a target's programs are lowered for, the folder that holds them, laid out
             as a bundle.
         folder: the bundle's folder, into which executables are written.
-        scratch: a folder for job files.
         custom_calls: functions that the programs call.
         timeout_s: seconds that one target may take.
         report: told of every finished executable.
@@ -58,7 +56,7 @@ def compile_targets(
             target=child.label,
         )
 
-    results = run_children(children, folder=scratch, timeout_s=timeout_s, on_step=on_step)
+    results = run_children(children, timeout_s=timeout_s, on_step=on_step)
     return {
         spec.name: Target(
             platform=spec.platform,

@@ -212,7 +212,7 @@ def run_cases(
                 target=child.label,
             )
 
-        results = run_children(children, folder=scratch, timeout_s=timeout_s, on_step=on_step)
+        results = run_children(children, timeout_s=timeout_s, on_step=on_step)
         checks = [
             check
             for target, chosen in plan.items()

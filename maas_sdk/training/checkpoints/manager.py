@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +31,7 @@ import orbax.checkpoint.experimental.v1 as ocp
 from maas_sdk.errors import ConfigError, CorruptError, MaasError, NotFoundError, StorageError
 from maas_sdk.training.checkpoints.checksums import write_checksums
 from maas_sdk.training.checkpoints.device_copy import Snapshot, snapshot_pays
-from maas_sdk.training.checkpoints.named_state import named_arrays, named_specs
+from maas_sdk.training.checkpoints.named_state import former_names, named_arrays, named_specs
 from maas_sdk.training.checkpoints.retention import CheckpointConfig, Retention, score
 from maas_sdk.training.checkpoints.stored_step import (
     data_state_of,
@@ -112,7 +112,8 @@ class Checkpoints:
 
         Raises:
             ConfigError: a leaf that is no array; the folder holds that step or a later one of
-                another run; the last checkpoint could not be written.
+                another run.
+            StorageError: the last checkpoint could not be written.
         """
         arrays = named_arrays(state)
         self.wait()
@@ -178,7 +179,12 @@ class Checkpoints:
         expected = named_specs(abstract_state)
         wanted = self._resolve(step)
         try:
-            named, data_state = read_step(self.folder / str(wanted), expected, partial=partial)
+            named, data_state = read_step(
+                self.folder / str(wanted),
+                expected,
+                former=former_names(abstract_state),
+                partial=partial,
+            )
         except CorruptError as error:
             others = [other for other in self.steps() if other != wanted]
             remedy = "the folder holds no other"
@@ -235,7 +241,7 @@ class Checkpoints:
         """Return when what was begun is on the disk.
 
         Raises:
-            ConfigError: it could not be written.
+            StorageError: it could not be written.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
@@ -320,26 +326,18 @@ class Checkpoints:
         return step
 
 
-class _translated:
-    """Context manager that turns what orbax and the disk raise into a ``ConfigError``."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if isinstance(error, Exception) and not isinstance(error, MaasError):
-            raise StorageError(
-                f"{self._what}: {type(error).__name__}: {error}; check that the disk has room and "
-                "that the folder may be written"
-            ) from error
+@contextlib.contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """Turn what orbax and the disk raise into a ``StorageError``."""
+    try:
+        yield
+    except MaasError:
+        raise
+    except Exception as error:
+        raise StorageError(
+            f"{what}: {type(error).__name__}: {error}; check that the disk has room and "
+            "that the folder may be written"
+        ) from error
 
 
 def _listing(steps: list[int]) -> str:

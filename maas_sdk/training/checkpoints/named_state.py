@@ -1,15 +1,13 @@
-"""A state as arrays with names, which is how a checkpoint knows it, and how two states differ.
+"""Flatten a train state to arrays by name, and compare two states leaf by leaf.
 
-The rule it keeps: a name is the path of a leaf, its keys joined by slashes, such as
-``opt_state/0/mu/conv1/kernel``, so that what was saved from one tree is found again from another
-of the same names, whatever classes the tree is made of.
+What was saved from one tree is found again from another of the same names (``model.names``),
+whatever classes the tree is made of.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -17,51 +15,19 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, NamedSharding, Sharding, SingleDeviceSharding
 
 from maas_sdk.errors import ConfigError
-from maas_sdk.sharding.leaves import path_text
+from maas_sdk.model.names import named_leaves
 
 __all__ = [
-    "LeafSpec",
     "differences",
-    "leaf_name",
+    "former_names",
     "named_arrays",
     "named_specs",
     "nest",
     "raw",
+    "stored_spec",
     "typed",
     "unnest",
 ]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LeafSpec:
-    """What one array is, and where it shall lie."""
-
-    shape: tuple[int, ...]
-    # A dtype's name; of a typed random key "key<fry>" and the like.
-    dtype: str
-    # None where it is only described.
-    sharding: Sharding | None = None
-
-    def __str__(self) -> str:
-        return f"{self.dtype}{list(self.shape)}"
-
-    def stored(self) -> jax.ShapeDtypeStruct:
-        """What it is on the disk: a typed random key is the numbers that it is made of."""
-        spec = jax.eval_shape(raw, _struct(self.shape, _dtype(self.dtype), None))
-        return _struct(spec.shape, spec.dtype, self.sharding)
-
-
-def leaf_name(path: Sequence[Any]) -> str:
-    """A pytree path as a name: its keys, fields and indices joined by slashes.
-
-    The trailing ``value`` field that nnx puts around every variable's array is left out; a slash
-    inside a key is written %2F.
-    """
-    keys = [path_text((key,)) for key in path]
-    wrapped = bool(path) and isinstance(path[-1], jax.tree_util.GetAttrKey)
-    if wrapped and keys[-1] == "value":
-        keys.pop()
-    return "/".join(key.replace("%", "%25").replace("/", "%2F") for key in keys) or "state"
 
 
 def named_arrays(state: Any) -> dict[str, jax.Array]:
@@ -71,8 +37,7 @@ def named_arrays(state: Any) -> dict[str, jax.Array]:
         ConfigError: a leaf that is no ``jax.Array``, or two of one name.
     """
     found: dict[str, jax.Array] = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
-        name = leaf_name(path)
+    for name, leaf, *_ in named_leaves(state):
         if not isinstance(leaf, jax.Array):
             raise ConfigError(
                 f"state leaf {name!r}: expected a jax.Array, got {type(leaf).__name__}; put "
@@ -83,8 +48,8 @@ def named_arrays(state: Any) -> dict[str, jax.Array]:
     return found
 
 
-def named_specs(abstract: Any) -> dict[str, LeafSpec]:
-    """What an abstract state asks for, by name, in the tree's order.
+def named_specs(abstract: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """What an abstract state asks for, by name, in the tree's order, each with its sharding.
 
     Args:
         abstract: a pytree of ``jax.ShapeDtypeStruct`` with shardings, or of arrays, which say the
@@ -94,9 +59,8 @@ def named_specs(abstract: Any) -> dict[str, LeafSpec]:
         ConfigError: a leaf without shape and dtype, a sharding over a mesh without devices, or two
             leaves of one name.
     """
-    found: dict[str, LeafSpec] = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(abstract)[0]:
-        name = leaf_name(path)
+    found: dict[str, jax.ShapeDtypeStruct] = {}
+    for name, leaf, *_ in named_leaves(abstract):
         if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
             raise ConfigError(
                 f"abstract leaf {name!r}: expected a jax.ShapeDtypeStruct or an array, got "
@@ -112,29 +76,46 @@ def named_specs(abstract: Any) -> dict[str, LeafSpec]:
             )
         if sharding is None:
             sharding = SingleDeviceSharding(jax.local_devices()[0])
-        _add(
-            found,
-            name,
-            LeafSpec(shape=tuple(leaf.shape), dtype=str(leaf.dtype), sharding=sharding),
-        )
+        _add(found, name, _struct(tuple(leaf.shape), leaf.dtype, sharding))
     return found
 
 
-def differences(expected: Mapping[str, LeafSpec], found: Mapping[str, LeafSpec]) -> list[str]:
-    """How a saved state differs from an expected one: a sentence per leaf; none if they fit."""
+def former_names(abstract: Any) -> dict[str, tuple[str, ...]]:
+    """Other names that leaves have in checkpoints of earlier releases, by today's name."""
+    return {leaf.name: leaf.former for leaf in named_leaves(abstract)}
+
+
+def stored_spec(spec: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """What an array is on the disk: a typed random key is the numbers that it is made of."""
+    found = jax.eval_shape(raw, _struct(spec.shape, spec.dtype, None))
+    return _struct(found.shape, found.dtype, spec.sharding)
+
+
+def differences(
+    expected: Mapping[str, jax.ShapeDtypeStruct], found: Mapping[str, tuple[str, tuple[int, ...]]]
+) -> list[str]:
+    """How a saved state differs from an expected one: a sentence per leaf; none if they fit.
+
+    Args:
+        expected: by name.
+        found: dtype and shape by name, as a checkpoint has them. The dtype of a typed random key
+            is "key<fry>" and the like, which another jax may not know.
+    """
     sentences = []
     for name in [*expected, *(name for name in found if name not in expected)]:
-        here, there = expected.get(name), found.get(name)
+        spec = expected.get(name)
+        here = None if spec is None else (str(spec.dtype), tuple(spec.shape))
+        there = found.get(name)
         if there is None:
-            sentences.append(f"{name}: expected {here}, the checkpoint does not have it")
+            sentences.append(f"{name}: expected {_text(here)}, the checkpoint does not have it")
         elif here is None:
-            sentences.append(f"{name}: not expected, the checkpoint has {there}")
-        elif here.shape != there.shape and here.dtype != there.dtype:
-            sentences.append(f"{name}: expected {here}, the checkpoint has {there}")
-        elif here.shape != there.shape:
-            sentences.append(f"{name}: expected shape {here}, the checkpoint has {there}")
-        elif here.dtype != there.dtype:
-            sentences.append(f"{name}: expected dtype {here}, the checkpoint has {there}")
+            sentences.append(f"{name}: not expected, the checkpoint has {_text(there)}")
+        elif here != there:
+            dtypes, shapes = here[0] != there[0], here[1] != there[1]
+            what = "" if dtypes and shapes else "dtype " if dtypes else "shape "
+            sentences.append(
+                f"{name}: expected {what}{_text(here)}, the checkpoint has {_text(there)}"
+            )
     return sentences
 
 
@@ -150,27 +131,55 @@ def typed(array: jax.Array, dtype: str) -> jax.Array:
     return jax.random.wrap_key_data(array, impl=_key_impl(dtype)) if _is_key(dtype) else array
 
 
-def nest(named: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a/b": x} → {"a": {"b": x}}."""
+def nest(named: Mapping[str, Any], among: Collection[str] | None = None) -> dict[str, Any]:
+    """{"a/b": x} → {"a": {"b": x}}.
+
+    Args:
+        named: what to nest.
+        among: the names that are nested in the whole tree; None for those of ``named``.
+
+    Raises:
+        ConfigError: two of them would lie in the same place.
+    """
+    names = named.keys() if among is None else set(among)
     tree: dict[str, Any] = {}
     for name, value in named.items():
-        *folders, last = name.split("/")
+        *folders, last = _keys(name, names)
         inner = tree
         for folder in folders:
             inner = inner.setdefault(folder, {})
-        inner[last] = value
+        _add(inner, last, value)
     return tree
 
 
-def unnest(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": x}} → {"a/b": x}."""
-    named: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            named |= unnest(value, f"{prefix}{key}/")
-        else:
-            named[f"{prefix}{key}"] = value
+def unnest(tree: Mapping[str, Any], among: Collection[str]) -> dict[str, Any]:
+    """{"a": {"b": x}} → {"a/b": x}, for a tree that was nested ``among`` these names or some."""
+    named = {}
+    for name in among:
+        found: Any = tree
+        for key in _keys(name, among):
+            found = found.get(key) if isinstance(found, Mapping) else None
+        if found is not None:
+            named[name] = found
     return named
+
+
+def _keys(name: str, names: Collection[str]) -> list[str]:
+    """Where a name lies in the nested tree.
+
+    "a/b" is "b" in the folder "a", unless "a" is an array itself (keys may hold a "/"): then it
+    lies beside that, as "a%2Fb".
+    """
+    keys = name.split("/")
+    for depth in range(1, len(keys)):
+        if "/".join(keys[:depth]) in names:
+            return [*keys[: depth - 1], "%2F".join(keys[depth - 1 :])]
+    return keys
+
+
+def _text(kind: tuple[str, tuple[int, ...]] | None) -> str:
+    """("float32", (2, 3)) → float32[2, 3]."""
+    return "" if kind is None else f"{kind[0]}{list(kind[1])}"
 
 
 def _struct(shape: Any, dtype: Any, sharding: Sharding | None) -> jax.ShapeDtypeStruct:
@@ -194,10 +203,6 @@ def _key_impl(dtype: str) -> str:
 
 def _key_dtype(impl: str) -> Any:
     return jax.eval_shape(lambda: jax.random.key(0, impl=impl)).dtype
-
-
-def _dtype(name: str) -> Any:
-    return _key_dtype(_key_impl(name)) if _is_key(name) else jnp.dtype(name)
 
 
 def _add(found: dict[str, Any], name: str, value: Any) -> None:

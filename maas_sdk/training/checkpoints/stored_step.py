@@ -10,7 +10,7 @@ The rule it keeps: that a checkpoint fits is known, leaf by leaf, before an arra
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,10 +20,10 @@ import orbax.checkpoint.experimental.v1 as ocp
 from maas_sdk.errors import ConfigError, CorruptError
 from maas_sdk.training.checkpoints.checksums import check_checksums
 from maas_sdk.training.checkpoints.named_state import (
-    LeafSpec,
     differences,
     nest,
     raw,
+    stored_spec,
     typed,
     unnest,
 )
@@ -67,13 +67,18 @@ def storable(arrays: Mapping[str, jax.Array]) -> dict[str, Any]:
 
 
 def read_step(
-    folder: Path, expected: Mapping[str, LeafSpec], *, partial: bool = False
+    folder: Path,
+    expected: Mapping[str, jax.ShapeDtypeStruct],
+    *,
+    former: Mapping[str, Sequence[str]] | None = None,
+    partial: bool = False,
 ) -> tuple[dict[str, jax.Array], Any]:
     """The arrays of a checkpoint by name, placed as ``expected`` says, and the data position.
 
     Args:
         folder: of the one checkpoint.
-        expected: every leaf that is wanted.
+        expected: every leaf that is wanted, with the sharding to read it to.
+        former: other names that a leaf may have in a checkpoint of an earlier release.
         partial: what the checkpoint has beyond those is left out, rather than a fault.
 
     Raises:
@@ -82,7 +87,7 @@ def read_step(
     """
     check_checksums(folder)
     try:
-        return _read(folder, expected, partial)
+        return _read(folder, expected, former or {}, partial)
     except _Unreadable as error:
         raise CorruptError(f"{folder} cannot be read: {error}", file=str(folder)) from error
 
@@ -113,13 +118,22 @@ class _Unreadable(Exception):
 
 
 def _read(
-    folder: Path, expected: Mapping[str, LeafSpec], partial: bool
+    folder: Path,
+    expected: Mapping[str, jax.ShapeDtypeStruct],
+    former: Mapping[str, Sequence[str]],
+    partial: bool,
 ) -> tuple[dict[str, jax.Array], Any]:
     about = _about(folder)
-    found = {
-        name: LeafSpec(shape=tuple(shape), dtype=dtype)
-        for name, (dtype, shape) in about["leaves"].items()
+    written = {name: (dtype, tuple(shape)) for name, (dtype, shape) in about["leaves"].items()}
+    # Name in the checkpoint → name today, where they differ.
+    renamed = {
+        old: name
+        for name in expected
+        if name not in written
+        for old in former.get(name, ())
+        if old in written and old not in expected
     }
+    found = {renamed.get(name, name): kind for name, kind in written.items()}
     asked = {name: found[name] for name in found if name in expected} if partial else found
     if faults := differences(expected, asked):
         more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
@@ -129,12 +143,19 @@ def _read(
             "another folder",
             differences=faults,
         )
-    stored = {name: spec.stored() for name, spec in expected.items()}
-    arrays = _load(folder, {name: spec for name, spec in stored.items() if spec.size}, partial)
+    stored = {name: stored_spec(spec) for name, spec in expected.items()}
+    here = {name: old for old, name in renamed.items()}
+    wanted = {here.get(name, name): spec for name, spec in stored.items() if spec.size}
+    # Arrays without elements are not among what orbax has; see ``storable``.
+    nested = {name for name, (_, shape) in written.items() if 0 not in shape}
+    loaded = _load(folder, wanted, nested, partial)
+    arrays = {renamed.get(name, name): array for name, array in loaded.items()}
     for name, spec in stored.items():
         if not spec.size:
             arrays[name] = jax.device_put(jax.numpy.zeros(spec.shape, spec.dtype), spec.sharding)
-    return {name: typed(arrays[name], expected[name].dtype) for name in expected}, about["data"]
+    return {name: typed(arrays[name], str(expected[name].dtype)) for name in expected}, about[
+        "data"
+    ]
 
 
 def _about(folder: Path) -> dict[str, Any]:
@@ -151,12 +172,13 @@ def _about(folder: Path) -> dict[str, Any]:
 
 
 def _load(
-    folder: Path, specs: Mapping[str, jax.ShapeDtypeStruct], partial: bool
+    folder: Path, specs: Mapping[str, jax.ShapeDtypeStruct], among: Collection[str], partial: bool
 ) -> dict[str, jax.Array]:
     context = ocp.Context()
     context.pytree.loading.partial_load = partial
     try:
         with context:
-            return unnest(ocp.load_checkpointables(folder, {_STATE: nest(specs)})[_STATE])
+            tree = ocp.load_checkpointables(folder, {_STATE: nest(specs, among)})[_STATE]
+            return unnest(tree, among)
     except Exception as error:
         raise _Unreadable(f"{type(error).__name__}: {error}") from error

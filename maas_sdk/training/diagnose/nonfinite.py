@@ -20,9 +20,9 @@ import numpy as np
 from flax import nnx
 
 from maas_sdk.errors import InputError
-from maas_sdk.training.checkpoints.named_state import leaf_name
+from maas_sdk.model.names import named_leaves
 from maas_sdk.training.precision import Policy
-from maas_sdk.training.step import Batch, Objective, Precise, TrainState
+from maas_sdk.training.step import Batch, MixedPrecisionModel, Objective, TrainState
 
 __all__ = ["Origin", "find_origin", "nonfinite_error"]
 
@@ -97,7 +97,7 @@ def find_origin(
     for name in sorted(batch):
         if (found := _bad(batch[name])) is not None:
             return Origin(kind="batch", path=name, **found)
-    for path, leaf in _named(state.params):
+    for path, leaf, *_ in named_leaves(state.params):
         if (found := _bad(leaf)) is not None:
             return Origin(kind="weight", path=path, **found)
 
@@ -109,15 +109,19 @@ def find_origin(
     order: list[str] = []
     model = model_of(state.params)
     with _listening(model, heard, order):
-        loss, _ = objective(Precise(model, policy), batch)
+        loss, _ = objective(MixedPrecisionModel(model, policy), batch)
     if heard:
         return heard[0]
     if (found := _bad(loss)) is not None:
         return Origin(kind="loss", **found)
-    gradients = jax.grad(lambda params: objective(Precise(model_of(params), policy), batch)[0])(
-        state.params
-    )
-    bad = {path: found for path, leaf in _named(gradients) if (found := _bad(leaf)) is not None}
+    gradients = jax.grad(
+        lambda params: objective(MixedPrecisionModel(model_of(params), policy), batch)[0]
+    )(state.params)
+    bad = {
+        path: found
+        for path, leaf, *_ in named_leaves(gradients)
+        if (found := _bad(leaf)) is not None
+    }
     if not bad:
         return Origin(kind="nothing")
     # Going back from the loss: the layer that was called last is met first.
@@ -195,11 +199,6 @@ def _bad(leaf: Any) -> dict[str, Any] | None:
         return None
     value = "NaN" if np.isnan(values).any() else "infinity"
     return {"value": value, "share": float(bad.mean())}
-
-
-def _named(tree: Any) -> list[tuple[str, Any]]:
-    """Leaves with their "/"-joined paths."""
-    return [(leaf_name(path), leaf) for path, leaf in jax.tree.leaves_with_path(tree)]
 
 
 def _rank(path: str, order: list[str]) -> int:

@@ -40,10 +40,10 @@ from maas_sdk.training.precision import Policy
 from maas_sdk.training.qtraining import prepare
 from maas_sdk.training.step import (
     TrainState,
+    create_train_state,
     make_eval_step,
     make_train_step,
     supervised,
-    take_apart,
 )
 
 __all__ = ["OnlineConfig", "OnlineLearner", "OnlineRecord", "Publish"]
@@ -106,7 +106,7 @@ class OnlineLearner:
         self._plain = nnx.split(own)[0]
         eval_graph: Any = nnx.split(prepare(own, policy))[0]
         own.train()
-        graphdef, state = take_apart(prepare(own, policy), optimizer, policy)
+        graphdef, state = create_train_state(prepare(own, policy), optimizer, policy)
         self._state = _copied(state)
         self._step = make_train_step(graphdef, optimizer, policy, objective, skip_nonfinite=None)
         self._evaluate = make_eval_step(eval_graph, policy, objective)
@@ -128,7 +128,7 @@ class OnlineLearner:
     def model(self) -> nnx.Module:
         """The model as it is now, in eval mode, with arrays of its own."""
         state = _copied(self._state)
-        model: nnx.Module = nnx.merge(self._plain, state.judged, state.rest)
+        model: nnx.Module = nnx.merge(self._plain, state.eval_params, state.rest)
         return model
 
     def measure(self, examples: Examples) -> dict[str, float]:

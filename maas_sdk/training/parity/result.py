@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from maas_sdk.charts.columns import columns
 from maas_sdk.errors import ConfigError
 from maas_sdk.training.precision import Policy
 
@@ -108,17 +109,8 @@ class ParityResult:
 
     def table(self) -> str:
         """The result for a terminal."""
-        lines = [HEADS, *self.rows()]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(HEADS))]
-        text = [
-            "  ".join(
-                cell.ljust(width) if i == 0 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        ]
         broken = [f"{curve.name}: {curve.broke}" for curve in self.curves if curve.broke]
-        return "\n".join([*text, *broken])
+        return "\n".join([*columns([HEADS, *self.rows()]), *broken])
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON-ready values; what is not finite is None."""

@@ -1,6 +1,6 @@
-"""Checkpoints of a loop: what of it is saved, and how it goes on from there.
+"""Checkpoints of a run: save the loop's state, and go on from one.
 
-The rule it keeps: a checkpoint is everything that the next step depends on, and nothing else: the
+A checkpoint is everything that the next step depends on, and nothing else: the
 arrays of the state, those of the best evaluation, the position in the data, and the loop's own
 numbers, from the losses that are added up to what early stopping has seen. Beside it lies what of
 the configuration decides the steps: a run goes on as it began, or not at all.
@@ -22,7 +22,7 @@ from maas_sdk.training.run.config import TrainConfig
 from maas_sdk.training.run.loop import Loop
 from maas_sdk.training.step import Objective
 
-__all__ = ["RunCheckpoints", "check_wanted", "restore", "saved_tree", "settings_of"]
+__all__ = ["RunCheckpoints", "check_resume", "restore", "saved_tree", "settings_of"]
 
 # Of ``OptimizerConfig``, what may change: a run that NaN has ended may be let skip it.
 _FREE: Final = frozenset({"skip_nonfinite"})
@@ -39,12 +39,12 @@ class RunCheckpoints:
         position: Callable[[], Any],
         settings: dict[str, Any],
     ) -> None:
-        """A keeper of one run.
+        """The checkpoints of one run.
 
         Args:
             checkpoints: where to.
             tree: the structure of the state whose leaves are saved.
-            position: of the feed, JSON-able.
+            position: in the data, JSON-able.
             settings: what must be the same when the run is taken up.
         """
         self._checkpoints = checkpoints
@@ -58,14 +58,17 @@ class RunCheckpoints:
             return evaluated
         return self._checkpoints.due(step)
 
-    def save(self, step: int, leaves: Leaves, best: Leaves | None, news: dict[str, Any]) -> None:
+    def save(
+        self, step: int, leaves: Leaves, best: Leaves | None, loop_state: dict[str, Any]
+    ) -> None:
         """Save one; the leaves may be donated when it returns."""
-        last = news["history"][-1] if news["history"] else None
+        # Only of this very step: metrics of an earlier one would let it pass for the best.
+        last = loop_state["history"][-1] if loop_state["history"] else None
         metrics = last["eval"] if last is not None and last["step"] == step else {}
         self._checkpoints.save(
             step,
             saved_tree(self._tree, leaves, best),
-            {"position": self._position(), "loop": news, "settings": self._settings},
+            {"position": self._position(), "loop": loop_state, "settings": self._settings},
             metrics,
         )
 
@@ -73,7 +76,7 @@ class RunCheckpoints:
 def settings_of(
     config: TrainConfig, *, steps: int, objective: Objective | None = None
 ) -> dict[str, Any]:
-    """What a run that is taken up must have in common with the one that was saved, JSON-able.
+    """Settings that a resumed run must share with the one that was saved, JSON-able.
 
     It is what decides the weights after a step. How often is judged and saved, when to stop early
     and the mesh may change. Functions are known by their names alone.
@@ -136,7 +139,7 @@ def saved_tree(tree: Any, leaves: Leaves, best: Leaves | None) -> dict[str, Any]
     return found if best is None else {**found, "best": jax.tree.unflatten(tree, best)}
 
 
-def check_wanted(checkpoints: Checkpoints, wanted: bool | None) -> None:
+def check_resume(checkpoints: Checkpoints, wanted: bool | None) -> None:
     """Find out, before anything is compiled, whether a run may be taken up or begun.
 
     Args:
@@ -168,7 +171,7 @@ def restore(checkpoints: Checkpoints, loop: Loop, *, tree: Any, settings: dict[s
         settings: what must be as it was; see ``settings_of``.
 
     Returns:
-        the position to set the feed to; None when nothing was restored.
+        the position to set the data to; None when nothing was restored.
 
     Raises:
         ConfigError: it is of a run with other settings, or of another model.

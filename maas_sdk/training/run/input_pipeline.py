@@ -1,6 +1,6 @@
-"""What a run is fed with: whatever the user has as data, as batches of one size with a position.
+"""Turn whatever the user has as data into batches of one size, with a position to resume from.
 
-The rule it keeps: every batch that reaches a step has the same names, shapes and dtypes, so the
+Every batch that reaches a step has the same names, shapes and dtypes, so the
 step is compiled once. Training leaves out the rows that do not fill a batch (another epoch leaves
 out others); an evaluation sees every row once, the last batch filled up with rows of weight 0.
 
@@ -22,14 +22,14 @@ from maas_sdk.training.data import Batches, Split, batches
 from maas_sdk.training.data.prefetch import Positioned
 from maas_sdk.training.data.rows import as_source
 
-__all__ = ["Counted", "Feed", "HostBatch", "eval_batches", "train_feed"]
+__all__ = ["CountedBatches", "HostBatch", "InputPipeline", "eval_batches", "train_pipeline"]
 
 # As ``step.Batch``, in host memory.
 HostBatch = dict[str, Array]
 
 
-class Counted:
-    """Any iterable of batches; its position is how many were taken.
+class CountedBatches:
+    """Any iterable of batches, counted; its position is how many were taken.
 
     Going to a position draws and drops what came before it: right for what is the same every time,
     and as slow as reading it.
@@ -57,6 +57,7 @@ class Counted:
         """
         if state["taken"] < self._taken:
             again = iter(self._source)
+            # An iterator returns itself: it cannot begin again, and must not be drained for that.
             if again is self._iterator:
                 raise ConfigError(
                     f"the data cannot go back from batch {self._taken} to {state['taken']}: give "
@@ -74,8 +75,8 @@ class Counted:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Feed:
-    """What to train on."""
+class InputPipeline:
+    """Batches to train on."""
 
     batches: Positioned
     # None where the data has no end or does not tell.
@@ -85,7 +86,9 @@ class Feed:
     labels: Array | None
 
 
-def train_feed(data: object, *, batch_size: int, seed: int, host: tuple[int, int] = (0, 1)) -> Feed:
+def train_pipeline(
+    data: object, *, batch_size: int, seed: int, host: tuple[int, int] = (0, 1)
+) -> InputPipeline:
     """Batches of ``batch_size`` rows, over all hosts, epoch after epoch.
 
     Args:
@@ -108,17 +111,18 @@ def train_feed(data: object, *, batch_size: int, seed: int, host: tuple[int, int
                 f"the data comes in batches of {data.order.batch_size} rows, batch_size is "
                 f"{batch_size}: say the same in both places"
             )
-        return Feed(batches=data, steps_per_epoch=data.batches_per_epoch, labels=None)
+        return InputPipeline(batches=data, steps_per_epoch=data.batches_per_epoch, labels=None)
     if isinstance(data, grain.IterDataset):
         rows: Any = _own_rows(data, host).batch(batch_size, drop_remainder=True)
-        return Feed(batches=iter(rows), steps_per_epoch=None, labels=None)
+        return InputPipeline(batches=iter(rows), steps_per_epoch=None, labels=None)
     if not isinstance(data, Mapping | grain.MapDataset) and not hasattr(data, "read"):
+        # With positions of its own, such as grain's iterators, it goes to them without counting.
         if hasattr(data, "__next__") and hasattr(data, "get_state"):
             own: Any = data
-            return Feed(batches=own, steps_per_epoch=None, labels=None)
+            return InputPipeline(batches=own, steps_per_epoch=None, labels=None)
         if isinstance(data, Iterable):
             length = len(data) if isinstance(data, Sized) else None
-            return Feed(batches=Counted(data), steps_per_epoch=length, labels=None)
+            return InputPipeline(batches=CountedBatches(data), steps_per_epoch=length, labels=None)
     source = as_source(data)
     if batch_size > len(source):
         raise ConfigError(
@@ -128,7 +132,7 @@ def train_feed(data: object, *, batch_size: int, seed: int, host: tuple[int, int
         )
     found = batches(source, batch_size=batch_size, seed=seed, host=host)
     labels = getattr(source, "labels", None)
-    return Feed(batches=found, steps_per_epoch=found.batches_per_epoch, labels=labels)
+    return InputPipeline(batches=found, steps_per_epoch=found.batches_per_epoch, labels=labels)
 
 
 def eval_batches(
@@ -137,7 +141,7 @@ def eval_batches(
     """Every row once, in order, in batches of one size.
 
     Args:
-        data: as for ``train_feed``; of a ``Split`` its held-out part. An iterable of batches is
+        data: as for ``train_pipeline``; of a ``Split`` its held-out part. An iterable of batches is
             gone through again at each evaluation; a last batch that is smaller is filled up.
         batch_size: B.
         host: (index, count) of this process.
@@ -167,6 +171,7 @@ def eval_batches(
     for start in range(0, len(source), batch_size):
         rows = np.arange(start + index * size, start + (index + 1) * size)
         real = rows < len(source)
+        # Filled up with a row that is there; its weight 0 keeps it out of every mean.
         batch = dict(source.read(np.where(real, rows, start)))
         yield {**batch, "weights": real.astype(np.float32)}
 

@@ -1,8 +1,8 @@
-"""The loop of a run: feed, step, news; evaluations, checkpoints and early stopping between them.
+"""The training loop: batches and steps, with evaluations, checkpoints and early stopping.
 
-The rule it keeps: the host only ever looks at what the device has finished ``LAG`` steps ago, and
-looks at the same step in every run. At a checkpoint everything outstanding is waited for, so what
-is saved is complete: a run that is taken up from it goes on as the one that was not stopped.
+The host only ever reads metrics that the device has finished ``LAG`` steps ago, and reads them at
+the same step in every run. At a checkpoint it waits for everything outstanding, so what is saved is
+complete: a run that is resumed from it goes on as the one that was not stopped.
 """
 
 from __future__ import annotations
@@ -22,27 +22,29 @@ from maas_sdk.tensors import Array
 from maas_sdk.training.diagnose.validation import check_batch
 from maas_sdk.training.early_stopping import EarlyStopping, StoppingVerdict, judge
 from maas_sdk.training.hooks import EvalRecord, Hook, Record, Saved, Skipped, StepRecord
-from maas_sdk.training.metrics import LAG, Late, Sums
+from maas_sdk.training.metrics import LAG, DelayedMetrics, MetricAccumulator
 from maas_sdk.training.run.compiled_steps import EvalProgram, Leaves, TrainProgram, copy_leaves
 
-__all__ = ["Loop", "LoopCheckpoints", "Pace"]
+__all__ = ["Loop", "LoopCheckpoints", "RunLength"]
 
 
 class LoopCheckpoints(Protocol):
-    """Keeps checkpoints; ``training.checkpoints.manager`` does."""
+    """Checkpoints as the loop needs them; ``checkpointing.RunCheckpoints`` has them."""
 
     def due(self, step: int, *, evaluated: bool) -> bool:
         """Whether one is to be saved after this step, which was or was not evaluated."""
         ...
 
-    def save(self, step: int, leaves: Leaves, best: Leaves | None, news: dict[str, Any]) -> None:
+    def save(
+        self, step: int, leaves: Leaves, best: Leaves | None, loop_state: dict[str, Any]
+    ) -> None:
         """Save one; the leaves may be donated when it returns."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pace:
-    """What happens after how many steps."""
+class RunLength:
+    """Length of a run, of its evaluation and log intervals and of its batches."""
 
     # The step after which the run is over.
     steps: int
@@ -63,12 +65,12 @@ class Loop:
         train: TrainProgram,
         evaluate: EvalProgram | None,
         eval_batches: Callable[[], Iterable[Any]],
-        pace: Pace,
+        length: RunLength,
         early_stopping: EarlyStopping | None,
         hooks: Sequence[Hook],
-        keeper: LoopCheckpoints | None,
+        checkpoints: LoopCheckpoints | None,
         skip_nonfinite: int,
-        broken: Callable[[int, Leaves, Any], Exception],
+        nonfinite_error: Callable[[int, Leaves, Any], Exception],
     ) -> None:
         """A loop that has not begun.
 
@@ -77,13 +79,13 @@ class Loop:
             train: the training program.
             evaluate: the evaluation program; None when there is nothing to evaluate on.
             eval_batches: the placed batches of an evaluation.
-            pace: what happens when.
+            length: of the run and of its intervals.
             early_stopping: None goes on to the last step.
             hooks: are given every record.
-            keeper: of checkpoints; None keeps none.
+            checkpoints: where to save; None saves none.
             skip_nonfinite: steps in a row that may be not finite; the program stands still after
                 one more.
-            broken: (step, leaves, its placed batch) → the error to raise then.
+            nonfinite_error: (step, leaves, its placed batch) → the error to raise then.
         """
         self.leaves = leaves
         self.step = 0
@@ -99,62 +101,69 @@ class Loop:
         self._train = train
         self._evaluate = evaluate
         self._eval_batches = eval_batches
-        self._pace = pace
+        self._length = length
         self._early_stopping = early_stopping
         self._hooks = tuple(hooks)
-        self._keeper = keeper
+        self._checkpoints = checkpoints
         self._skip_nonfinite = skip_nonfinite
-        self._broken = broken
+        self._nonfinite_error = nonfinite_error
         # Steps in a row that were not finite.
         self._bad = 0
-        self._late = Late()
+        self._delayed = DelayedMetrics()
         self._nonfinite = train.names.index("nonfinite")
         # Since the last step record, and since the last evaluation.
-        self._window = Sums(train.names)
-        self._span = Sums(train.names)
-        self._logged_at = self._judged_at = time.perf_counter()
+        self._since_log = MetricAccumulator(train.names)
+        self._since_eval = MetricAccumulator(train.names)
+        self._logged_at = self._evaluated_at = time.perf_counter()
         # The step of the newest checkpoint.
         self._saved: int | None = None
 
-    def run(self, feed: Iterable[Any]) -> None:
+    def run(self, batches: Iterable[Any]) -> None:
         """Take steps until the last one, or until early stopping says so.
 
         Raises:
-            InputError: the feed ends first, or a batch is unlike the first one.
+            InputError: the batches end first, or a batch is unlike the first one.
         """
-        self._logged_at = self._judged_at = time.perf_counter()
-        batches = iter(feed)
-        while self.step < self._pace.steps and not self.stopped_early:
+        self._logged_at = self._evaluated_at = time.perf_counter()
+        following = iter(batches)
+        while self.step < self._length.steps and not self.stopped_early:
             try:
-                batch = next(batches)
+                batch = next(following)
             except StopIteration:
                 raise self._exhausted() from None
             self.leaves, packed = self._step(batch)
             self.step += 1
-            self._late.put(self.step, packed, partial(self._learned, self.step, batch))
-            last = self.step == self._pace.steps
-            if evaluated := last or self.step % self._pace.eval_every == 0:
-                self._judge()
-            self._late.settle(self.step)
-            if self._keeper is not None and self._keeper.due(self.step, evaluated=evaluated):
+            self._delayed.put(self.step, packed, partial(self._on_metrics, self.step, batch))
+            last = self.step == self._length.steps
+            if evaluated := last or self.step % self._length.eval_every == 0:
+                self._start_evaluation()
+            self._delayed.deliver(self.step)
+            if self._due(evaluated=evaluated):
                 self.save()
         self.save()
+
+    def _due(self, *, evaluated: bool) -> bool:
+        saver = self._checkpoints
+        return saver is not None and saver.due(self.step, evaluated=evaluated)
 
     def _step(self, batch: Any) -> tuple[Leaves, jax.Array]:
         try:
             return self._train.run(self.leaves, batch)
         except (TypeError, ValueError):
-            # The executable refuses other shapes before it starts; say so in our words.
+            # The executable refuses other shapes before it starts, so no step pays for a check of
+            # ours; the error then says which array is unlike the first batch's.
             check_batch(f"batch {self.step + 1}", self._train.batch, batch)
             raise
 
     def save(self) -> None:
         """Wait for what is outstanding, and save a checkpoint where there is none of this step."""
-        self._late.flush()
-        if self._keeper is not None and self._saved != self.step:
+        # An evaluation that is still running decides what is saved: the best weights, and whether
+        # to stop.
+        self._delayed.flush()
+        if self._checkpoints is not None and self._saved != self.step:
             self._saved = self.step
-            self._keeper.save(self.step, self.leaves, self.best, self.get_state())
-            self._tell(Saved(step=self.step))
+            self._checkpoints.save(self.step, self.leaves, self.best, self.get_state())
+            self._notify(Saved(step=self.step))
 
     def get_state(self) -> dict[str, Any]:
         """What the host knows, JSON-able; complete after ``save`` has waited."""
@@ -165,8 +174,8 @@ class Loop:
             "history": [record.to_dict() for record in self.history],
             "verdict": asdict(self.verdict),
             "stopped_early": self.stopped_early,
-            "window": self._window.get_state(),
-            "span": self._span.get_state(),
+            "window": self._since_log.get_state(),
+            "span": self._since_eval.get_state(),
         }
 
     def set_state(self, state: dict[str, Any], leaves: Leaves, best: Leaves | None) -> None:
@@ -177,86 +186,95 @@ class Loop:
         self.history = [EvalRecord(**record) for record in state["history"]]
         self.verdict = StoppingVerdict(**state["verdict"])
         self.stopped_early = state["stopped_early"]
-        self._window.set_state(state["window"])
-        self._span.set_state(state["span"])
+        self._since_log.set_state(state["window"])
+        self._since_eval.set_state(state["span"])
 
-    def _learned(self, step: int, batch: Any, packed: Array) -> None:
-        """A step's metrics are there."""
+    def _on_metrics(self, step: int, batch: Any, packed: Array) -> None:
+        """Take in a step's metrics."""
         if not packed[0, self._nonfinite]:
-            self._window.add(packed)
-            self._span.add(packed)
+            self._since_log.add(packed)
+            self._since_eval.add(packed)
             self._bad = 0
         else:
+            # Not added up: one NaN would make the mean of the whole window NaN.
             self._bad += 1
             if self._bad > self._skip_nonfinite:
-                raise self._broken(step, self.leaves, batch)
+                raise self._nonfinite_error(step, self.leaves, batch)
             self.skipped += 1
-            self._tell(Skipped(step=step, count=self.skipped))
-        if step % self._pace.log_every == 0 and self._window.batches:
+            self._notify(Skipped(step=step, count=self.skipped))
+        if step % self._length.log_every == 0 and self._since_log.batches:
             self._log(step)
 
     def _log(self, step: int) -> None:
         now = time.perf_counter()
-        took_s = (now - self._logged_at) / self._window.batches
-        self._tell(
+        took_s = (now - self._logged_at) / self._since_log.batches
+        self._notify(
             StepRecord(
                 step=step,
-                steps=self._pace.steps,
-                metrics=self._window.means(),
-                rows_per_s=self._pace.batch_size / took_s,
+                steps=self._length.steps,
+                metrics=self._since_log.means(),
+                rows_per_s=self._length.batch_size / took_s,
                 step_time_s=took_s,
             )
         )
-        self._window, self._logged_at = Sums(self._train.names), now
+        self._since_log, self._logged_at = MetricAccumulator(self._train.names), now
 
-    def _judge(self) -> None:
-        """Start an evaluation; what it found is delivered with this step's news."""
-        found = Sums(self._evaluate.names if self._evaluate else ())
+    def _start_evaluation(self) -> None:
+        """Start an evaluation; its result is delivered with this step's metrics."""
+        found = MetricAccumulator(self._evaluate.names if self._evaluate else ())
+        # Copied now: the next step donates the leaves, before the result says if they are best.
         candidate = None if self.best is None else copy_leaves(self.leaves)
         running: deque[jax.Array] = deque()
         for batch in self._eval_batches() if self._evaluate else ():
             running.append(self._evaluate.run(self.leaves, batch))  # type: ignore[union-attr]
+            # All at once would fill the device's queue, and its memory with waiting batches.
             if len(running) > LAG:
                 found.add(np.asarray(running.popleft()))
         for packed in running:
-            self._late.put(self.step, packed, found.add)
-        self._late.put(self.step, _NOTHING, partial(self._judged, self.step, found, candidate))
+            self._delayed.put(self.step, packed, found.add)
+        self._delayed.put(
+            self.step, _NOTHING, partial(self._finish_evaluation, self.step, found, candidate)
+        )
 
-    def _judged(self, step: int, found: Sums, candidate: Leaves | None, _: Array) -> None:
-        """An evaluation's news are there, and those of all steps before it."""
+    def _finish_evaluation(
+        self, step: int, found: MetricAccumulator, candidate: Leaves | None, _: Array
+    ) -> None:
+        """Take in an evaluation, when the metrics of all steps before it are there."""
         now = time.perf_counter()
-        took_s = now - self._judged_at
-        per_epoch = self._pace.steps_per_epoch
+        took_s = now - self._evaluated_at
+        per_epoch = self._length.steps_per_epoch
         record = EvalRecord(
             step=step,
+            # The epoch that the step was in, from 1: rounded up.
             epoch=-(-step // per_epoch) if per_epoch else 0,
-            train=self._span.means(),
+            train=self._since_eval.means(),
             eval=found.means(),
-            rows_per_s=self._span.batches * self._pace.batch_size / took_s,
+            rows_per_s=self._since_eval.batches * self._length.batch_size / took_s,
             wall_s=took_s,
         )
         self.history.append(record)
-        self._span, self._judged_at = Sums(self._train.names), now
+        self._since_eval, self._evaluated_at = MetricAccumulator(self._train.names), now
         if self._early_stopping is not None:
             value = record.eval[self._early_stopping.metric]
             self.verdict = judge(self._early_stopping, self.verdict, step=step, value=value)
             if self.verdict.best_step == step:
                 self.best = candidate
             self.stopped_early = self.verdict.stop(self._early_stopping)
-        self._tell(record)
+        self._notify(record)
 
-    def _tell(self, record: Record) -> None:
+    def _notify(self, record: Record) -> None:
         for hook in self._hooks:
             hook(record)
 
     def _exhausted(self) -> InputError:
         return InputError(
-            f"the training data ended after {self.step} of {self._pace.steps} steps: give more, "
+            f"the training data ended after {self.step} of {self._length.steps} steps: give more, "
             "an iterable that starts over, or fewer steps",
             step=self.step,
-            steps=self._pace.steps,
+            steps=self._length.steps,
         )
 
 
-# What is waited for when an evaluation has no batches of its own.
+# Put after the batches of an evaluation, or alone where there is nothing to evaluate on: its turn
+# in the queue is the moment at which everything before it has been delivered.
 _NOTHING: Any = np.zeros(())

@@ -30,7 +30,7 @@ from maas_sdk.training.run.config import TrainConfig
 from maas_sdk.training.run.input_pipeline import HostBatch
 from maas_sdk.training.state import TrainState, initial_state
 
-__all__ = ["gathered", "mesh_of", "placed_state", "placing"]
+__all__ = ["batch_placer", "gather", "mesh_of", "placed_state"]
 
 
 def mesh_of(config: TrainConfig) -> Mesh:
@@ -69,7 +69,7 @@ def placed_state(
     return state, layout
 
 
-def placing(mesh: Mesh) -> Callable[[HostBatch], Any]:
+def batch_placer(mesh: Mesh) -> Callable[[HostBatch], Any]:
     """A host's part of a batch → what a program on the mesh takes.
 
     The one device of a mesh is handed the host's arrays as they are: the call of the program puts
@@ -80,7 +80,7 @@ def placing(mesh: Mesh) -> Callable[[HostBatch], Any]:
     return partial(place_batch, mesh)
 
 
-def gathered(mesh: Mesh, tree: Any) -> Any:
+def gather(mesh: Mesh, tree: Any) -> Any:
     """The arrays of a tree, whole, on this process's first device."""
     first = jax.local_devices()[0]
     if jax.process_count() > 1:

@@ -1,8 +1,8 @@
-"""A run put together: model, data and configuration become a state on a mesh, and programs for it.
+"""Set a run up: model, data and configuration become a state on a mesh and compiled programs.
 
-The rule it keeps: everything that can be wrong is found here, before the first step: data that does
-not fit the mesh, labels that the model has no output for, a step that does not fit the memory. What
-comes out has been traced and compiled once, and holds nothing of the caller's that a step donates.
+Everything that can be wrong is found here, before the first step: data that does not fit the mesh,
+labels that the model has no output for, a step that does not fit the memory. What comes out has
+been traced and compiled once, and holds nothing of the caller's that a step donates.
 """
 
 from __future__ import annotations
@@ -38,9 +38,14 @@ from maas_sdk.training.run.compiled_steps import (
     compile_train,
 )
 from maas_sdk.training.run.config import TrainConfig
-from maas_sdk.training.run.input_pipeline import Feed, HostBatch, eval_batches, train_feed
-from maas_sdk.training.run.loop import Pace
-from maas_sdk.training.run.placement import mesh_of, placed_state, placing
+from maas_sdk.training.run.input_pipeline import (
+    HostBatch,
+    InputPipeline,
+    eval_batches,
+    train_pipeline,
+)
+from maas_sdk.training.run.loop import RunLength
+from maas_sdk.training.run.placement import batch_placer, mesh_of, placed_state
 from maas_sdk.training.step import (
     Objective,
     TrainState,
@@ -49,11 +54,11 @@ from maas_sdk.training.step import (
     supervised,
 )
 
-__all__ = ["Assembly", "assemble", "broken_step", "held_out_batches", "memory_error"]
+__all__ = ["RunSetup", "held_out_batches", "memory_error", "nonfinite_step", "set_up_run"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Assembly:
+class RunSetup:
     """Everything that a loop needs, and what its results are read with."""
 
     mesh: Mesh
@@ -66,27 +71,32 @@ class Assembly:
     # The structure that is trained, as the policy has it.
     graphdef: nnx.GraphDef[Any]
     objective: Objective
-    feed: Feed
-    pace: Pace
+    feed: InputPipeline
+    length: RunLength
     train: TrainProgram
     evaluate: EvalProgram | None
     # Placed batches of an evaluation.
     held_out: Callable[[], Iterator[Any]]
     # A host's batch → the placed batch; looks at labels that could not be looked at before.
     place: Callable[[HostBatch], Any]
-    # The feed's first batch, placed; what the step was compiled for.
+    # The first batch, placed; what the step was compiled for.
     first: Any
 
+    @property
+    def tree(self) -> Any:
+        """The structure of the state, for its flat list of leaves."""
+        return jax.tree.structure(self.state)
 
-def assemble(
+
+def set_up_run(
     config: TrainConfig,
     model: nnx.Module,
     train_data: object,
     eval_data: object = None,
     *,
     objective: Objective | None = None,
-) -> Assembly:
-    """Put a run together; ``model`` stays as it is.
+) -> RunSetup:
+    """Set a run up; ``model`` stays as it is.
 
     Raises:
         ConfigError: the data does not fit the mesh, the configuration the data, or the step the
@@ -100,41 +110,45 @@ def assemble(
         )
     mesh = mesh_of(config)
     host = host_part(mesh)
-    feed = train_feed(train_data, batch_size=config.batch_size, seed=config.seed, host=host)
-    pace = _pace(config, feed)
+    feed = train_pipeline(train_data, batch_size=config.batch_size, seed=config.seed, host=host)
+    length = _run_length(config, feed)
     if eval_data is None and isinstance(train_data, Split):
         eval_data = train_data.test
+    # Filled while the step is traced: before that the width of the model's output is not known.
     widths: list[int] = []
     chosen = _objective(config, widths) if objective is None else objective
     optimizer = make_optimizer(
         # The step itself leaves out what is not finite, batch statistics included.
         replace(config.optimizer, skip_nonfinite=0),
-        steps=pace.steps,
+        steps=length.steps,
     )
     policy = config.policy
-    plain, eval_graph, own = _modes(model, config, mesh)
+    plain, eval_graph, own = _train_and_eval_modes(model, config, mesh)
     parts: Any = nnx.split(own, nnx.Param, ...)
     graphdef, params, rest = parts
-    checked = _Checked(placing(mesh), watch=widths, known=feed.labels is not None)
+    checked = _CheckedPlacement(batch_placer(mesh), watch=widths, known=feed.labels is not None)
     state: TrainState | None = None
     first: Any = None
     try:
         state, layout = placed_state(config, mesh, params, rest, optimizer)
-        first = checked.first(_first_batch(feed, pace, hosts=host[1]))
+        # The first batch gives the shapes to compile for. It is kept and trained on: data that can
+        # be gone through only once must not lose it.
+        first = checked.place_first(_first_batch(feed, length, hosts=host[1]))
         train = compile_train(
             make_train_step(
                 graphdef,
                 optimizer,
                 policy,
                 chosen,
-                schedule=learning_rate_schedule(config.optimizer, steps=pace.steps),
+                schedule=learning_rate_schedule(config.optimizer, steps=length.steps),
                 ema_decay=config.optimizer.ema_decay,
                 skip_nonfinite=config.optimizer.skip_nonfinite,
             ),
             state,
             first,
             mesh,
-            traced=lambda: checked.everything(feed, eval_data),
+            # Between tracing and compiling: wrong labels are told at once, not after minutes.
+            traced=lambda: checked.check_all(feed, eval_data),
         )
         evaluate = None
         if eval_data is not None:
@@ -145,11 +159,12 @@ def assemble(
                 mesh,
             )
     except Exception as error:
+        # Placing the state allocates, and compilers for accelerators refuse what does not fit.
         if is_out_of_memory(error):
             raise memory_error(config, mesh, state, first, None, error) from error
         raise
     _check_early_stopping(config, evaluate)
-    return Assembly(
+    return RunSetup(
         mesh=mesh,
         layout=layout,
         state=state,
@@ -157,7 +172,7 @@ def assemble(
         graphdef=graphdef,
         objective=chosen,
         feed=feed,
-        pace=pace,
+        length=length,
         train=train,
         evaluate=evaluate,
         held_out=lambda: held_out_batches(config, mesh, eval_data, checked),
@@ -190,7 +205,7 @@ def memory_error(
     compiled: Any,
     error: BaseException,
 ) -> MachineError:
-    """What to raise for XLA's out of memory, with as much as was there by then."""
+    """Make the error for XLA's out of memory, with as much as was there by then."""
     if state is None:
         return MachineError(
             "out of memory while weights and optimizer state were put on the devices: cut them "
@@ -206,11 +221,12 @@ def memory_error(
     )
 
 
-def broken_step(config: TrainConfig, run: Assembly) -> Callable[[int, Any, Any], Exception]:
-    """What to raise for a step that is not finite, by (step, leaves, batch)."""
-    tree = jax.tree.structure(run.state)
+def nonfinite_step(config: TrainConfig, run: RunSetup) -> Callable[[int, Any, Any], Exception]:
+    """Make the error for a step that is not finite, from (step, leaves, batch)."""
+    tree = run.tree
 
     def error(step: int, leaves: Any, batch: Any) -> Exception:
+        # The search reads arrays on the host, and one process holds only its part of them.
         if jax.process_count() > 1:
             return InputError(
                 f"step {step}: loss or gradients are not finite; run it in one process to be told "
@@ -224,7 +240,7 @@ def broken_step(config: TrainConfig, run: Assembly) -> Callable[[int, Any, Any],
     return error
 
 
-class _Checked:
+class _CheckedPlacement:
     """Places batches; from the moment that the model's width is known, looks at their labels."""
 
     def __init__(self, place: Callable[[HostBatch], Any], *, watch: list[int], known: bool) -> None:
@@ -239,12 +255,12 @@ class _Checked:
             check_labels(np.asarray(batch["labels"]), self._widths[0])
         return self._place(batch)
 
-    def first(self, batch: HostBatch) -> Any:
-        """Place the first batch, whose labels are looked at by ``everything``."""
+    def place_first(self, batch: HostBatch) -> Any:
+        """Place the first batch, whose labels are looked at by ``check_all``."""
         self._first = batch
         return self._place(batch)
 
-    def everything(self, feed: Feed, eval_data: object) -> None:
+    def check_all(self, feed: InputPipeline, eval_data: object) -> None:
         """Look at every label that is in memory."""
         if not self._widths:
             return
@@ -267,12 +283,12 @@ def _objective(config: TrainConfig, widths: list[int]) -> Objective:
     return supervised(watched)
 
 
-def _modes(
+def _train_and_eval_modes(
     model: nnx.Module, config: TrainConfig, mesh: Mesh
 ) -> tuple[nnx.GraphDef[Any], nnx.GraphDef[Any], nnx.Module]:
     """The plain structure for evaluation, that of the run, and a module to train.
 
-    All are of modules of our own over the caller's arrays: modes can be set without him noticing.
+    All are of a copy of the module over the same arrays: its modes are set, the caller's stay.
     """
 
     def as_run(module: nnx.Module) -> nnx.Module:
@@ -299,9 +315,10 @@ def _check_early_stopping(config: TrainConfig, evaluate: EvalProgram | None) -> 
         )
 
 
-def _pace(config: TrainConfig, feed: Feed) -> Pace:
+def _run_length(config: TrainConfig, feed: InputPipeline) -> RunLength:
     steps = config.total_steps(feed.steps_per_epoch)
-    return Pace(
+    # Data without epochs has no natural place for an evaluation but the end.
+    return RunLength(
         steps=steps,
         eval_every=config.eval_every or feed.steps_per_epoch or steps,
         log_every=config.log_every,
@@ -310,19 +327,19 @@ def _pace(config: TrainConfig, feed: Feed) -> Pace:
     )
 
 
-def _first_batch(feed: Feed, pace: Pace, *, hosts: int) -> HostBatch:
+def _first_batch(feed: InputPipeline, length: RunLength, *, hosts: int) -> HostBatch:
     try:
         batch = next(feed.batches)
     except StopIteration:
         raise InputError(
-            f"the training data has no batch, and {pace.steps} steps are to be taken"
+            f"the training data has no batch, and {length.steps} steps are to be taken"
         ) from None
     # Batches of the user's own: rates, memory and the cutting of rows all go by ``batch_size``.
-    rows = pace.batch_size // hosts
+    rows = length.batch_size // hosts
     if any(np.shape(array)[:1] != (rows,) for array in batch.values()):
         share = f" over {hosts} processes, {rows} in each" if hosts > 1 else ""
         raise ConfigError(
-            f"batch_size is {pace.batch_size}{share}, but the first batch is "
+            f"batch_size is {length.batch_size}{share}, but the first batch is "
             f"{describe_batch(batch)}: say how many rows its arrays have, each with the rows first"
         )
     return batch

@@ -5,8 +5,8 @@
 The rule it keeps: the same model, data and configuration give the same weights, bit for bit, in
 any process on the same kind of machine and mesh, however often the run was stopped and taken up.
 Everything that happens in between is a function of its own that can be used alone: the step
-(``step``), what feeds it (``feed``), its programs (``programs``), the loop (``loop``); ``assemble``
-puts them together and ``fit`` lets them run.
+(``step``), its batches (``input_pipeline``), its programs (``compiled_steps``), the loop
+(``loop``). ``setup.set_up_run`` puts them together and ``fit`` lets them run.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from maas_sdk.training.checkpoints.manager import Checkpoints
 from maas_sdk.training.data import prefetch
 from maas_sdk.training.diagnose.memory import is_out_of_memory
 from maas_sdk.training.hooks import EvalRecord, Finished, Hook, Record, Started
-from maas_sdk.training.run.checkpointing import RunCheckpoints, check_wanted, restore, settings_of
+from maas_sdk.training.run.checkpointing import RunCheckpoints, check_resume, restore, settings_of
 from maas_sdk.training.run.config import TrainConfig
 from maas_sdk.training.run.loop import Loop
 from maas_sdk.training.run.metric_logs import log_files
-from maas_sdk.training.run.placement import gathered
+from maas_sdk.training.run.placement import gather
 from maas_sdk.training.run.progress import progress_bar
-from maas_sdk.training.run.setup import Assembly, assemble, broken_step, memory_error
+from maas_sdk.training.run.setup import RunSetup, memory_error, nonfinite_step, set_up_run
 from maas_sdk.training.step import Objective
 
 __all__ = ["TrainConfig", "TrainResult", "Trainer"]
@@ -83,7 +83,7 @@ class Trainer:
         Args:
             model: maps inputs ``[B, …]`` to outputs, for instance logits ``[B, K]``. For a linen
                 module see ``training.run.linen``.
-            train_data: ``Examples``, a ``Split``, or what else ``feed.train_feed`` takes.
+            train_data: ``Examples``, a ``Split``, or what else ``input_pipeline`` takes.
             eval_data: the same, to judge by; None with a ``Split`` is its held-out part.
             hooks: each is called with every record; see ``training.hooks``.
             objective: (model, batch) → (loss, metrics), for what is no ``loss`` of outputs and
@@ -93,7 +93,7 @@ class Trainer:
 
         Raises:
             ConfigError: settings that contradict the data, the mesh, the memory or a checkpoint,
-                which must be of a run with the same configuration (``keeper.settings_of``).
+                which must be of a run with the same configuration (``checkpointing.settings_of``).
             InputError: data that ends early or that the model cannot learn from; a loss that is not
                 finite, with the layer where that began.
             NotFoundError: ``resume=True`` without a checkpoint.
@@ -104,24 +104,25 @@ class Trainer:
             checkpoints = None
             if config.checkpoint is not None:
                 checkpoints = stack.enter_context(Checkpoints(config.checkpoint))
-                check_wanted(checkpoints, resume)
+                # Before compilation, which may take minutes and would be for nothing.
+                check_resume(checkpoints, resume)
             elif resume:
                 raise ConfigError("resume=True needs checkpoint=CheckpointConfig(folder=…)")
             bar = stack.enter_context(progress_bar(config.progress))
             logs = log_files(config.log_folder, tensorboard=config.tensorboard)
-            told = (*bar, *stack.enter_context(logs), *hooks)
-            run = assemble(config, model, train_data, eval_data, objective=objective)
-            feed = _Feeding(run, config.prefetch)
-            stack.callback(feed.close)
-            settings = settings_of(config, steps=run.pace.steps, objective=objective)
-            loop = _loop(config, run, feed, told, checkpoints, settings)
+            all_hooks = (*bar, *stack.enter_context(logs), *hooks)
+            run = set_up_run(config, model, train_data, eval_data, objective=objective)
+            batches = _PlacedBatches(run, config.prefetch)
+            stack.callback(batches.close)
+            settings = settings_of(config, steps=run.length.steps, objective=objective)
+            loop = _loop(config, run, batches, all_hooks, checkpoints, settings)
             if checkpoints is not None:
-                tree = jax.tree.structure(run.state)
-                feed.go_to(restore(checkpoints, loop, tree=tree, settings=settings))
+                position = restore(checkpoints, loop, tree=run.tree, settings=settings)
+                batches.go_to(position)
             before = loop.step
-            _tell(told, _started(run, before))
+            _notify(all_hooks, _started(run, before))
             try:
-                loop.run(feed)
+                loop.run(batches)
             except Exception as error:
                 if is_out_of_memory(error):
                     raise memory_error(
@@ -129,9 +130,9 @@ class Trainer:
                     ) from error
                 raise
             wall_s = time.perf_counter() - began
-            _tell(told, _finished(loop, wall_s))
+            _notify(all_hooks, _finished(loop, wall_s))
         return TrainResult(
-            model=_put_together(run, loop),
+            model=_trained_model(run, loop),
             history=tuple(loop.history),
             best=_best(loop),
             steps=loop.step,
@@ -143,16 +144,16 @@ class Trainer:
         )
 
 
-class _Feeding:
+class _PlacedBatches:
     """Placed batches: the one that the step was compiled for, then those after it."""
 
-    def __init__(self, run: Assembly, ahead: int) -> None:
+    def __init__(self, run: RunSetup, ahead: int) -> None:
         self._first = [run.first]
         source: Any = run.feed.batches
         self._close: Callable[[], object] = getattr(source, "close", lambda: None)
         self._place: Callable[[Any], Any] = run.place
         if ahead:
-            # From here on the thread places.
+            # The thread places as well: a copy to the device is what is worth hiding.
             source, self._place = prefetch(source, run.place, size=ahead), lambda batch: batch
             self._close = source.close
         self._source = source
@@ -170,6 +171,7 @@ class _Feeding:
     def go_to(self, position: Any) -> None:
         """Go to a position; None stays."""
         if position is not None:
+            # It is of the data's beginning; a run that goes on has been past it.
             self._first.clear()
             self._source.set_state(position)
 
@@ -180,18 +182,18 @@ class _Feeding:
 
 def _loop(
     config: TrainConfig,
-    run: Assembly,
-    feed: _Feeding,
+    run: RunSetup,
+    batches: _PlacedBatches,
     hooks: Sequence[Hook],
     checkpoints: Checkpoints | None,
     settings: dict[str, Any],
 ) -> Loop:
-    keeper = None
+    saver = None
     if checkpoints is not None:
-        keeper = RunCheckpoints(
+        saver = RunCheckpoints(
             checkpoints,
-            tree=jax.tree.structure(run.state),
-            position=feed.position,
+            tree=run.tree,
+            position=batches.position,
             settings=settings,
         )
     return Loop(
@@ -199,26 +201,26 @@ def _loop(
         train=run.train,
         evaluate=run.evaluate,
         eval_batches=run.held_out,
-        pace=run.pace,
+        length=run.length,
         early_stopping=config.early_stopping,
         hooks=hooks,
-        keeper=keeper,
+        checkpoints=saver,
         skip_nonfinite=config.optimizer.skip_nonfinite,
-        broken=broken_step(config, run),
+        nonfinite_error=nonfinite_step(config, run),
     )
 
 
-def _tell(hooks: Sequence[Hook], record: Record) -> None:
+def _notify(hooks: Sequence[Hook], record: Record) -> None:
     for hook in hooks:
         hook(record)
 
 
-def _started(run: Assembly, step: int) -> Started:
+def _started(run: RunSetup, step: int) -> Started:
     return Started(
         step=step,
-        steps=run.pace.steps,
-        batch_size=run.pace.batch_size,
-        steps_per_epoch=run.pace.steps_per_epoch,
+        steps=run.length.steps,
+        batch_size=run.length.batch_size,
+        steps_per_epoch=run.length.steps_per_epoch,
         devices=run.mesh.size,
         warnings=run.layout.warnings,
     )
@@ -242,12 +244,14 @@ def _best(loop: Loop) -> EvalRecord:
     return loop.history[-1]
 
 
-def _put_together(run: Assembly, loop: Loop) -> nnx.Module:
+def _trained_model(run: RunSetup, loop: Loop) -> nnx.Module:
     """The trained module, its arrays gathered from the mesh onto the first device."""
     leaves = loop.leaves
+    # Until an evaluation counts (NaN never does) ``loop.best`` holds the initial weights, which
+    # nobody trained for: then the last ones are handed out.
     if loop.best is not None and loop.verdict.best_step is not None:
         leaves = loop.best
-    state = jax.tree.unflatten(jax.tree.structure(run.state), leaves)
-    params, rest = gathered(run.mesh, (state.judged, state.rest))
+    state = jax.tree.unflatten(run.tree, leaves)
+    params, rest = gather(run.mesh, (state.eval_params, state.rest))
     model: nnx.Module = nnx.merge(run.plain, params, rest)
     return model

@@ -1,12 +1,12 @@
-# A model in several regions: a function and a service in each, with a canary; one store of models, limits
-# that instances share, offline prediction, a TPU if asked for, and somebody who is told.
+# A model in several regions: a function and a service in each, with a canary; one store of models, offline
+# prediction, a Redis and a TPU if asked for, and somebody who is told.
 
 locals {
   labels = merge({ app = "maas", model = var.name }, var.labels)
-  apis = [
+  apis = concat([
     "artifactregistry", "billingbudgets", "cloudbuild", "cloudfunctions", "cloudresourcemanager", "eventarc",
-    "iam", "logging", "monitoring", "pubsub", "redis", "run", "secretmanager", "storage", "tpu",
-  ]
+    "iam", "logging", "monitoring", "pubsub", "run", "secretmanager", "storage", "tpu",
+  ], var.limits == null ? [] : ["redis"])
 }
 
 locals {
@@ -108,7 +108,7 @@ module "work" {
 
 module "limits" {
   source     = "../../modules/limits-store"
-  for_each   = var.regions
+  for_each   = var.limits == null ? {} : var.regions
   depends_on = [google_project_service.this]
 
   project_id = var.project_id
@@ -118,6 +118,14 @@ module "limits" {
   instance   = var.limits
   network    = { id = var.network_id, connect_mode = "PRIVATE_SERVICE_ACCESS" }
   readers    = { run = module.access.members.run }
+}
+
+locals {
+  # Region → the secret variables of its function and service.
+  limits_secrets = {
+    for region in keys(var.regions) :
+    region => { for name, limits in module.limits : "MAAS_LIMITS_URL" => { secret = limits.secret } if name == region }
+  }
 }
 
 module "function" {
@@ -137,7 +145,7 @@ module "function" {
   service_account = module.access.emails.run
   instance        = var.instance
   environment     = local.environment
-  secrets         = { MAAS_LIMITS_URL = { secret = module.limits[each.key].secret } }
+  secrets         = local.limits_secrets[each.key]
   network         = { connector = each.value.connector }
   invokers        = { members = var.invokers }
 }
@@ -157,7 +165,7 @@ module "service" {
   instance            = var.service_instance
   gpu                 = each.value.gpu
   environment         = local.environment
-  secrets             = { MAAS_LIMITS_URL = { secret = module.limits[each.key].secret } }
+  secrets             = local.limits_secrets[each.key]
   network             = { network = var.network_id, subnetwork = each.value.subnetwork }
   invokers            = { members = var.invokers }
   deletion_protection = var.deletion_protection

@@ -47,7 +47,7 @@ variable "regions" {
 }
 
 variable "network_id" {
-  description = "VPC network of the limits and of their users, as projects/P/global/networks/N, with a range reserved for private service access."
+  description = "VPC network of the services, as projects/P/global/networks/N; where limits are made, with a range reserved for private service access."
   type        = string
 }
 
@@ -126,14 +126,14 @@ variable "store" {
 }
 
 variable "limits" {
-  description = "The Redis of each region; see modules/limits-store."
+  description = "A Redis in each region for limits that instances share, as modules/limits-store makes it; {} takes its defaults, null makes none."
   type = object({
     tier          = optional(string, "STANDARD_HA")
     memory_gb     = optional(number, 1)
     redis_version = optional(string, "REDIS_7_2")
   })
-  default  = {}
-  nullable = false
+  # Nothing in maas_sdk reads it yet, and it costs while it stands.
+  default = null
 }
 
 variable "batch" {

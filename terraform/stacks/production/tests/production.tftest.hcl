@@ -48,8 +48,29 @@ run "is_in_both_regions_with_a_canary" {
     error_message = "The canary gets another share."
   }
   assert {
-    condition     = output.secrets["limits-us-central1"] == "digits-limits-us-central1-url"
+    condition     = length(module.limits) == 0 && length([for name in keys(output.secrets) : name if startswith(name, "limits-")]) == 0
+    error_message = "A Redis is made that nobody asked for."
+  }
+  assert {
+    condition     = length(local.limits_secrets["us-central1"]) == 0 && !contains(local.apis, "redis")
+    error_message = "A service depends on a Redis that is not there."
+  }
+}
+
+run "makes_limits_where_they_are_asked_for" {
+  command = apply
+
+  variables {
+    limits = {}
+  }
+
+  assert {
+    condition     = output.secrets["limits-us-central1"] == "digits-limits-us-central1-url" && length(module.limits) == 2
     error_message = "The limits of a region are missing."
+  }
+  assert {
+    condition     = local.limits_secrets["us-central1"]["MAAS_LIMITS_URL"].secret == "digits-limits-us-central1-url"
+    error_message = "A service is not told of its region's limits."
   }
 }
 

@@ -11,7 +11,9 @@ import pytest
 from flax import nnx
 
 from maas_sdk.errors import ConfigError, InputError
-from maas_sdk.models.encoder import Encoder, EncoderConfig
+from maas_sdk.models.rotary import RotaryConfig
+from maas_sdk.models.transformer import Encoder
+from maas_sdk.models.transformer_config import EncoderConfig
 from maas_sdk.training.data import Examples, stratified_split
 from maas_sdk.training.optimizer import OptimizerConfig
 from maas_sdk.training.run.trainer import TrainConfig, Trainer
@@ -62,18 +64,31 @@ def test_code_is_told_from_prose() -> None:
     assert result.best.eval["accuracy"] > 0.8
 
 
+# The parts that Llama has, in an encoder.
+LLAMA_PARTS = {
+    "rotary": RotaryConfig(),
+    "norm": "rms",
+    "kv_heads": 1,
+    "activation": "silu",
+    "gated": True,
+    "use_bias": False,
+}
+
+
+@pytest.mark.parametrize("parts", [{}, LLAMA_PARTS], ids=["bert", "llama's parts"])
 @pytest.mark.parametrize("task", ["classify", "fill"])
-def test_padding_is_never_looked_at(task: str) -> None:
+def test_padding_is_never_looked_at(task: str, parts: dict[str, object]) -> None:
     """A row padded to its batch is answered as it is alone: by its pad token, or by a mask."""
     padded = TOKENS.copy()
     padded[1, 6:] = 0
-    alone = answers(TOKENS[1:, :6], task=task)
-    by_token = answers(padded, task=task, pad_token=0)
-    by_mask = answers(padded, task=task, given={"mask": np.repeat([[1, 0]], [6, 4], axis=1)})
+    parts = {**parts, "task": task}
+    alone = answers(TOKENS[1:, :6], **parts)
+    by_token = answers(padded, **parts, pad_token=0)
+    by_mask = answers(padded, **parts, given={"mask": np.repeat([[1, 0]], [6, 4], axis=1)})
     for found in (by_token, by_mask):
         row = found[1:] if task == "classify" else found[1:, :6]
         np.testing.assert_allclose(row, alone, atol=1e-5)
-    assert not np.allclose(answers(padded, task=task)[1:], by_token[1:], atol=1e-3)
+    assert not np.allclose(answers(padded, **parts)[1:], by_token[1:], atol=1e-3)
 
 
 def test_types_and_both_directions_count() -> None:

@@ -1,10 +1,10 @@
-"""The shape of a decoder, and published ones by name.
+"""The shape of a transformer, and published ones by name.
 
-The rule it keeps: a configuration is complete and valid, or it is a ConfigError that names the
-field; presets are what the papers and published checkpoints say, and anything may be changed:
+A configuration is complete and valid, or it is a ConfigError that names the field. Presets are what
+the papers and published checkpoints say, and anything may be changed:
 ``DecoderConfig.preset("llama3-8b", scan_layers=True)``.
 
-Dimension letters: see ``decoder``.
+Dimension letters: see ``transformer``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, Literal, Self
+from typing import Any, ClassVar, Final, Literal, Self
 
 from maas_sdk.errors import ConfigError
 from maas_sdk.models.norms import NORMS, NormName
@@ -20,12 +20,18 @@ from maas_sdk.models.rotary import RotaryConfig
 from maas_sdk.models.settings import check_choice, check_settings, settings_of
 from maas_sdk.models.stack import check_remat
 
-__all__ = ["DECODER_PRESETS", "DecoderConfig"]
+__all__ = [
+    "DECODER_PRESETS",
+    "ENCODER_PRESETS",
+    "DecoderConfig",
+    "EncoderConfig",
+    "TransformerConfig",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DecoderConfig:
-    """The shape of a causal language model; the defaults are a Llama's."""
+class TransformerConfig:
+    """What decoders and encoders have in common; each has defaults of its own."""
 
     # V.
     vocab_size: int
@@ -42,22 +48,20 @@ class DecoderConfig:
     # F.
     hidden_features: int
     # Most positions of an input. With learned positions, the size of their table.
-    max_length: int = 2048
+    max_length: int
     # How positions turn queries and keys; None is a table of learned positions.
-    rotary: RotaryConfig | None = field(default_factory=RotaryConfig)
+    rotary: RotaryConfig | None
     # "rms" or "layer".
-    norm: NormName = "rms"
-    norm_epsilon: float = 1e-5
+    norm: NormName
+    norm_epsilon: float
     # A name out of ``activations.ACTIVATIONS``.
-    activation: str = "silu"
+    activation: str
     # Whether the feed-forward layers have a gate (SwiGLU with "silu").
-    gated: bool = True
-    # Whether dense layers have biases; the head never has.
-    use_bias: bool = False
-    # Whether the table of tokens is the head as well.
-    tied: bool = False
-    # Share of what each sublayer adds that is dropped in training.
-    dropout: float = 0.0
+    gated: bool
+    # Whether the dense layers of blocks have biases.
+    use_bias: bool
+    # Share of the embeddings and of what each sublayer adds that is dropped in training.
+    dropout: float
     # Standard deviation of initial kernels and tables.
     init_std: float = 0.02
     # One block with stacked parameters, compiled once, instead of L blocks.
@@ -67,6 +71,11 @@ class DecoderConfig:
     remat: bool | str = False
     # "cudnn" is fused attention on an NVIDIA GPU, in 16 bits only.
     attention: Literal["xla", "cudnn"] = "xla"
+
+    # Whether a position sees only itself and what is before it.
+    causal: ClassVar[bool]
+    # Pre-norm: ``x + f(norm(x))``, as since GPT-2. Otherwise post-norm: ``norm(x + f(x))``.
+    pre_norm: ClassVar[bool]
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "layers", "features", "heads", "hidden_features", "max_length")
@@ -93,6 +102,25 @@ class DecoderConfig:
                 f"{self.head_features}"
             )
 
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecoderConfig(TransformerConfig):
+    """The shape of a causal language model; the defaults are a Llama's."""
+
+    max_length: int = 2048
+    rotary: RotaryConfig | None = field(default_factory=RotaryConfig)
+    norm: NormName = "rms"
+    norm_epsilon: float = 1e-5
+    activation: str = "silu"
+    gated: bool = True
+    use_bias: bool = False
+    # Whether the table of tokens is the head as well.
+    tied: bool = False
+    dropout: float = 0.0
+
+    causal: ClassVar[bool] = True
+    pre_norm: ClassVar[bool] = True
+
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
         """A published shape out of ``DECODER_PRESETS``, with fields changed.
@@ -101,6 +129,48 @@ class DecoderConfig:
             ConfigError: no such preset or field, or a value that a field does not take.
         """
         return cls(**settings_of(cls, DECODER_PRESETS, name, changes))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderConfig(TransformerConfig):
+    """The shape of a bidirectional encoder; the defaults are BERT's."""
+
+    vocab_size: int = 30522
+    max_length: int = 512
+    rotary: RotaryConfig | None = None
+    norm: NormName = "layer"
+    norm_epsilon: float = 1e-12
+    activation: str = "gelu"
+    gated: bool = False
+    use_bias: bool = True
+    # Of the vector that the classifier sees, too.
+    dropout: float = 0.1
+    # Kinds of token, each with a vector of its own; 0 is no table.
+    types: int = 2
+    # "classify": a pooler over the first position and ``classes``. "fill": the vocabulary at every
+    # position, by a head that is tied to the table of tokens.
+    task: Literal["classify", "fill"] = "classify"
+    classes: int = 2
+    # The token that fills rows up; None: only an explicit mask hides positions.
+    pad_token: int | None = None
+
+    causal: ClassVar[bool] = False
+    pre_norm: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        # By the class's name: a class with slots is made twice, which super() does not survive.
+        TransformerConfig.__post_init__(self)
+        check_settings(self, positive=("classes",))
+        check_choice(self, "task", ("classify", "fill"))
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> Self:
+        """A published shape out of ``ENCODER_PRESETS``, with fields changed.
+
+        Raises:
+            ConfigError: no such preset or field, or a value that a field does not take.
+        """
+        return cls(**settings_of(cls, ENCODER_PRESETS, name, changes))
 
 
 _GPT2: Final[dict[str, Any]] = {
@@ -159,5 +229,17 @@ DECODER_PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             "tied": True,
         },
         "decoder-tiny": {"vocab_size": 256, "max_length": 128, **_shape(2, 64, 4, 128)},
+    }
+)
+
+
+# Devlin et al. 2019, section 3; Turc et al. 2019, table 1, for the small ones.
+ENCODER_PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "bert-tiny": _shape(2, 128, 2, 512),
+        "bert-mini": _shape(4, 256, 4, 1024),
+        "bert-small": _shape(4, 512, 8, 2048),
+        "bert-base": _shape(12, 768, 12, 3072),
+        "bert-large": _shape(24, 1024, 16, 4096),
     }
 )

@@ -11,10 +11,9 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from maas_sdk.errors import ConfigError
-from maas_sdk.models.decoder_config import DecoderConfig
-from maas_sdk.models.encoder_config import EncoderConfig
 from maas_sdk.models.resnet import ResNetConfig
 from maas_sdk.models.rotary import RotaryConfig
+from maas_sdk.models.transformer_config import DecoderConfig, EncoderConfig
 
 __all__ = ["config_from_transformers"]
 

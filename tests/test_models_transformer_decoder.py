@@ -13,9 +13,10 @@ import pytest
 from flax import nnx
 
 from maas_sdk.errors import ConfigError, InputError
-from maas_sdk.models.decoder import Decoder, DecoderConfig
 from maas_sdk.models.presets import abstract_model
 from maas_sdk.models.rotary import RotaryConfig, rotate
+from maas_sdk.models.transformer import Decoder
+from maas_sdk.models.transformer_config import DecoderConfig
 from maas_sdk.sharding.pipeline import Pipelined
 from maas_sdk.sharding.strategies import mesh_for
 from maas_sdk.training.data import Examples, Split
