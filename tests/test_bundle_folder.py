@@ -310,7 +310,7 @@ FULL_DISK = """
 import resource, signal, sys
 from maas_sdk.bundle import BundleWriter, Manifest
 from maas_sdk.bundle.archive import unzip_bundle, zip_bundle
-from maas_sdk.errors import BundleError
+from maas_sdk.errors import StorageError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
 def add():
@@ -323,7 +323,7 @@ def seal():
 for write in (add, seal, lambda: zip_bundle(sys.argv[1], sys.argv[1] + ".zip")):
     try:
         write()
-    except BundleError as error:
+    except StorageError as error:
         print(error)
 """
 

@@ -16,6 +16,7 @@ import pytest
 
 from maas_sdk.cli.serving.predict import split_url
 from tests.kit.command_line import document, maas
+from tests.kit.damage import flip
 
 MAAS = [sys.executable, "-c", "from maas_sdk.cli import main; main()"]
 MODEL = """
@@ -110,16 +111,13 @@ def test_verify_finds_a_flipped_bit(bundle: Path, tmp_path: Path) -> None:
     import shutil
 
     copy = shutil.copytree(bundle, tmp_path / "copy.maas")
-    target = copy / "weights.safetensors"
-    data = bytearray(target.read_bytes())
-    data[-1] ^= 1
-    target.write_bytes(data)
+    flip(copy / "weights.safetensors", -1)
     result = maas("verify", copy)
     assert result.exit_code == 1
     assert result.stderr.startswith("error: ")
     assert "weights.safetensors" in result.stderr
     assert "Traceback" not in result.output
-    found = document(maas("verify", copy, "--json"))
+    found = document(maas("verify", copy, "--json"), code=1)
     assert found["code"] == "bundle_corrupt"
     assert "weights.safetensors" in found["error"]
 

@@ -16,8 +16,8 @@ import pytest
 
 from maas_sdk.deploy import size
 from maas_sdk.deploy.process import FunctionProcess
-from maas_sdk.export import default_targets, export
 from tests.kit.command_line import document, maas
+from tests.kit.toy import toy_bundle
 
 STACK = """
 variable "project_id" { type = string }
@@ -47,14 +47,7 @@ needs_terraform = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(
-        lambda weights, inputs: {"y": inputs["x"] @ weights["w"]},
-        {"x": np.arange(4, dtype=np.float32).reshape(2, 2)},
-        path=tmp_path_factory.mktemp("model") / "toy.maas",
-        name="toy",
-        weights={"w": np.eye(2, dtype=np.float32)},
-        targets=default_targets()[:1],
-    ).path
+    return toy_bundle(tmp_path_factory.mktemp("model"), np.eye(2, dtype=np.float32))
 
 
 @pytest.fixture

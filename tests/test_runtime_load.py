@@ -93,7 +93,7 @@ def test_code_is_hashed_before_it_runs_even_when_checks_are_deferred(changed_bun
         executable_path(BEST[0], "predict", 4),
         stablehlo_path("predict", 1),
     ):
-        flip(bundle / path)
+        flip(bundle / path, -1)
     with pytest.raises(CorruptError, match=r"predict-b1.xla: expected sha256"):
         runtime.load(bundle, check="deferred")
     with pytest.raises(CorruptError, match=r"predict-b1.stablehlo: expected sha256"):

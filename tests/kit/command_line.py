@@ -17,7 +17,7 @@ def maas(*arguments: object, answer: str = "") -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments], input=answer)
 
 
-def document(result: Result) -> Any:
-    """The one JSON document that a command which went well wrote to stdout, and nothing else."""
-    assert result.exit_code == 0, result.output
+def document(result: Result, code: int = 0) -> Any:
+    """The JSON document that a command which ended with ``code`` wrote to stdout, and no more."""
+    assert result.exit_code == code, result.output
     return json.loads(result.stdout)
