@@ -54,8 +54,7 @@ assert engine.predict(x).shape == (3, 3)
 SERVE = """
 import sys
 import numpy as np
-from maas_sdk.serve.core.endpoint import Endpoint, Request
-from maas_sdk.serve.host import ModelHost
+from maas_sdk.serve import Endpoint, ModelHost, Request
 from maas_sdk.wire.frames import CONTENT_TYPE, Call, decode_results, encode_calls
 
 def load():

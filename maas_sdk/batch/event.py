@@ -22,8 +22,8 @@ from maas_sdk.batch.destination import ObjectPlace
 from maas_sdk.batch.job import BatchJob
 from maas_sdk.batch.parts import DONE
 from maas_sdk.errors import ConfigError, InputError, MaasError, NotFoundError
+from maas_sdk.store import find_bundle
 from maas_sdk.store.objects import Objects
-from maas_sdk.store.resolve import find_bundle
 from maas_sdk.store.transfer import download
 from maas_sdk.tables.open_table import SUFFIXES
 

@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
-from maas_sdk.bundle.manifest import Manifest
 from maas_sdk.errors import (
     ConfigError,
     MaasError,
@@ -30,9 +29,11 @@ from maas_sdk.errors import (
     traits,
 )
 from maas_sdk.serve.logs import log
-from maas_sdk.tensors import Array
 
-__all__ = ["ModelHost", "ServedEngine", "State"]
+if TYPE_CHECKING:
+    from maas_sdk.serve.core.served import ServedEngine
+
+__all__ = ["ModelHost", "State"]
 
 
 class State(Enum):
@@ -44,28 +45,6 @@ class State(Enum):
     DRAINING = "draining"
 
 
-class ServedEngine(Protocol):
-    """What the service needs of a loaded model; ``maas_sdk.runtime.Engine`` is one."""
-
-    @property
-    def manifest(self) -> Manifest:
-        """Of the bundle that was loaded."""
-
-    @property
-    def report(self) -> Any:
-        """How it was loaded: ``tier``, ``target``, ``reason``, ``timings_s``."""
-
-    @property
-    def fault(self) -> MaasError | None:
-        """Why it refuses every call, should it have found itself not to be trusted; or None."""
-
-    def run(self, inputs: Mapping[str, Array], *, program: str = ...) -> dict[str, Array]:
-        """Outputs of a program by name; safe to call from many threads."""
-
-    def close(self) -> None:
-        """Free what it holds; no call follows."""
-
-
 class ModelHost:
     """Owns one model from the start of its loading to the end of its last call. Thread-safe."""
 
@@ -75,6 +54,7 @@ class ModelHost:
         *,
         name: str | None = None,
         version: str = "1",
+        label: str | None = None,
         is_stopping: Callable[[], bool] = lambda: False,
         load_again_after_s: float = 5.0,
     ) -> None:
@@ -85,12 +65,14 @@ class ModelHost:
                 ``OverloadedError`` or ``ConfigError``.
             name: of the model; None: the manifest's, known once it is loaded.
             version: of the model, a positive integer in digits.
+            label: by which this version was asked of a store, such as "stable"; None: by none.
             is_stopping: whether the server around this host has begun to stop; asked at each call.
             load_again_after_s: how long such an error stands before a call begins to load again.
         """
         self._load = load
         self._name = name
         self.version = version
+        self.label = label
         self._is_stopping = is_stopping
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None

@@ -57,7 +57,7 @@ def find_source(
         NotFoundError: no bundle there.
         MaasError: of a model in a store: as ``find_bundle``.
     """
-    from maas_sdk.store.resolve import find_bundle, in_store
+    from maas_sdk.store import find_bundle, in_store
 
     # A module's file may lie in a folder with an @; no model's name has a colon.
     stored = in_store(model) and ":" not in model.rpartition("/")[2]

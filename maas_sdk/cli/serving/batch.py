@@ -65,7 +65,7 @@ def batch(
     """
     with reporting(as_json, debug) as output:
         from maas_sdk.errors import ConfigError
-        from maas_sdk.store.resolve import find_bundle
+        from maas_sdk.store import find_bundle
 
         with extra("serve"):
             from maas_sdk.batch import BatchConfig, predict_files

@@ -27,6 +27,8 @@ class Route(NamedTuple):
     # Digits; None: the latest.
     version: str | None = None
     label: str | None = None
+    # Family of paths, which has dialects of its own (``serve.dialects``).
+    api: str = "v1"
 
 
 _PATH: Final = re.compile(

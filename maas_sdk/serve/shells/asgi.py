@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from maas_sdk.errors import MaasError
-from maas_sdk.serve.core.endpoint import Endpoint, Request, Response
+from maas_sdk.serve.core.endpoint import Endpoint
+from maas_sdk.serve.core.messages import Request, Response
 
 __all__ = ["asgi_app"]
 

@@ -29,12 +29,15 @@ import flask
 
 from maas_sdk.serve import start  # isort: skip, comes before what imports numpy
 from maas_sdk.errors import MaasError, WireError
-from maas_sdk.serve.core.endpoint import Endpoint, EndpointLimits, Request, Response
-from maas_sdk.serve.host import ModelHost, ServedEngine
+from maas_sdk.serve.core.endpoint import Endpoint
+from maas_sdk.serve.core.limits import EndpointLimits
+from maas_sdk.serve.core.messages import Request, Response
+from maas_sdk.serve.host import ModelHost
 
 if TYPE_CHECKING:
     from maas_sdk.bundle.folder import TrustedKeys
     from maas_sdk.runtime.load import Prepared
+    from maas_sdk.serve.core.served import ServedEngine
 
 __all__ = ["serve"]
 
@@ -127,7 +130,7 @@ class _Loader:
         self._trusted_keys = trusted_keys
         self._decryption_key = decryption_key
         self._prepared: Prepared | None = None
-        # Is told the version of a model that comes from a store, before it is ready.
+        # Is told version and label of a model that comes from a store, before it is ready.
         self.host: ModelHost | None = None
 
     def prepare(self) -> None:
@@ -143,11 +146,12 @@ class _Loader:
             return self._prepared.load()
         bundle: str | Path = self._bundle
         if self._remote:
-            from maas_sdk.store.resolve import find_version
+            from maas_sdk.store import find_version, parse_reference
 
             bundle, version = find_version(self._bundle)
             if self.host is not None and version is not None:
                 self.host.version = version
+                self.host.label = parse_reference(self._bundle).label
         return self._prepare(bundle).load()
 
     def _prepare(self, bundle: str | Path) -> Prepared:
