@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from maas_sdk.faces import lazy_names
+
 if TYPE_CHECKING:
     from maas_sdk.serve.core.endpoint import Endpoint
     from maas_sdk.serve.core.limits import EndpointLimits
@@ -34,32 +36,15 @@ __all__ = [
     "serve",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import a name of ``__all__``; Python asks here for a name that the module has not yet."""
-    match name:
-        case "serve":
-            from maas_sdk.serve.shells import function
-
-            return function.serve
-        case "asgi_app":
-            from maas_sdk.serve.shells import asgi
-
-            return asgi.asgi_app
-        case "Endpoint":
-            from maas_sdk.serve.core import endpoint
-
-            return endpoint.Endpoint
-        case "EndpointLimits":
-            from maas_sdk.serve.core import limits
-
-            return limits.EndpointLimits
-        case "ModelHost":
-            from maas_sdk.serve import host
-
-            return host.ModelHost
-        case "Request" | "Response":
-            from maas_sdk.serve.core import messages
-
-            return getattr(messages, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Endpoint": "core.endpoint",
+        "EndpointLimits": "core.limits",
+        "Request": "core.messages",
+        "Response": "core.messages",
+        "ModelHost": "host",
+        "asgi_app": "shells.asgi",
+        "serve": "shells.function",
+    },
+)

@@ -4,14 +4,21 @@
 
     version = open_store("gs://bucket/models").publish("digits.maas", "digits", label="stable")
 
-``find_bundle`` gives the folder of a bundle wherever it is. What a bucket needs is imported when
-``open_store`` meets one.
+``find_bundle`` gives the folder of a bundle wherever it is. Names are imported when they are asked
+for: a command on a bundle's folder knows no store, and a store in a folder no bucket.
 """
 
-from maas_sdk.store.local import LocalStore
-from maas_sdk.store.opening import Store, open_store
-from maas_sdk.store.reference import Published, StoreReference, parse_reference
-from maas_sdk.store.resolve import find_bundle, find_version, in_store
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from maas_sdk.faces import lazy_names
+
+if TYPE_CHECKING:
+    from maas_sdk.store.local import LocalStore
+    from maas_sdk.store.opening import Store, open_store
+    from maas_sdk.store.reference import Published, StoreReference, parse_reference
+    from maas_sdk.store.resolve import find_bundle, find_version, in_store
 
 __all__ = [
     "LocalStore",
@@ -24,3 +31,18 @@ __all__ = [
     "open_store",
     "parse_reference",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "LocalStore": "local",
+        "Store": "opening",
+        "open_store": "opening",
+        "Published": "reference",
+        "StoreReference": "reference",
+        "parse_reference": "reference",
+        "find_bundle": "resolve",
+        "find_version": "resolve",
+        "in_store": "resolve",
+    },
+)
