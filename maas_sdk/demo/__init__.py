@@ -1,7 +1,8 @@
 """The main job end to end, on real data: train, quantize, export, package, start cold, call.
 
 ``maas demo`` runs it. ``run`` is the order of the stages, ``result`` what they found out,
-``report`` the same as one HTML file. Names are imported when they are asked for, so that ``maas --help`` stays light.
+``report`` the same as one HTML file. Names are imported when they are asked for: ``maas --help``
+stays light.
 """
 
 from __future__ import annotations
