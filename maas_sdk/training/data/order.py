@@ -1,4 +1,4 @@
-"""The global order of a run, cut into batches: which rows are in batch n.
+"""The global order of a run, cut into batches: the rows of batch n.
 
 The rule it keeps: all of it is a pure function of the settings. No host, thread or batch that came
 before has a say, so every host works out the same order and any batch can be asked for first.
@@ -38,7 +38,7 @@ class BatchRows(NamedTuple):
 
 
 class _Epoch(NamedTuple):
-    """An epoch's row numbers, and how often each came before within it; int64[R] both."""
+    """An epoch's row numbers, and earlier occurrences of each within it; int64[R] both."""
 
     rows: Array
     turns: Array
@@ -82,7 +82,7 @@ class Order:
         object.__setattr__(self, "batches_per_epoch", full + (rest > 0 and not self.drop_remainder))
 
     def batch(self, number: int) -> BatchRows:
-        """Batch ``number`` of the run, 0 for the first; epochs follow one another."""
+        """Return batch ``number`` of the run, 0 for the first; epochs follow one another."""
         epoch, position = divmod(number, self.batches_per_epoch)
         found = self._epoch(epoch + 1)
         here = slice(position * self.batch_size, (position + 1) * self.batch_size)
@@ -108,7 +108,7 @@ class Order:
         }
 
     def _epoch(self, epoch: int) -> _Epoch:
-        """The order of an epoch, 1 for the first."""
+        """Return the order of an epoch, 1 for the first."""
         found = self._epochs.get(epoch)
         if found is None:
             rows = self.sampling.epoch_rows(self.count, seed=self.seed, epoch=epoch)
@@ -121,7 +121,7 @@ class Order:
 
 
 def _turns(rows: Array, count: int) -> Array:
-    """Count, int64[R], how often each of ``rows``, int64[R], came before."""
+    """Return the number of earlier occurrences of each of ``rows``, int64[R]; int64[R]."""
     if np.bincount(rows, minlength=count).max() <= 1:
         return np.zeros_like(rows)
     # Sorted by row, equal ones stay in the order in which they came.
