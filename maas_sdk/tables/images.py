@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -88,10 +87,10 @@ def image_mode(spec: TensorSpec) -> str | None:
 
 def image_size(file: Path) -> tuple[int, int]:
     """Return (H, W) of an image as viewers show it. Errors are those of ``read_image``."""
-    pil = pillow().Image
+    pil = pillow()
     try:
-        with pil.open(file) as image:
-            _turn(image)
+        with pil.Image.open(file) as image:
+            pil.ImageOps.exif_transpose(image, in_place=True)
             width, height = image.size
     # Each of Pillow's readers has errors of its own.
     except Exception as error:
@@ -124,7 +123,7 @@ def read_image(
             # Before the pixels are decoded: a damaged header may promise any number of them.
             if not resize and sorted(image.size) != sorted(wanted):
                 raise _other_size(file, image.size, size, scaling)
-            _turn(image)
+            pil.ImageOps.exif_transpose(image, in_place=True)
             if not resize and image.size != wanted:
                 raise _other_size(file, image.size, size, scaling)
             pixels = _eight_bits(file, image).convert(mode)
@@ -223,13 +222,6 @@ class Images:
         except InputError as error:
             return error.message
         return image_values(pixels, self._spec, invert=self._options.invert)
-
-
-def _turn(image: Any) -> None:
-    """Decode an image and turn it as its EXIF says. Damaged EXIF is ignored, as viewers do."""
-    image.load()
-    with suppress(Exception):
-        pillow().ImageOps.exif_transpose(image, in_place=True)
 
 
 def _eight_bits(file: Path, image: Any) -> Any:
