@@ -196,15 +196,14 @@ def _rows(block: bytes, width: int, *, final: bool = False) -> tuple[list[_Field
     while at < len(lines):
         fields, used = _fields(lines[at], width), 1
         if fields[1] and fields[1].endswith(_OPEN):
-            reader = csv.reader(
-                (line.decode("utf-8", "surrogateescape") for line in lines[at:]), strict=True
-            )
+            rest = (lines[n].decode("utf-8", "surrogateescape") for n in range(at, len(lines)))
+            reader = csv.reader(rest, strict=True)
             try:
                 values = next(reader)
             except csv.Error as error:
-                rest = b"".join(lines[at:])[:-1]
-                if str(error) == _OPEN and not final and len(rest) <= _ROW_BYTES:
-                    return found, rest
+                tail = b"".join(lines[at:])[:-1]
+                if str(error) == _OPEN and not final and len(tail) <= _ROW_BYTES:
+                    return found, tail
             else:
                 if len(values) == width:
                     fields, used = _as_text(values), reader.line_num
