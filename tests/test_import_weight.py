@@ -179,4 +179,4 @@ def test_formats_and_ground_are_light(module, nothing):
     assert top - sys.stdlib_module_names - {"cython_runtime"} <= {"maas_sdk", "numpy", "msgpack"}
     assert not new & SLOW
     wings = {name.split(".")[1] for name in new if name.startswith("maas_sdk.")}
-    assert wings <= {"errors", "tensors", "bundle", "wire"}
+    assert wings <= {"errors", "faces", "tensors", "bundle", "wire"}
