@@ -149,7 +149,7 @@ class _PlacedBatches:
 
     def __init__(self, run: RunSetup, ahead: int) -> None:
         self._first = [run.first]
-        source: Any = run.feed.batches
+        source: Any = run.pipeline.batches
         self._close: Callable[[], object] = getattr(source, "close", lambda: None)
         self._place: Callable[[Any], Any] = run.place
         if ahead:
