@@ -1,4 +1,4 @@
-"""How far a batch prediction has come: rows, rate, time left.
+"""Progress of a batch prediction: rows, rate, time left.
 
 The rule it keeps: the rate is of this run alone; time left follows from the share of the input that
 is read, so it is known also where the number of rows is not.

@@ -1,4 +1,4 @@
-"""Contract one: the bundle, a folder that holds a compiled model and everything to trust it.
+"""The bundle format: a folder that holds a compiled model and everything needed to check it.
 
 What a reader needs is here; the rest by module: ``manifest`` (the fields), ``weights`` (tensors),
 ``encoding`` and ``pack`` (tensors made from others), ``archive`` (zip), ``store`` (models and their

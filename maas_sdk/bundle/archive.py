@@ -1,4 +1,4 @@
-"""A bundle as one zip file, to be carried about, and back.
+"""Bundles packed into one zip file for transport, and unpacked again.
 
 The rule on the way in: the manifest is read first, and the zip may hold exactly the files that it
 lists, with the sizes that it declares, under paths inside the bundle. Bytes are counted and hashed
@@ -100,7 +100,7 @@ def unzip_bundle(
     overwrite: bool = False,
     trusted_keys: TrustedKeys = None,
 ) -> Bundle:
-    """Unpack a zipped bundle, every byte checked, into a folder that appears whole or not at all.
+    """Unpack a zipped bundle, checking every byte, into a folder that appears whole or not at all.
 
     Args:
         zip_path: the zip file.
@@ -181,7 +181,7 @@ def _unpack(
 
 
 def _entries(archive: ZipFile, where: str) -> dict[str, ZipInfo]:
-    """Entries by name; folders, which other tools add, do not count."""
+    """Return the entries by name, without the folder entries that other tools add."""
     from zipfile import ZIP_DEFLATED, ZIP_STORED
 
     entries: dict[str, ZipInfo] = {}

@@ -1,4 +1,4 @@
-"""What compression did to a bundle's model: the manifest's field ``compression``.
+"""Record of a bundle's compression: the manifest's field ``compression``.
 
 A record for whoever asks what a bundle gave up for its size; nothing is served by it. Bytes are
 told apart by where they lie, since a tensor may be stored in one form and held in another.
@@ -18,7 +18,7 @@ __all__ = ["CompressedLayer", "Compression", "LatencyRecord", "read_compression"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompressedLayer:
-    """One weight of the model, and how it is stored."""
+    """One weight of the model, and its storage."""
 
     # Name of the weight in the model that was compressed.
     name: str
@@ -51,7 +51,7 @@ class CompressedLayer:
 
 
 class LatencyRecord(NamedTuple):
-    """Seconds of one run of one bucket, of the model as it was and as it is."""
+    """Seconds of one run of one bucket, before and after compression."""
 
     before: float
     after: float
@@ -59,7 +59,7 @@ class LatencyRecord(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compression:
-    """What was done to the whole model, and what became of it."""
+    """Compression of the whole model: the method, and its effect on size, quality and latency."""
 
     # Name of the recipe.
     recipe: str

@@ -1,4 +1,4 @@
-"""A bundle as a folder: opened and held to its manifest, or written and sealed.
+"""A bundle as a folder: opened and checked against its manifest, or written and sealed.
 
 The rule: nothing of a folder is believed until the manifest's list says the same. Opening compares
 names and sizes, which costs a ``stat`` per file; hashes are compared in ``contents.py``. Where keys
@@ -169,7 +169,7 @@ def _open_once(folder: Path, trusted_keys: TrustedKeys, decryption_key: str | No
 
 
 def _walk(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
-    """Paths with sizes of all files below; only plain files and folders may be there."""
+    """Return paths and sizes of all files below, refusing all but plain files and folders."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
@@ -185,7 +185,7 @@ def _walk(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
 
 
 def copy_bundle(bundle: Bundle, target: Path) -> None:
-    """Copy a bundle into a folder, which is made if it is not there, every byte checked.
+    """Copy a bundle into a folder, made if absent, checking every byte.
 
     Raises:
         CorruptError: a file is not the one that was sealed.
@@ -204,7 +204,7 @@ class _Binary(Protocol):
 
 
 def copy_checked(source: _Binary, target: Path, relative_path: str, entry: FileEntry) -> None:
-    """Copy a stream into a new file, and hold size and hash against the manifest on the way.
+    """Copy a stream into a new file, checking size and hash against the manifest on the way.
 
     Never takes more than one byte beyond the size that the manifest declares.
 

@@ -1,4 +1,4 @@
-"""``manifest.json``: what a bundle is, and the size and sha256 of every other file in it.
+"""``manifest.json``: the description of a bundle, and size and sha256 of every other file in it.
 
 The manifest is strict both ways: what is written is validated, and a manifest that is read is
 refused, with the path of the field, when a field is missing, unknown or of the wrong type. A
@@ -58,17 +58,17 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def stablehlo_path(program: str, bucket: int) -> str:
-    """Where the portable program for a batch of ``bucket`` rows lies in the bundle."""
+    """Return the path of the portable program for a batch of ``bucket`` rows."""
     return f"programs/{program}-b{bucket}.stablehlo"
 
 
 def executable_path(target: str, program: str, bucket: int) -> str:
-    """Where the executable for one target and a batch of ``bucket`` rows lies in the bundle."""
+    """Return the path of the executable for one target and a batch of ``bucket`` rows."""
     return f"executables/{target}/{program}-b{bucket}.xla"
 
 
 def golden_path(program: str) -> str:
-    """Where a program's golden tensors lie: ``input/<name>`` and ``output/<name>``, safetensors."""
+    """Return the path of a program's golden tensors (``input/<name>``, ``output/<name>``)."""
     return f"golden/{program}.safetensors"
 
 
@@ -81,7 +81,7 @@ class FileEntry(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What a set of executables was compiled for and by."""
+    """Device, compiler and versions of a set of executables."""
 
     # PJRT platform: "cpu", "cuda", "tpu".
     platform: str
@@ -271,7 +271,7 @@ _MANIFEST_IN: Final = {
 
 
 def is_name(text: str) -> bool:
-    """Whether a text may name a model, a program or a target."""
+    """Return True when a text may name a model, a program or a target."""
     return _NAME.fullmatch(text) is not None
 
 
@@ -291,7 +291,7 @@ def _folders(path: str) -> list[str]:
 
 
 def check_path(path: str) -> None:
-    """Refuse, with ``ManifestError``, what is no path of a file inside a bundle."""
+    """Refuse, with ``ManifestError``, a text that is no path of a file inside a bundle."""
     parts = path.split("/")
     if (
         any(part in ("", ".", "..") for part in parts)

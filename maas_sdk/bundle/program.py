@@ -18,7 +18,7 @@ __all__ = ["Program", "Verification", "program_out", "read_program"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verification:
-    """What ``verify`` measured on one program: packaged answers against the reference model."""
+    """Measurements of ``verify`` on one program: packaged answers against the reference model."""
 
     # Rows compared, over all buckets and targets.
     rows: int

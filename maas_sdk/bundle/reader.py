@@ -1,4 +1,4 @@
-"""What lies in an opened bundle: files, read and held to the manifest.
+"""Files of an opened bundle, read and checked against the manifest.
 
 The rule: ``read`` and ``check`` compare sha256 before a byte is used. Of an encrypted bundle the
 same names give what the files held before, in memory of this process alone.
@@ -67,7 +67,7 @@ class Bundle:
         return Vault(self.manifest.encryption, self.manifest_bytes, self._decryption_key)
 
     def read(self, relative_path: str) -> bytes:
-        """What one file holds, decrypted if need be; the hash is checked on the very bytes read.
+        """Read one file, decrypted if need be; the hash is checked on the very bytes read.
 
         Raises:
             NotFoundError: the manifest lists no such file.
@@ -150,7 +150,7 @@ class Bundle:
 
 
 def open_file(folder: Path, relative_path: str) -> io.FileIO:
-    """Open a file of a bundle. Raises ``CorruptError`` for a link, or what is not there."""
+    """Open a file of a bundle. Raises ``CorruptError`` for a link or a missing file."""
     try:
         descriptor = os.open(folder / relative_path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
@@ -183,7 +183,7 @@ def check_digest(relative_path: str, entry: FileEntry, found: str) -> None:
 
 
 def read_small(folder: Path, name: str, limit: int) -> bytes:
-    """The whole of a file of the bundle. Raises ``CorruptError`` for one over ``limit`` bytes."""
+    """Read a whole file of the bundle. Raises ``CorruptError`` for one over ``limit`` bytes."""
     with open_file(folder, name) as file:
         data = file.read(limit + 1)
     if len(data) > limit:

@@ -1,4 +1,4 @@
-"""A bundle signed, encrypted or both: a new one beside the old, which stays as it is.
+"""A signed or encrypted copy of a bundle, written beside the original, which stays as it is.
 
 The rule: what is sealed is what its manifest lists, every byte checked on the way, and a sealed
 bundle appears whole or not at all. Encryption comes first, since the signature is over what lies in
@@ -87,7 +87,7 @@ def seal_bundle(
 def _content(
     bundle: Bundle, folder: Path, reference: str | None, key: bytes | None
 ) -> tuple[Manifest, bytes]:
-    """Every file into ``folder``, encrypted if there is a key; the manifest and its bytes."""
+    """Write every file into ``folder``, encrypted if there is a key; return manifest and bytes."""
     manifest = bundle.manifest
     if reference and key and manifest.encryption is None:
         return _encrypted(bundle, folder, reference, key)

@@ -1,4 +1,4 @@
-"""``signature.json``: who vouches for a bundle.
+"""``signature.json``: the signature over a bundle's manifest.
 
 Ed25519 over the bytes of ``manifest.json``, which hold the sha256 of every other file. The
 signature lies beside the manifest, so a bundle is signed without changing a byte of it. The rule:
@@ -62,7 +62,7 @@ def _document(key: bytes, signature: bytes) -> bytes:
 
 
 def signer_of(manifest: bytes, signature: bytes, where: str) -> str:
-    """The public key whose owner signed; whether to trust it is for the caller to say.
+    """Return the public key whose owner signed; whether to trust it is the caller's decision.
 
     Args:
         manifest: the bytes of ``manifest.json``.

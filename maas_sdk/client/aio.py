@@ -56,7 +56,7 @@ class AsyncClient(Shell[httpx.AsyncBaseTransport]):
         timeout_s: float | None = None,
         priority: int = 0,
     ) -> Array | Outputs:
-        """The model's answer to one batch; see ``Client.predict``."""
+        """Return the model's answer to one batch; see ``Client.predict``."""
         call = CallOptions(
             program=program, version=version, label=label, timeout_s=timeout_s, priority=priority
         )
@@ -77,7 +77,7 @@ class AsyncClient(Shell[httpx.AsyncBaseTransport]):
         timeout_s: float | None = None,
         priority: int = 0,
     ) -> AsyncIterator[Array | Outputs | MaasError]:
-        """The model's answers to many items, in order; see ``Client.predict_many``.
+        """Return the model's answers to many items, in order; see ``Client.predict_many``.
 
         ``items`` may be an asynchronous iterable, too.
         """
@@ -88,15 +88,15 @@ class AsyncClient(Shell[httpx.AsyncBaseTransport]):
         return self._many(items, of, batch_rows, max_in_flight, errors, progress, call)
 
     async def metadata(self, *, version: int | str | None = None, label: str | None = None) -> Any:
-        """What the endpoint says about the model; see ``Client.metadata``."""
+        """Return the endpoint's metadata of the model; see ``Client.metadata``."""
         return await self._drive(self._session.metadata(CallOptions(version=version, label=label)))
 
     async def live(self) -> bool:
-        """Whether an endpoint answers at all."""
+        """Return True when an endpoint answers at all."""
         return await self._drive(self._session.probe("/v2/health/live"))
 
     async def ready(self) -> bool:
-        """Whether the endpoint has its models loaded; False too if nothing answers."""
+        """Return True when the endpoint has its models loaded; False if nothing answers."""
         return await self._drive(self._session.probe("/v2/health/ready"))
 
     # ---- life ----

@@ -31,7 +31,7 @@ _CALL_OVERHEAD_BYTES: Final = 256
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class CallPart:
-    """One call and what it means for the items."""
+    """One call and the items that it answers."""
 
     # The items it covers: start ≤ item < stop.
     start: int
@@ -47,7 +47,7 @@ class CallPart:
     last: bool = True
 
     def where(self) -> str:
-        """For messages: the items, and the rows of a split one."""
+        """Items, and rows of a split one, for messages."""
         if self.stacked:
             return f"rows {self.start}–{self.stop - 1}"
         if self.first_row or not self.last:
@@ -56,7 +56,7 @@ class CallPart:
 
 
 class Chunker:
-    """Gathers items into chunks.
+    """Groups items into chunks.
 
     Args:
         of: whether an item is one row, of an input's shape without B, or a batch.
@@ -95,7 +95,7 @@ class Chunker:
         self._nbytes = 0
 
     def push(self, inputs: Mapping[str, Array]) -> Iterator[tuple[CallPart, ...]]:
-        """Take the next item; the chunks that are full now.
+        """Take the next item; return the chunks that are full now.
 
         Raises:
             InputError: the item is too large and cannot be split.
@@ -130,7 +130,7 @@ class Chunker:
             yield self._close()
 
     def finish(self) -> Iterator[tuple[CallPart, ...]]:
-        """No more items: the chunk that was not full, if any."""
+        """Take the end of the items; return the chunk that was not full, if any."""
         if self._parts or self._run:
             yield self._close()
 
@@ -172,7 +172,7 @@ class Chunker:
         return chunk
 
     def _split(self, inputs: Mapping[str, Array], rows: int) -> list[CallPart]:
-        """Pieces of one batch by rows. Inputs without a batch dimension go with every piece."""
+        """Yield pieces of one batch by rows; inputs without a batch dimension are repeated."""
         batched = self._signature.batched if self._signature else frozenset[str]()
         whole = {name: array for name, array in inputs.items() if name not in batched}
         by_row = {name: array for name, array in inputs.items() if name in batched}
@@ -202,14 +202,14 @@ class Chunker:
 
 
 class Collector:
-    """Turns the parts' answers, fed in order, into the items' answers."""
+    """Joins the parts' answers, fed in order, into the items' answers."""
 
     def __init__(self) -> None:
         self._pieces: list[Outputs | MaasError] = []
         self._rows: list[int] = []
 
     def add(self, part: CallPart, outcome: Outputs | MaasError) -> Iterator[Outputs | MaasError]:
-        """Take a part's outputs, or the error it ended in; the items that are complete now."""
+        """Take a part's outputs or its error; return the items that are complete now."""
         if not part.stacked:
             self._pieces.append(outcome)
             self._rows.append(part.rows)
@@ -229,7 +229,7 @@ class Collector:
                 yield {name: array[row] for name, array in outcome.items()}
 
     def finish(self) -> Iterator[Outputs | MaasError]:
-        """No more pieces: the item that they make up, if there are any."""
+        """Take the end of the pieces; return the item that they make up, if any."""
         pieces, self._pieces = self._pieces, []
         rows, self._rows = self._rows, []
         if pieces:
@@ -237,7 +237,7 @@ class Collector:
 
 
 def _count_rows(inputs: Mapping[str, Array], signature: ProgramInputs | None) -> int:
-    """B of a batch; 1 where no input has a batch dimension."""
+    """Return B of a batch; 1 where no input has a batch dimension."""
     for name, array in inputs.items():
         if array.ndim and (signature is None or name in signature.batched):
             return len(array)
@@ -245,12 +245,12 @@ def _count_rows(inputs: Mapping[str, Array], signature: ProgramInputs | None) ->
 
 
 def _raw_nbytes(inputs: Mapping[str, Array]) -> int:
-    """Bytes of the tensors alone."""
+    """Return the bytes of the tensors alone."""
     return sum(packed_nbytes(dtype_name(array.dtype), array.shape) for array in inputs.values())
 
 
 def framed_nbytes(inputs: Mapping[str, Array]) -> int:
-    """Bytes that a call takes in a frame, a little over-estimated."""
+    """Return the bytes of a call in a frame, slightly over-estimated."""
     return _CALL_OVERHEAD_BYTES + _TENSOR_OVERHEAD_BYTES * len(inputs) + _raw_nbytes(inputs)
 
 
@@ -259,7 +259,7 @@ def _kind(inputs: Mapping[str, Array]) -> list[tuple[str, object, tuple[int, ...
 
 
 def _join(pieces: list[Outputs | MaasError], rows: list[int]) -> Outputs | MaasError:
-    """The pieces' outputs as if the item had not been split; the first error if there is one."""
+    """Join the pieces' outputs as if the item had not been split; the first error if any."""
     whole: list[Outputs] = []
     for piece, count in zip(pieces, rows, strict=True):
         if isinstance(piece, MaasError):

@@ -12,18 +12,18 @@ __all__ = ["Clock", "FakeClock"]
 
 
 class Clock:
-    """The machine's own time."""
+    """The machine's clock."""
 
     def monotonic(self) -> float:
-        """Seconds since some fixed moment; never goes back. For deadlines."""
+        """Return seconds since some fixed moment, never going back. For deadlines."""
         return time.monotonic()
 
     def time(self) -> float:
-        """Seconds since 1970-01-01 UTC. For dates that the server names."""
+        """Return seconds since 1970-01-01 UTC. For dates that the server names."""
         return time.time()
 
     def sleep(self, seconds: float) -> None:
-        """Wait, holding the thread."""
+        """Wait, blocking the thread."""
         time.sleep(seconds)
 
     async def sleep_async(self, seconds: float) -> None:
@@ -35,7 +35,7 @@ class Clock:
 
 
 class FakeClock(Clock):
-    """Time that passes only when somebody sleeps.
+    """A fake clock whose time passes only in ``sleep``.
 
     Attributes:
         now: seconds, of both clocks.
@@ -47,18 +47,18 @@ class FakeClock(Clock):
         self.slept: list[float] = []
 
     def monotonic(self) -> float:
-        """Seconds, as set."""
+        """Return seconds, as set."""
         return self.now
 
     def time(self) -> float:
-        """Seconds since 1970-01-01 UTC, as set."""
+        """Return seconds since 1970-01-01 UTC, as set."""
         return self.now
 
     def sleep(self, seconds: float) -> None:
-        """Move the clock on and return at once."""
+        """Advance the clock and return at once."""
         self.slept.append(seconds)
         self.now += seconds
 
     async def sleep_async(self, seconds: float) -> None:
-        """Move the clock on and return at once."""
+        """Advance the clock and return at once."""
         self.sleep(seconds)

@@ -1,4 +1,4 @@
-"""What a caller hands over → named arrays, and what the server says a program's inputs are."""
+"""A caller's data → named arrays, and a program's inputs as the server describes them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ProgramInputs:
 
 
 def as_inputs(x: object, signature: ProgramInputs | None, *, where: str = "") -> dict[str, Array]:
-    """Named arrays of what the caller gave: a mapping as it is, anything else as the one input.
+    """Return named arrays of a caller's data: a mapping as it is, anything else as the one input.
 
     Numbers and nested lists become arrays the way ``np.asarray`` does it; whether their dtype
     fits is the server's to say.

@@ -1,4 +1,4 @@
-"""What a client is told when it is made, checked before the first byte is sent."""
+"""Options of the clients, checked before the first byte is sent."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ class ClientOptions:
                 raise ConfigError(f"header {name!r}: expected ASCII text on one line")
 
     def all_headers(self) -> dict[str, str]:
-        """Headers of every request, the token's among them."""
+        """Return the headers of every request, the token's included."""
         bearer = {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
         return {**self.headers, **bearer}
 
     def address(self, path: str) -> str:
-        """The full URL of one of the endpoint's paths; ``path`` begins with a slash."""
+        """Return the full URL of an endpoint's path, which begins with a slash."""
         return self.url.rstrip("/") + path
 
 

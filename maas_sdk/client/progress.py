@@ -1,4 +1,4 @@
-"""Tell somebody how far ``predict_many`` has come. The only file here that imports rich."""
+"""Progress of ``predict_many``, shown in a terminal. The only file here that imports rich."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Progress = bool | Callable[[int, int | None], None]
 
 
 def total_of(items: object) -> int | None:
-    """How many items there are, where that can be known without consuming them."""
+    """Return the number of items, where it can be known without consuming them."""
     return len(items) if hasattr(items, "__len__") else None
 
 
 @contextmanager
 def reporting(progress: Progress, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A function to call with the number of items answered so far.
+    """Return a function to call with the number of items answered so far.
 
     Raises:
         ConfigError: a bar is wanted and rich is not installed.
@@ -51,7 +51,7 @@ def _bar(total: int | None) -> Iterator[Callable[[int], None]]:
 
 
 def check_progress(progress: Progress) -> None:
-    """Find out before the first request whether the progress can be shown.
+    """Check before the first request that the progress can be shown.
 
     Raises:
         ConfigError: a bar is wanted and rich is not installed; neither a bool nor callable.

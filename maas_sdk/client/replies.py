@@ -1,4 +1,4 @@
-"""What an HTTP reply means: results, or the error it stands for.
+"""Meaning of an HTTP reply: results, or an error.
 
 Three kinds of reply are told apart: a frame, with a result or failure for each call; an error of
 our endpoint, JSON with a ``code``; and whatever proxies, load balancers and wrong addresses say.
@@ -35,7 +35,7 @@ __all__ = ["BY_STATUS", "Reply", "read_error", "read_json", "read_results"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """An HTTP reply, whole."""
+    """A whole HTTP reply."""
 
     # Of the request, for messages.
     url: str
@@ -50,7 +50,7 @@ class Reply:
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
     def excerpt(self) -> str:
-        """The beginning of the body, for a message."""
+        """Beginning of the body, for a message."""
         text = " ".join(self.body[:400].decode("utf-8", "replace").split())
         if not text.isprintable() or not text:
             return f"a body of {len(self.body)} bytes"
@@ -76,7 +76,7 @@ BY_STATUS: Final[dict[int, tuple[type[MaasError], str]]] = {
 
 
 def read_error(reply: Reply, *, now: float) -> MaasError:
-    """The error that a reply other than 200 stands for.
+    """Return the error that a reply other than 200 stands for.
 
     Args:
         reply: the reply.
@@ -106,7 +106,7 @@ def read_error(reply: Reply, *, now: float) -> MaasError:
 def read_results(
     reply: Reply, ids: Iterable[str], *, limits: FrameLimits, now: float
 ) -> dict[str, Result | Failure | MaasError]:
-    """What became of each call of a request, by its id.
+    """Return the result or error of each call of a request, by its id.
 
     Args:
         reply: the reply.
@@ -149,7 +149,7 @@ def _framed(
 
 
 def read_json(reply: Reply, *, now: float) -> Any:
-    """The document of a reply that must be JSON.
+    """Return the document of a reply that must be JSON.
 
     Raises:
         MaasError: of the class that the reply stands for.
@@ -166,7 +166,7 @@ def read_json(reply: Reply, *, now: float) -> Any:
 
 
 def _coded_error(reply: Reply, wait_s: float | None) -> MaasError | None:
-    """The error of an endpoint of ours; None if the body has no code."""
+    """Return the error of an endpoint of ours; None if the body has no code."""
     if reply.media_type != "application/json":
         return None
     try:

@@ -1,4 +1,4 @@
-"""When to try again, how long to wait first, and when to stop.
+"""Retry policy: the conditions of another attempt, the wait before it, and its limits.
 
 Three bounds hold at once, and the tightest wins:
 
@@ -28,7 +28,7 @@ __all__ = ["RetryBudget", "RetryPolicy", "parse_http_date", "parse_retry_after"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetryPolicy:
-    """How a client retries what ``errors.TRAITS`` calls retryable."""
+    """Retry policy for errors that ``errors.TRAITS`` calls retryable."""
 
     # Attempts of one call, the first included; 1 means never retry.
     max_attempts: int = 4
@@ -59,7 +59,7 @@ class RetryPolicy:
         budget: RetryBudget,
         random: Callable[[], float],
     ) -> float | str:
-        """Seconds to wait before the next attempt, or the reason why there is none.
+        """Return seconds to wait before the next attempt, or the reason why there is none.
 
         Args:
             error: why the last attempt failed.
@@ -83,7 +83,7 @@ class RetryPolicy:
 
 
 class RetryBudget:
-    """A bucket of tokens: calls drip in, retries drain. Thread-safe."""
+    """Token bucket: calls add a fraction of a token, retries take one. Thread-safe."""
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._share = policy.budget_share
@@ -92,12 +92,12 @@ class RetryBudget:
         self._lock = threading.Lock()
 
     def pay_in(self) -> None:
-        """A first attempt is about to be made."""
+        """Record that a first attempt is about to be made."""
         with self._lock:
             self._tokens = min(self._most, self._tokens + self._share)
 
     def take(self) -> bool:
-        """Take one retry's token; False, and nothing taken, if there is none."""
+        """Take one retry's token; return False, and take nothing, if there is none."""
         with self._lock:
             # Shares are not exact in binary: five times 0.2 must buy one retry.
             if self._tokens < 1.0 - 1e-9:
@@ -107,7 +107,7 @@ class RetryBudget:
 
 
 def parse_retry_after(value: str | None, *, now: float) -> float | None:
-    """Seconds that a ``Retry-After`` header asks for (RFC 9110, 10.2.3): a number, or a date.
+    """Return seconds of a ``Retry-After`` header (RFC 9110, 10.2.3): a number or a date.
 
     Args:
         value: the header, or None.
@@ -128,7 +128,7 @@ def parse_retry_after(value: str | None, *, now: float) -> float | None:
 
 
 def parse_http_date(value: str) -> float | None:
-    """Seconds since 1970 of an HTTP date; None if it is none."""
+    """Return seconds since 1970 of an HTTP date; None if it is none."""
     # Rarely needed: most servers send seconds.
     from email.utils import parsedate_to_datetime
 

@@ -1,4 +1,4 @@
-"""What the client says to an endpoint, in which order, and what it makes of the replies. No I/O.
+"""The client's conversation with an endpoint as pure steps: requests, waits, replies. No I/O.
 
 Each question to the endpoint is a generator of **steps**: it yields what has to be done, ``Send``
 a request or ``Wait`` some seconds, is sent back what came of it, and returns the answer. A shell
@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Send:
-    """Send this request and read its reply to the end."""
+    """Step: send this request and read its reply to the end."""
 
     method: Literal["GET", "POST"]
     url: str
@@ -55,7 +55,7 @@ class Send:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wait:
-    """Let time pass."""
+    """Step: let time pass."""
 
     seconds: float
 
@@ -65,7 +65,7 @@ Steps = Generator[Send | Wait, Reply | MaasError | None, T]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CallOptions:
-    """What a caller may say about one call; None is the client's or the server's default."""
+    """Options of one call; None is the client's or the server's default."""
 
     program: str | None = None
     version: int | str | None = None
@@ -91,7 +91,7 @@ class Session:
     # ---- questions ----
 
     def predict(self, x: object, call: CallOptions) -> Steps[Outputs]:
-        """One call; several, one after the other, if it has to be split."""
+        """Make one call; several, one after the other, if it has to be split."""
         route, deadline = self._route(call), self._deadline(call)
         signature = None
         if not isinstance(x, Mapping):
@@ -117,7 +117,7 @@ class Session:
     def exchange(
         self, parts: Sequence[CallPart], call: CallOptions
     ) -> Steps[list[Outputs | MaasError]]:
-        """One request with its retries: what became of each of its calls, in order.
+        """Send one request with its retries; return the outcome of each of its calls, in order.
 
         Errors are values here, with the items they are about in their messages.
         """
@@ -125,7 +125,7 @@ class Session:
         return [_located(o, part) for o, part in zip(outcomes, parts, strict=True)]
 
     def signature(self, call: CallOptions, deadline: float | None = None) -> Steps[ProgramInputs]:
-        """The inputs of the program that ``call`` goes to; asked for once, then remembered."""
+        """Return the inputs of the program of ``call``; asked for once, then remembered."""
         route = self._route(call)
         known = self._signatures.get((route, call.program))
         if known is None:
@@ -137,7 +137,7 @@ class Session:
         return known
 
     def metadata(self, call: CallOptions, deadline: float | None = None) -> Steps[Any]:
-        """The model's metadata, as the JSON document that the server sends."""
+        """Return the model's metadata, as the JSON document that the server sends."""
         path = self._route(call).path() + "/metadata"
         if deadline is None:
             deadline = self._deadline(call)
@@ -158,7 +158,7 @@ class Session:
             yield wait
 
     def probe(self, path: str) -> Steps[bool]:
-        """Whether a health path answers 200; False too if nothing answers. Never retried."""
+        """Return True when a health path answers 200; False if nothing answers. Never retried."""
         reply = yield self._get(path, self._clock.monotonic() + self.options.timeout_s)
         return isinstance(reply, Reply) and reply.status == 200
 
@@ -171,7 +171,7 @@ class Session:
         signature: ProgramInputs | None,
         chunk_rows: int,
     ) -> Chunker:
-        """A chunker within this client's limits."""
+        """Return a chunker within this client's limits."""
         return Chunker(
             of=of,
             signature=signature,
@@ -239,7 +239,7 @@ class Session:
         return {int(id): _outcome(value) for id, value in found.items()}
 
     def _next_wait(self, error: MaasError, attempts: int, deadline: float) -> Wait | None:
-        """The wait before the next attempt; None, with the reason noted on the error, if none."""
+        """Return the wait before the next attempt; None, noted on the error, if there is none."""
         wait_s = self.options.retry.next_wait_s(
             error,
             attempts=attempts,
@@ -310,7 +310,7 @@ class Session:
 
 
 def plain(outputs: Outputs) -> Array | Outputs:
-    """What callers get: the array of a program with one output, else the outputs by name."""
+    """Return the array of a program with one output, else the outputs by name."""
     return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
 
@@ -325,7 +325,7 @@ def _too_late(url: str) -> DeadlineError:
 
 
 def _located(outcome: Outputs | MaasError, part: CallPart) -> Outputs | MaasError:
-    """The error with the items that it is about; results as they are."""
+    """Return the error with the items that it is about; results unchanged."""
     if not isinstance(outcome, MaasError):
         return outcome
     located = type(outcome)(

@@ -1,4 +1,4 @@
-"""What ``Client`` and ``AsyncClient`` share before either does I/O: their options and checks."""
+"""Options and checks that ``Client`` and ``AsyncClient`` share, before any I/O."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TransportT = TypeVar("TransportT")
 
 
 class Shell(Generic[TransportT]):
-    """What both clients are; see them for what they do."""
+    """Common base of both clients."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Shell(Generic[TransportT]):
         transport: TransportT | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """Check the options; nothing is sent yet.
+        """Check the options without sending anything.
 
         Args:
             url: where the endpoint is, http:// or https://, with its path prefix if it has one.
@@ -97,7 +97,7 @@ class Shell(Generic[TransportT]):
 def check_many(
     items: object, *, max_in_flight: int, errors: Literal["raise", "return"], progress: Progress
 ) -> None:
-    """Refuse what makes no sense as arguments of ``predict_many``, before the first request."""
+    """Refuse invalid arguments of ``predict_many``, before the first request."""
     if isinstance(items, Mapping | str | bytes):
         raise ConfigError(
             f"predict_many: expected an iterable of rows or of batches, got a "

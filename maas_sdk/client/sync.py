@@ -24,7 +24,7 @@ __all__ = ["Client"]
 
 
 class Client(Shell[httpx.BaseTransport]):
-    """Calls a model at an endpoint. Thread-safe; keeps its connections open.
+    """Client of a model at an endpoint. Thread-safe; keeps its connections open.
 
     ::
 
@@ -47,7 +47,7 @@ class Client(Shell[httpx.BaseTransport]):
         timeout_s: float | None = None,
         priority: int = 0,
     ) -> Array | Outputs:
-        """The model's answer to one batch.
+        """Return the model's answer to one batch.
 
         A batch over ``max_request_bytes`` (or ``max_rows_per_call``) is split by rows, sent in
         several requests and its answers are joined, if its inputs have a batch dimension.
@@ -89,7 +89,7 @@ class Client(Shell[httpx.BaseTransport]):
         timeout_s: float | None = None,
         priority: int = 0,
     ) -> Iterator[Array | Outputs | MaasError]:
-        """The model's answers to many items, one for each, in their order.
+        """Return the model's answers to many items, one for each, in their order.
 
         Items are gathered into requests and several requests are under way at a time. The
         iterable is consumed as answers are taken, a bounded number of requests ahead.
@@ -120,15 +120,15 @@ class Client(Shell[httpx.BaseTransport]):
         return self._many(items, of, batch_rows, max_in_flight, errors, progress, call)
 
     def metadata(self, *, version: int | str | None = None, label: str | None = None) -> Any:
-        """What the endpoint says about the model: the JSON document, TensorFlow Serving's shape."""
+        """Return the model's metadata: a JSON document of TensorFlow Serving's shape."""
         return self._drive(self._session.metadata(CallOptions(version=version, label=label)))
 
     def live(self) -> bool:
-        """Whether an endpoint answers at all."""
+        """Return True when an endpoint answers at all."""
         return self._drive(self._session.probe("/v2/health/live"))
 
     def ready(self) -> bool:
-        """Whether the endpoint has its models loaded; False too if nothing answers."""
+        """Return True when the endpoint has its models loaded; False if nothing answers."""
         return self._drive(self._session.probe("/v2/health/ready"))
 
     # ---- life ----

@@ -1,4 +1,4 @@
-"""The seam to httpx: what the shells ask of it, and what its failures mean here.
+"""The seam to httpx: connections, bodies, and the translation of its errors.
 
 Nothing of httpx comes out of the client: ``translate`` turns each of its exceptions into one of
 ours, from one table, and a test walks httpx's namespace so that none is forgotten.
@@ -62,7 +62,7 @@ FOREIGN: Final[dict[type[Exception], tuple[type[MaasError], str]]] = {
 
 
 def translate(error: Exception, *, method: str, url: str) -> MaasError:
-    """Our error for one of httpx's, with the request that met it in the message."""
+    """Return our error for one of httpx's, with the failed request in the message."""
     kind, sentence = next(FOREIGN[base] for base in type(error).__mro__ if base in FOREIGN)
     # Trying again does not make a certificate valid.
     if _caused_by(error, ssl.SSLCertVerificationError):
@@ -82,12 +82,12 @@ def _caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
 
 
 def timeouts(left_s: float, connect_timeout_s: float) -> httpx.Timeout:
-    """Bounds of one attempt when ``left_s`` seconds remain until the caller's deadline."""
+    """Return the timeouts of one attempt when ``left_s`` seconds remain until the deadline."""
     return httpx.Timeout(left_s, connect=min(connect_timeout_s, left_s))
 
 
 def limits() -> httpx.Limits:
-    """The connection pool's bounds.
+    """Return the connection pool's limits.
 
     How many are open is up to how many calls the caller makes at a time; a queue here would only
     eat their time. Idle ones are kept for a next call.
@@ -100,7 +100,7 @@ _BLOCK_BYTES: Final = 256 * 1024
 
 
 def blocks(buffers: Sequence[bytes | bytearray | memoryview]) -> Iterator[bytes]:
-    """A body's buffers as blocks of a size that sockets like.
+    """Yield a body's buffers as blocks of a size that suits sockets.
 
     Frames come as many buffers, of a few bytes (headers) and of many megabytes (tensors). Small
     ones are joined, as each block is one system call and, TCP_NODELAY being set, one packet.
@@ -122,7 +122,7 @@ def blocks(buffers: Sequence[bytes | bytearray | memoryview]) -> Iterator[bytes]
 
 
 async def blocks_async(buffers: Sequence[bytes | bytearray | memoryview]) -> AsyncIterator[bytes]:
-    """``blocks`` for an asynchronous transport."""
+    """Yield as ``blocks``, for an asynchronous transport."""
     for block in blocks(buffers):
         yield block
 
@@ -151,7 +151,7 @@ class ReplyBuffer:
         self._blocks.append(block)
 
     def reply(self) -> Reply:
-        """The reply, now that its body is whole."""
+        """Return the reply, once its body is whole."""
         return Reply(
             url=self._url,
             status=self._response.status_code,

@@ -1,4 +1,4 @@
-"""Smaller models that answer the same, and the figures that say how nearly the same.
+"""Model compression, and measurements of its effect on answers, size and speed.
 
     from maas_sdk.compress import quantize
     from maas_sdk.export import export

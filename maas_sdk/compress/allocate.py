@@ -1,4 +1,4 @@
-"""How many bits each weight needs: the fewest bytes that keep a bound on what is lost.
+"""Allocation of bits to weights: the fewest bytes that keep a bound on the metric's drop.
 
 Measuring every weight in every format is a run of the model each. One run per weight is enough to
 rank them: with w replaced by its coarsest form the outputs move by Δ², and rounding noise of
@@ -44,7 +44,7 @@ Tell = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sensitivity:
-    """What one weight costs when it alone is quantized."""
+    """Cost of quantizing one weight alone."""
 
     name: str
     format: Format
@@ -57,7 +57,7 @@ class Sensitivity:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Allocation:
-    """The formats that were chosen."""
+    """The chosen formats."""
 
     # By name of the weight; None stays in float.
     formats: Mapping[str, Format | None]
@@ -77,7 +77,7 @@ def sensitivity(
     *,
     progress: Tell | None = None,
 ) -> tuple[Sensitivity, ...]:
-    """One run of the task per weight: what it costs to have that weight alone in a format.
+    """Measure the cost of each weight alone in a format: one run of the task per weight.
 
     Args:
         program: the float model's.
@@ -141,7 +141,7 @@ def allocate(
 def _options(
     bench: _Bench, site: Site, recipe: Recipe, candidates: Sequence[Format]
 ) -> list[tuple[Format, int, float]]:
-    """Format, bytes and relative noise of each candidate."""
+    """Return format, bytes and relative noise of each candidate."""
     found = []
     for form in candidates:
         fitted = bench.fit(site, recipe, form)
@@ -153,7 +153,7 @@ def _options(
 def _moves(
     site: Site, options: Sequence[tuple[Format, int, float]], per_noise: float
 ) -> list[tuple[float, int, str, Format]]:
-    """Steps down the lower convex hull of (bytes, cost): cost per byte saved, bytes, weight, to."""
+    """Return steps down the convex hull of (bytes, cost): cost per byte, bytes, weight, to."""
     size = 4 * site.layout.channels * site.layout.inputs * (site.layout.stack or 1)
     here: tuple[int, float] = (size, 0.0)
     rest = [(form, nbytes, noise * per_noise) for form, nbytes, noise in options]
@@ -174,7 +174,7 @@ def _bisect(
     max_drop: float,
     tell: Tell,
 ) -> tuple[dict[str, Format | None], float, float]:
-    """The longest beginning of the path that keeps the bound, as measured."""
+    """Return the longest beginning of the path that keeps the bound, as measured."""
     by_name = {site.name: site for site in sites}
     low, high = 0, len(moves)
     best: tuple[dict[str, Format | None], float, float] = (dict.fromkeys(by_name), 0.0, 0.0)
@@ -216,7 +216,7 @@ class _Bench:
         self._before, self._outputs = self._score({})
 
     def fit(self, site: Site, recipe: Recipe, form: Format) -> Fitted:
-        """A weight in a format, found from the weight alone, and once."""
+        """Return a weight in a format, fitted from the weight alone, and once."""
         key = site.name, form
         if key not in self._fitted:
             plain = replace(recipe, activations=None, method="round")
@@ -224,7 +224,7 @@ class _Bench:
         return self._fitted[key]
 
     def alone(self, site: Site, fitted: Fitted) -> tuple[float, float, float]:
-        """Drop, its standard error, and the outputs' relative squared error."""
+        """Return drop, its standard error, and the outputs' relative squared error."""
         score, outputs = self._score({site.name: _float_of(site, fitted, self._values[site.name])})
         drop, error = score.drop_from(self._before)
         gap = sum(
@@ -234,7 +234,7 @@ class _Bench:
         return drop, error, gap / max(size, 1e-30)
 
     def together(self, pairs: Sequence[tuple[Site, Fitted]]) -> tuple[float, float]:
-        """Drop and its standard error with several weights replaced."""
+        """Return drop and its standard error with several weights replaced."""
         replaced = {
             site.name: _float_of(site, fitted, self._values[site.name]) for site, fitted in pairs
         }
@@ -256,7 +256,7 @@ class _Bench:
 
 
 def _float_of(site: Site, fitted: Fitted, value: Any) -> Array:
-    """What a quantized weight stands for, in the float model: with its fold taken out."""
+    """Return a quantized weight in the float model's terms: with its fold removed."""
     decoded = fitted.weight.to_float()
     dtype = np.asarray(value).dtype
     if site.fold is None:

@@ -39,7 +39,7 @@ def report_of(
     outputs: tuple[Any, Any] | None = None,
     timed: Timed | None = None,
 ) -> QuantizationReport:
-    """What there is to say.
+    """Build the report of a quantization.
 
     Args:
         before: the float model.
@@ -110,7 +110,7 @@ def _nbytes(leaf: Leaf) -> int:
 
 
 def _served(model: QuantizedModel) -> tuple[int, int]:
-    """Bytes of all tensors as they are stored, and as the serving process holds them."""
+    """Return the bytes of all tensors as stored, and as the serving process holds them."""
     leaves = [leaf for leaf in model.as_model().leaves if not leaf.random]
     stored = sum(_nbytes(leaf) if leaf.stored is None else leaf.stored.nbytes for leaf in leaves)
     return stored, sum(_nbytes(leaf) for leaf in leaves)
@@ -123,7 +123,7 @@ def _difference(before: Any, after: Any) -> float:
 
 
 def _stays_float(site: Site, found: Fitted | None) -> bool:
-    """Whether a weight is quantized and what it is multiplied with is not."""
+    """Return True for a quantized weight whose other operand stays float."""
     if found is None or not {"dense", "conv"} & {*site.kinds}:
         return False
     plan = found.weight.plan
@@ -133,7 +133,7 @@ def _stays_float(site: Site, found: Fitted | None) -> bool:
 
 
 def _named(names: Sequence[str]) -> str:
-    """Some names, and how many more."""
+    """List some names, and how many more."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more
 

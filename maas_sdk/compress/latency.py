@@ -25,7 +25,7 @@ __all__ = ["Timed", "latency"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timed:
-    """What was measured."""
+    """Measured seconds of both models."""
 
     target: str
     # By batch size.
@@ -84,11 +84,11 @@ def latency(
 
 
 class _Apart:
-    """A model that is taken apart already, for ``export``."""
+    """A model already split into leaves and program, for ``export``."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
 
     def as_model(self) -> Any:
-        """The model."""
+        """Return the model."""
         return self._model

@@ -1,4 +1,4 @@
-"""``quantize``: a float model and a recipe in, a smaller model that answers the same out.
+"""Quantization of a trained float model by a recipe.
 
 The order is: trace the model, find its products with weights, choose layers, see what goes into
 them where the recipe asks, then weight by weight: read, fold, encode, let go. The rule it keeps:
@@ -168,7 +168,7 @@ class _Parts:
 
 
 def _adapted(model: Any, weights: Any) -> Model:
-    """The model as named leaves; refused where it is quantized already."""
+    """Return the model as named leaves; refused where it is quantized already."""
     if hasattr(model, "as_model"):
         raise ConfigError(
             "the model is quantized already, and quantizing it twice would add up the errors: "
@@ -185,7 +185,7 @@ def _adapted(model: Any, weights: Any) -> Model:
 
 
 def _example(given: Any, judge: Judge | None, calibration: Any) -> tuple[dict[str, Array], bool]:
-    """Two rows or fewer of what the model takes; whether it takes one array without a name."""
+    """Return at most two input rows; and whether the model takes one array without a name."""
     for source in (given, None if judge is None else judge.inputs, calibration):
         if source is None or (source is calibration and hasattr(source, "__next__")):
             continue
@@ -222,7 +222,7 @@ def _fit_all(
     batches: Sequence[Mapping[str, Array]],
     tell: Progress,
 ) -> dict[str, Fitted]:
-    """Every chosen weight, a few at a time where their inputs have to be seen."""
+    """Fit every chosen weight, a few at a time where their inputs have to be observed."""
     values = {leaf.name: leaf.value for leaf in program.model.leaves}
     total = sum(int(np.prod(leaf.value.shape)) * 4 for leaf in program.model.leaves)
     looks = recipe.calibrates and bool(batches)
@@ -249,7 +249,7 @@ def _fit_all(
 
 
 def _groups(sites: Sequence[Site], budget: int) -> list[list[Site]]:
-    """Weights whose Gram matrices fit a number of bytes together."""
+    """Group weights whose Gram matrices fit a number of bytes together."""
     groups: list[list[Site]] = [[]]
     filled = 0
     for site in sites:
@@ -273,7 +273,7 @@ def _finished(
     buckets: Sequence[int],
     tell: Progress,
 ) -> QuantizedModel:
-    """The model, measured."""
+    """Measure the model and return it with its report."""
     program = parts.program
     weights = {name: fitted.weight for name, fitted in parts.fitted.items()}
     kept = {leaf.name: leaf for leaf in program.model.leaves if leaf.name not in weights}
@@ -321,6 +321,6 @@ def _finished(
 
 
 def _outputs(program: TracedModel, after: QuantizedModel, example: Mapping[str, Array]) -> Any:
-    """What both models answer to the example rows."""
+    """Return the answers of both models to the example rows."""
     given: Any = example["input"] if program.bare else dict(example)
     return predictor(program.model)(given), predictor(after.as_model())(given)

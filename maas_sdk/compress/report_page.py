@@ -1,4 +1,4 @@
-"""A quantization as a page: what it saved, what it cost, and where.
+"""HTML report of a quantization: savings, cost, and both by layer.
 
 The page, whose words are in ``report_page.html``, draws the figures that the report holds and works
 out none of its own; of what was not measured there is no picture.
@@ -76,7 +76,7 @@ def _bars(figures: Iterable[tuple[str, float | None]]) -> list[Bar]:
 
 
 def _largest(layers: Sequence[LayerReport]) -> list[LayerReport]:
-    """So many as can be drawn, in the order of the program."""
+    """Return the largest layers, as many as can be drawn, in the order of the program."""
     if len(layers) <= _DRAWN:
         return list(layers)
     least = sorted((layer.bytes_before for layer in layers), reverse=True)[_DRAWN - 1]

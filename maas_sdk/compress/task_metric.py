@@ -1,4 +1,4 @@
-"""How good a model is at its task, as one number where more is better.
+"""Task metric of a model: one number, higher is better.
 
 The rule it keeps: float model and quantized model are asked the same rows in the same batches, and
 where rows can be judged one by one their difference comes with its standard error.
@@ -39,7 +39,7 @@ class Score:
     rows: Array | None = None
 
     def drop_from(self, before: Score) -> tuple[float, float]:
-        """How much worse this is than ``before``, and the standard error of that.
+        """Return the loss against ``before``, and its standard error.
 
         Rows are paired: σ of the differences / √N. 0 where rows are not known.
         """
@@ -52,7 +52,7 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judge:
-    """The task."""
+    """The task's data and metric."""
 
     # "accuracy", or the function's name.
     metric: str
@@ -62,7 +62,7 @@ class Judge:
 
 
 def judge_of(evaluate: Evaluate) -> Judge:
-    """What the user gave as ``evaluate=``.
+    """Return the judge for the user's ``evaluate=``.
 
     Args:
         evaluate: (inputs, labels) or an object with these attributes: accuracy, the share of labels
@@ -124,18 +124,18 @@ def judge_of(evaluate: Evaluate) -> Judge:
 
 
 def inputs_of(given: Any) -> Any:
-    """Rows without their labels: of an object that has ``inputs``, those."""
+    """Return rows without their labels: of an object that has ``inputs``, those."""
     return given.inputs if hasattr(given, "inputs") else given
 
 
 def rows_of(inputs: Any) -> int:
-    """N."""
+    """Return the number N of rows."""
     array = next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs
     return len(array)
 
 
 def predictor(model: Model, *, batch_size: int = _BATCH, call: Any = None) -> Predict:
-    """A model's answers to any number of rows, compiled for one batch size.
+    """Return a function for a model's answers to any number of rows, compiled for one batch size.
 
     Args:
         model: as named leaves.

@@ -1,4 +1,4 @@
-"""From a bundle to something that a cloud runs: ``package`` writes a function's folder."""
+"""Deployment of bundles to clouds: ``package`` writes a function's folder."""
 
 from maas_sdk.deploy.package import package
 

@@ -1,4 +1,4 @@
-"""What Terraform and gcloud say when something is missing, and what to do about it.
+"""Advice for errors of Terraform and gcloud: their meaning and the next step.
 
 One table: a pattern of the foreign words, what they mean, what to do. Pure, so that it is tested on
 their real outputs without an account. The rule: the first row that matches counts, so special ones
@@ -247,12 +247,12 @@ _FRAME: Final = re.compile(r"^[╷╵│ \t]+", re.MULTILINE)
 
 
 def plain(output: str) -> str:
-    """Foreign output without colours and frames."""
+    """Return foreign output without colours and frames."""
     return _FRAME.sub("", _ANSI.sub("", output)).strip()
 
 
 def explain(output: str) -> tuple[Advice, str] | None:
-    """The row that fits an output, and its sentence: what it means, and what to do.
+    """Return the row that fits an output, and its sentence: the meaning and the next step.
 
     Lines are joined first, since Terraform breaks them wherever a line is full.
     """
@@ -264,7 +264,7 @@ def explain(output: str) -> tuple[Advice, str] | None:
 
 
 def failure(command: str, output: str) -> MachineError:
-    """The error for a command that ended badly: the sentence first, the foreign words after it.
+    """Return the error for a failed command: advice first, then the command's own words.
 
     Args:
         command: as the user could type it.
@@ -283,7 +283,7 @@ def failure(command: str, output: str) -> MachineError:
 
 
 def _fill(sentence: str, found: re.Match[str]) -> str:
-    """Holes filled from a pattern's groups; one without a value is gone, with its brackets."""
+    """Fill holes from a pattern's groups; one without a value is dropped with its brackets."""
     values: dict[str, str] = {}
     for name, value in found.groupdict().items():
         if value:
@@ -298,6 +298,6 @@ def _fill(sentence: str, found: re.Match[str]) -> str:
 
 
 def _errors_of(words: str, limit: int = 2000) -> str:
-    """From the first error on; else the last lines."""
+    """Return the output from the first error on; else the last lines."""
     at = re.search(r"^(?:Error|ERROR)\b", words, re.MULTILINE)
     return words[at.start() :][:limit] if at else words[-limit:]

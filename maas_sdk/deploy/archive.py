@@ -1,4 +1,4 @@
-"""A function's folder as the one zip file that clouds take for an upload.
+"""A function's folder as the one zip file that clouds accept for an upload.
 
 The rule: the same folder gives the same bytes, whenever it is zipped, so that a deployment tool
 sees a change only where there is one; and the file appears whole or not at all.

@@ -1,4 +1,4 @@
-"""Where Terraform's state lies when it is to be shared: a folder of a bucket.
+"""Terraform's shared state: a folder of a bucket.
 
 Terraform merges a file whose name ends with ``_override.tf`` over the others, so this one works for
 a stack that names no backend and for one that does. The rule: what a state's place is called is
@@ -51,17 +51,17 @@ class StateBucket:
 
     @classmethod
     def of(cls, bucket: str, project_id: str, region: str, name: str) -> StateBucket:
-        """The place for a deployment. Raises ``ConfigError`` for a name that no bucket has."""
+        """Return the state's place for a deployment. Raises ``ConfigError`` for a bad bucket."""
         return cls(bucket=bucket, prefix=f"maas/{project_id}/{region}/{name}")
 
     @property
     def url(self) -> str:
-        """``gs://bucket/prefix``."""
+        """URL ``gs://bucket/prefix``."""
         return f"gs://{self.bucket}/{self.prefix}"
 
     @property
     def block(self) -> str:
-        """What Terraform reads."""
+        """Return the backend block that Terraform reads."""
         return (
             "# Written by maas deploy --state-bucket.\n"
             'terraform {\n  backend "gcs" {\n'

@@ -1,4 +1,4 @@
-"""A zipped function, started away from everything that made it, and asked.
+"""Check of a zipped function: started in isolation and asked for its golden outputs.
 
 The rule: what answers is what is in the zip. It is unpacked into a new folder, runs with none of
 this process's variables, and every program's answers to its golden inputs are held against the
@@ -45,7 +45,7 @@ _INSTALL_TIMEOUT_S: Final = 600.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckReport:
-    """What a check found.
+    """Result of a check.
 
     Attributes:
         environment: "installed": one made of requirements.txt alone; "this": this interpreter,
@@ -133,7 +133,7 @@ def check_zip(
 
 
 class Unpacked(NamedTuple):
-    """A zipped function in a folder, and what starts it."""
+    """A zipped function in a folder, and the command that starts it."""
 
     folder: Path
     # The bundle: in the folder, or handed in.
@@ -148,7 +148,7 @@ class Unpacked(NamedTuple):
     install_s: float
 
     def report(self, *, programs: dict[str, int], first_s: float, tier: str) -> CheckReport:
-        """The report of a check; ``first_s`` is the time from the folder to the first answer."""
+        """Return the report of a check; ``first_s`` is the time from folder to first answer."""
         return CheckReport(
             environment=self.kind,
             why=self.why,
@@ -189,7 +189,7 @@ def unpack(
 
 
 def make_environment(requirements: Path, folder: Path, *, hashed: bool = True) -> Path:
-    """A virtual environment with what a requirements file lists, and nothing more.
+    """Make a virtual environment with the packages of a requirements file alone.
 
     Args:
         requirements: with exact versions, the whole closure.
@@ -236,7 +236,7 @@ def _unzip(path: Path, folder: Path) -> Path:
 
 
 def _environment(folder: Path, scratch: Path, wanted: Environment) -> tuple[list[str], str, str]:
-    """What starts the framework, which environment that is, and why."""
+    """Return the start command, the environment's kind, and the reason for it."""
     requirements = folder / "requirements.txt"
     why = "asked for"
     if wanted != "this":

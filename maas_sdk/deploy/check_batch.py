@@ -1,4 +1,4 @@
-"""A zipped batch function, started away from everything that made it, and asked.
+"""Check of a zipped batch function: started in isolation and given golden rows.
 
 The rule is that of ``check.py``. Answers go to a bucket, and a check needs no account: so the part
 of the zip that answers files is given the bundle's golden rows as a file, and the function that
@@ -54,7 +54,7 @@ def check_batch_zip(
     environment: Environment = "auto",
     timeout_s: float = 60.0,
 ) -> CheckReport:
-    """Answer golden rows by what is in a zipped batch function, and start the function.
+    """Answer golden rows with a zipped batch function's own code, and start the function.
 
     Args:
         path: the zip file.
@@ -104,7 +104,7 @@ def check_batch_zip(
 
 
 def _answerable(model: Path) -> list[str]:
-    """Programs whose rows can be answered in any company, with golden ones."""
+    """Return programs with golden rows whose rows can be answered independently."""
     manifest = open_bundle(model).manifest
     found = [
         name
@@ -126,7 +126,7 @@ def _answered(
     variables: dict[str, str],
     timeout_s: float,
 ) -> tuple[int, str]:
-    """How many golden rows of a program were answered rightly, and by which tier."""
+    """Return the number of golden rows answered correctly, and the tier that answered."""
     model = unpacked.model.resolve()
     inputs, expected, verification = golden_rows(model, program, whole=True)
     rows, answers = scratch / f"{program}.npz", scratch / f"{program}-answers"

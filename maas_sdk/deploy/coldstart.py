@@ -1,4 +1,4 @@
-"""How long a function takes from process start to its first correct answer, and where it goes.
+"""Cold start of a function: time from process start to the first correct answer, by stage.
 
 Nothing is injected into the function: it is started as Cloud Functions would start it, asked from
 before its port is open, and its answer is held against the bundle's golden outputs. Where the time
@@ -60,7 +60,7 @@ def predict(request):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """One step on the way, and how long it took."""
+    """One stage of a start, and its duration."""
 
     name: str
     duration_s: float
@@ -83,12 +83,12 @@ class ColdStart:
 
     @property
     def empty_s(self) -> float:
-        """The same for a function that does nothing."""
+        """Seconds for a function that does nothing."""
         return sum(stage.duration_s for stage in self.empty)
 
     @property
     def ratio(self) -> float:
-        """How many times as long as the empty function ours takes."""
+        """Ratio of our function's time to the empty function's."""
         return self.function_s / self.empty_s
 
 
@@ -135,7 +135,7 @@ def measure(
 
 
 def _interpreter() -> float:
-    """Seconds that a bare interpreter of this environment takes from start to end."""
+    """Measure the seconds that a bare interpreter of this environment takes, start to end."""
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", "pass"], check=True, stdin=subprocess.DEVNULL)
     return time.perf_counter() - began
@@ -144,7 +144,7 @@ def _interpreter() -> float:
 def _start(
     folder: Path, call: FirstCall, interpreter_s: float, timeout_s: float
 ) -> tuple[dict[str, float], str]:
-    """One start: seconds by stage, and the tier that the function says it took."""
+    """Measure one start: seconds by stage, and the tier that the function reports."""
     with FunctionProcess(folder) as process:
         status, body = process.first_answer(
             call.path, call.body, headers=call.headers, timeout_s=timeout_s
@@ -174,7 +174,7 @@ def _start(
 
 
 def _loaded(process: FunctionProcess, timeout_s: float) -> tuple[float, dict[str, Any]] | None:
-    """When the function said that its model is loaded; the line may come just after the answer."""
+    """Return the time of the log line of a loaded model, which may follow the answer."""
     deadline = time.monotonic() + timeout_s
     while True:
         for arrived, event in process.events():
@@ -193,7 +193,7 @@ def split_stages(
     loading_s: float,
     timings_s: Mapping[str, float],
 ) -> dict[str, float]:
-    """Consecutive stages that add up to ``total_s``.
+    """Return consecutive stages that add up to ``total_s``.
 
     Parts of the loading run side by side, so ``timings_s`` may add up to more than
     ``loading_s``; then each is given its share of it. What they leave over counts as the last of
@@ -214,7 +214,7 @@ def split_stages(
 
 
 def _words(name: str) -> str:
-    """The runtime's key for a part of loading, as people read it."""
+    """Return the label for a part of loading, from the runtime's key."""
     return _WORDS.get(name, name.replace("_", " "))
 
 

@@ -1,4 +1,4 @@
-"""A bundle → a folder that an image is built from, for Cloud Run, GKE or a TPU VM.
+"""A bundle → a build folder for a container image, for Cloud Run, GKE or a TPU VM.
 
     out/
       Dockerfile          slim, for nobody in particular, bytecode compiled, the bundle's layer last
@@ -44,7 +44,7 @@ main()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageVariant:
-    """What differs between the accelerators.
+    """Differences between the images of the accelerators.
 
     Attributes:
         words: for the Dockerfile's first line.
@@ -115,7 +115,7 @@ def container(
     overwrite: bool = False,
     base: str | None = None,
 ) -> Path:
-    """Write the folder that an image is built from; it appears whole or not at all.
+    """Write an image's build folder; it appears whole or not at all.
 
     Args:
         bundle_path: the bundle's folder.
@@ -160,7 +160,7 @@ def container(
 def dockerfile(
     name: str, variant: str = "cpu", *, hashed: bool = True, base: str | None = None
 ) -> str:
-    """The text of a Dockerfile.
+    """Return the text of a Dockerfile.
 
     Args:
         name: of the model.
@@ -189,7 +189,7 @@ def _variant(name: str) -> ImageVariant:
 
 
 def _service_name(name: str) -> str:
-    """Lower case, digits and dashes, at most 49: what Cloud Run takes."""
+    """Return a name Cloud Run takes: lower case, digits and dashes, at most 49."""
     text = "".join(c if c.isalnum() and c.isascii() else "-" for c in name.lower()).strip("-")
     return (text if text[:1].isalpha() else f"model-{text}")[:49].rstrip("-")
 

@@ -1,4 +1,4 @@
-"""First and later calls of an endpoint that is deployed somewhere, told apart by its own clock.
+"""Cold and warm calls of a deployed endpoint, told apart by the process's own age.
 
 An endpoint that scales to zero is left alone until its platform has taken its instances away, then
 called: that call is cold if the process that answers says that it is younger than the call itself.
@@ -33,7 +33,7 @@ _SLACK_S: Final = 0.5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeployedCold:
-    """What the calls took, in seconds, in the order of the rounds.
+    """Durations of the calls in seconds, in the order of the rounds.
 
     Attributes:
         cold_s: first calls of a round whose instance was started for them.
@@ -49,7 +49,7 @@ class DeployedCold:
 
     @property
     def start_s(self) -> float | None:
-        """Median of cold calls less the median of warm ones: what a start costs a caller."""
+        """Median of cold calls less the median of warm ones: the cost of a start to a caller."""
         if not self.cold_s:
             return None
         return statistics.median(self.cold_s) - statistics.median(self.warm_s)
@@ -68,7 +68,7 @@ def measure_deployed(
     sleep: Callable[[float], None] = time.sleep,
     progress: Callable[[int], None] = lambda done: None,
 ) -> DeployedCold:
-    """Leave an endpoint alone, call it, call it again; ``runs`` times.
+    """Leave an endpoint idle, call it, call it again; ``runs`` times.
 
     Args:
         url: of the endpoint, without a path.
@@ -127,7 +127,7 @@ def _timed(url: str, call: FirstCall, headers: Mapping[str, str], timeout_s: flo
 
 
 def _age(url: str, model: str, headers: Mapping[str, str], timeout_s: float) -> float | None:
-    """Seconds since the answering process began; None where it does not say."""
+    """Return the answering process's age in seconds; None where it does not say."""
     status, body = _ask(url, "GET", f"/v1/models/{model}/metadata", b"", headers, timeout_s)
     if status != 200:
         return None
@@ -140,7 +140,7 @@ def _age(url: str, model: str, headers: Mapping[str, str], timeout_s: float) -> 
 def _ask(
     url: str, method: str, path: str, body: bytes, headers: Mapping[str, str], timeout_s: float
 ) -> tuple[int, bytes]:
-    """One request over a connection of its own."""
+    """Send one request over a connection of its own."""
     parts = urlsplit(url)
     kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
     if parts.scheme not in kinds or not parts.hostname:

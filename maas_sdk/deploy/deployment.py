@@ -1,4 +1,4 @@
-"""From a zip to what runs, back to an earlier one, and away again.
+"""Deployment of a zip: apply, roll back, destroy.
 
 Each step here is: variables written, Terraform's plan shown, a person asked, the plan applied. The
 rule: nothing in the cloud changes that was not shown in the plan before, and what was begun is
@@ -26,7 +26,7 @@ _NOBODY_ASKED = "not applied"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What a step came to.
+    """Result of a deployment step.
 
     Attributes:
         release: what runs now, or would; None: nothing.
@@ -56,7 +56,7 @@ class Deployment:
         terraform: Callable[[Path], Terraform],
         state: StateBucket | None = None,
     ) -> None:
-        """Take what is needed; nothing is written.
+        """Take the arguments; nothing is written.
 
         Args:
             workspace: of the deployment.
@@ -72,7 +72,7 @@ class Deployment:
         self._make = terraform
 
     def check(self, settings: Settings) -> None:
-        """Hold settings against the stack; nothing is written.
+        """Check settings against the stack; nothing is written.
 
         Raises:
             ConfigError: the stack does not take what they say.
@@ -80,7 +80,7 @@ class Deployment:
         variables(settings, self.workspace.folder, declared_variables(self._from))
 
     def prepare(self, settings: Settings, archive: Path, model: str) -> Release:
-        """Keep the zip, copy the stack, write its variables and where its state will be.
+        """Keep the zip, copy the stack, write its variables and its backend.
 
         No account is needed, nor Terraform, and nothing in the cloud is changed.
 
@@ -134,7 +134,7 @@ class Deployment:
         return self.apply(releases.before_current() if to is None else releases.find(to), agree)
 
     def destroy(self, agree: Callable[[], bool], *, with_models: bool = False) -> Outcome:
-        """Remove all that was deployed; the releases stay here.
+        """Remove all deployed resources; the releases stay here.
 
         Args:
             agree: asked once the plan was shown.
@@ -175,7 +175,7 @@ class Deployment:
         return Outcome(release=None, changed=True, outputs={})
 
     def status(self) -> tuple[Releases, dict[str, Any]]:
-        """What was deployed, and the stack's outputs as they were at the last apply.
+        """Return the releases, and the stack's outputs as they were at the last apply.
 
         Raises:
             ConfigError: Terraform is not installed, or its state cannot be read.
@@ -186,7 +186,7 @@ class Deployment:
         return releases, self._terraform().outputs()
 
     def _terraform(self) -> Terraform:
-        """Terraform in the workspace's copy of the stack, its provider there."""
+        """Return Terraform in the workspace's copy of the stack, with its provider."""
         self.workspace.folder.mkdir(parents=True, exist_ok=True)
         self.stack = copy_stack(self._from, self.workspace.folder)
         terraform = self._make(self.stack)

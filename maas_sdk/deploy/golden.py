@@ -1,4 +1,4 @@
-"""A request made of a bundle's golden rows, and what its answer has to be.
+"""A request made of a bundle's golden rows, and its expected answer.
 
 The rule: speed of wrong answers is never reported. Whoever times or checks a deployment holds what
 comes back against the outputs of the reference model, within the tolerance of the export.
@@ -27,7 +27,7 @@ _UNVERIFIED: Final = (1e-5, 1e-4)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FirstCall:
-    """A request, and what its answer has to be."""
+    """A request, and its expected answer."""
 
     path: str
     headers: Mapping[str, str]
@@ -39,7 +39,7 @@ class FirstCall:
 
 
 def golden_call(bundle: Path, program: str | None = None, *, whole: bool = False) -> FirstCall:
-    """Golden inputs of a bundle as a request to one of its programs.
+    """Return golden inputs of a bundle as a request to one of its programs.
 
     Args:
         bundle: its folder.
@@ -83,7 +83,7 @@ def golden_call(bundle: Path, program: str | None = None, *, whole: bool = False
 def golden_rows(
     bundle: Path, program: str, *, whole: bool = False
 ) -> tuple[dict[str, Array], dict[str, Array], Verification | None]:
-    """Golden inputs and outputs of a program by name, and how near an answer has to be.
+    """Return golden inputs and outputs of a program by name, and the tolerance of an answer.
 
     Args:
         bundle: its folder.
@@ -125,7 +125,7 @@ def golden_rows(
 
 
 def largest_excess(found: Array, wanted: Array, verification: Verification | None) -> float:
-    """By how much |found - wanted| is over what the export allowed; 0 or less is within.
+    """Return by how much |found - wanted| exceeds the export's tolerance; ≤ 0 is within.
 
     Infinite for another shape or dtype, and for a NaN or infinity in only one of them.
     """

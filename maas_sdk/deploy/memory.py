@@ -1,4 +1,4 @@
-"""How much memory an instance needs, and which processors go with how much.
+"""Memory and processors of an instance, computed from a bundle's need.
 
 What counts towards an instance's memory is its processes and the files that it writes; the files of
 its image do not, until they are mapped. So the weights count once where they are in the function's
@@ -48,7 +48,7 @@ _USUAL: Final = "1Gi"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Need:
-    """What a bundle takes of an instance's memory.
+    """Memory that a bundle needs in an instance.
 
     Attributes:
         weights_nbytes: of the weights as programs take them.
@@ -61,11 +61,11 @@ class Need:
 
     @property
     def nbytes(self) -> int:
-        """At least: with less it does not start."""
+        """Minimum bytes: an instance with less does not start."""
         return START_NBYTES + self.weights_nbytes + self.files_nbytes
 
     def __str__(self) -> str:
-        """Its parts, in words."""
+        """Return its parts, in words."""
         parts = [f"{_megabytes(self.weights_nbytes)} of weights"]
         if self.files_nbytes:
             parts.append(f"{_megabytes(self.files_nbytes)} of fetched files")
@@ -74,7 +74,7 @@ class Need:
 
 
 def memory_nbytes(memory: str) -> int:
-    """Bytes of a memory such as ``512Mi``.
+    """Return the bytes of a memory such as ``512Mi``.
 
     Raises:
         ConfigError: it is written in another way.
@@ -88,7 +88,7 @@ def memory_nbytes(memory: str) -> int:
 
 
 def check_processors(cpu: float, memory: str) -> None:
-    """Refuse processors that there are not, and memory that does not go with them.
+    """Refuse unknown processor counts, and memory that does not go with them.
 
     Raises:
         ConfigError: with what to say instead.
@@ -112,7 +112,7 @@ def check_processors(cpu: float, memory: str) -> None:
 
 
 def need_of(manifest: Manifest, *, fetched: bool) -> Need:
-    """What a bundle needs, told from its manifest.
+    """Return a bundle's need, computed from its manifest.
 
     Args:
         manifest: of the bundle.
@@ -138,7 +138,7 @@ def need_of(manifest: Manifest, *, fetched: bool) -> Need:
 def choose(
     need: Need, cpu: float | None = None, memory: str | None = None
 ) -> tuple[float, str, bool]:
-    """Processors and memory of an instance, with what nobody said.
+    """Fill in the processors and memory of an instance that were not given.
 
     Args:
         need: of the bundle.
@@ -168,7 +168,7 @@ def choose(
 
 
 def _chosen(need: Need, cpu: float | None) -> tuple[str, float]:
-    """The memory for a need, and the processors for that memory."""
+    """Return the memory for a need, and the processors for that memory."""
     most = _MAX_GIB if cpu is None else _most(cpu)
     least = 0 if cpu is None else _LEAST.get(int(cpu), 0)
     if need.nbytes > most * 2**30:
@@ -188,7 +188,7 @@ def _chosen(need: Need, cpu: float | None) -> tuple[str, float]:
 
 
 def _too_little(need: Need, came: str) -> ConfigError:
-    """A bundle does not fit, and what would do."""
+    """Return the error for a bundle that does not fit, with a size that would."""
     if need.nbytes > _MAX_GIB * 2**30:
         return ConfigError(
             f"the bundle needs {_megabytes(need.nbytes)} of memory ({need}); an instance has at "
@@ -206,12 +206,12 @@ def _too_little(need: Need, came: str) -> ConfigError:
 
 
 def _processors_for(gib: float) -> float:
-    """Processors that so much memory asks for at least."""
+    """Return the least processors that so much memory requires."""
     return max((cpus for more_than, cpus in _PROCESSORS.items() if gib > more_than), default=0)
 
 
 def _most(cpu: float) -> float:
-    """GiB that go with so many processors at most."""
+    """Return the most GiB that go with so many processors."""
     return min((gib for gib, cpus in _PROCESSORS.items() if cpus > cpu), default=_MAX_GIB)
 
 

@@ -1,4 +1,4 @@
-"""A bundle → a function's folder, which is the deployable unit.
+"""A bundle → a function's folder, the deployable unit.
 
     out/
       main.py             binds ``predict``, or ``batch``; the user's to edit
@@ -154,7 +154,7 @@ def package(
 
 
 def main_source(bundle_from: str | None = None, *, function: str = "predict") -> str:
-    """The source of a function's ``main.py``.
+    """Return the source of a function's ``main.py``.
 
     Args:
         function: a key of ``FUNCTIONS``.
@@ -179,7 +179,7 @@ def main_source(bundle_from: str | None = None, *, function: str = "predict") ->
 
 
 def copy_sources(target: Path, parts: Iterable[str]) -> None:
-    """Copy parts of this package, folders with all below, into a folder that is made."""
+    """Copy parts of this package, folders with all below, into a new folder."""
     target.mkdir()
     for name in parts:
         source = _PACKAGE / name
@@ -192,7 +192,7 @@ def copy_sources(target: Path, parts: Iterable[str]) -> None:
 
 
 def compile_bytecode(root: Path, *sources: str) -> None:
-    """Write bytecode, with file names relative to the folder: it will lie elsewhere.
+    """Write bytecode with file names relative to the folder, which will be moved.
 
     Args:
         root: the folder.

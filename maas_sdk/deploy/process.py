@@ -1,4 +1,4 @@
-"""A function folder running as Cloud Functions would run it: functions-framework, its own process.
+"""A function folder run as Cloud Functions runs it: functions-framework, in its own process.
 
 The rule it keeps: whatever happens inside the ``with`` block, the process is gone after it.
 """
@@ -34,7 +34,7 @@ _NOT_INHERITED: Final = ("XLA_FLAGS", "PYTHONDONTWRITEBYTECODE", "PYTHONPROFILEI
 
 
 def framework_command() -> list[str]:
-    """The console script of functions-framework that belongs to this interpreter.
+    """Return the console script of functions-framework that belongs to this interpreter.
 
     Raises:
         ConfigError: it is not installed.
@@ -113,15 +113,15 @@ class FunctionProcess:
 
     @property
     def pid(self) -> int:
-        """Of the process that was started; gunicorn's worker is its child."""
+        """Id of the started process; gunicorn's worker is its child."""
         return self._process.pid
 
     def log(self) -> str:
-        """All that the process has written so far."""
+        """Return the output of the process so far."""
         return "\n".join(line for _, line in list(self._lines))
 
     def events(self) -> list[tuple[float, dict[str, Any]]]:
-        """The lines of its log that are JSON objects, each with the Unix time of its arrival."""
+        """Return log lines that are JSON objects, each with the Unix time of its arrival."""
         found = []
         for arrived, line in list(self._lines):
             if line.startswith("{"):
@@ -137,7 +137,7 @@ class FunctionProcess:
         headers: Mapping[str, str] | None = None,
         timeout_s: float = 60.0,
     ) -> tuple[int, bytes]:
-        """Status and body of the first answer, asked for from before the port is open.
+        """Return status and body of the first answer, asked for before the port is open.
 
         Args:
             path: to POST to.
@@ -182,7 +182,7 @@ class FunctionProcess:
                 connection.close()
 
     def stop(self) -> int:
-        """SIGTERM, as the cloud sends it; SIGKILL after its grace. Returns the exit code."""
+        """Send SIGTERM, as the cloud does, then SIGKILL after its grace; return the exit code."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             deadline = time.monotonic() + _GRACE_S

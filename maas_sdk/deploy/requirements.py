@@ -1,4 +1,4 @@
-"""What has to be installed beside a function or in a container, each file by its hash.
+"""Pinned requirements of a function or a container, each file with its hash.
 
 The locks lie in this package, written by ``make lock``: one for what every function needs, one for
 each part that only some need. Their versions are those of requirements.lock, which all tests run
@@ -68,7 +68,7 @@ class Requirement:
     hashes: tuple[str, ...] = ()
 
     def line(self, *, hashed: bool) -> str:
-        """As pip reads it."""
+        """Requirement as pip reads it."""
         text = f"{self.name}=={self.version}" + (f" ; {self.marker}" if self.marker else "")
         if not hashed:
             return text
@@ -91,7 +91,7 @@ class Requirements:
 
 
 def requirements(manifest: Manifest, extras: Iterable[str] = ()) -> Requirements:
-    """What a deployment of a bundle installs.
+    """Return the requirements of a bundle's deployment.
 
     Args:
         manifest: of the bundle; its jaxlib decides, and what its tensors are compressed with.
@@ -137,20 +137,20 @@ def requirements(manifest: Manifest, extras: Iterable[str] = ()) -> Requirements
 
 
 def needs(manifest: Manifest) -> set[str]:
-    """Names of the locks that a bundle's own content asks for, beside "serve"."""
+    """Return names of the locks that a bundle's own content needs, beside "serve"."""
     found = {"zstd"} & {encoding.scheme for encoding in manifest.encodings.values()}
     return found | ({"seal"} if manifest.encryption is not None else set())
 
 
 def read_lock(name: str) -> list[Requirement]:
-    """One of ``LOCKS``. Raises ``ConfigError`` for another name."""
+    """Read one of ``LOCKS``. Raises ``ConfigError`` for another name."""
     if name not in LOCKS:
         raise ConfigError(f"no lock {name!r}: expected one of {', '.join(LOCKS)}", lock=name)
     return parse_lock((_FOLDER / f"{name}.lock").read_text(encoding="utf-8"), f"{name}.lock")
 
 
 def parse_lock(text: str, where: str = "the lock") -> list[Requirement]:
-    """Read what ``uv pip compile --generate-hashes`` writes.
+    """Parse the output of ``uv pip compile --generate-hashes``.
 
     Raises:
         ConfigError: a line is not name, version, marker and hashes.
@@ -180,7 +180,7 @@ def parse_lock(text: str, where: str = "the lock") -> list[Requirement]:
 
 
 def join(locks: Iterable[Iterable[Requirement]]) -> list[Requirement]:
-    """All of several locks, sorted by name; one that two of them have is there once.
+    """Join several locks, sorted by name, each requirement once.
 
     Where two ask for the same version under different conditions it is installed always.
 

@@ -1,4 +1,4 @@
-"""What a deployment is called, where it is, how large it is, who may call: Terraform's variables.
+"""Settings of a deployment: name, place, size and access, as Terraform's variables.
 
 The rule: what is wrong is said here, before anything is packaged or planned, in the words of the
 command line. The stack checks the same again; names of its variables are known in this file alone.
@@ -55,7 +55,7 @@ _EVERYBODY: Final = ("allUsers", "allAuthenticatedUsers")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Instance:
-    """One instance of a function, and how many of it.
+    """Size of one instance of a function, and the number of instances.
 
     Attributes:
         cpu: processors.
@@ -92,7 +92,7 @@ class Instance:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """A deployment.
+    """Settings of a deployment.
 
     Attributes:
         project_id: of Google Cloud, as `gcloud projects list` shows it.
@@ -144,7 +144,7 @@ class Settings:
 
 
 def variables(settings: Settings, source_zip: Path, declared: set[str]) -> dict[str, Any]:
-    """The content of a stack's ``*.tfvars.json``.
+    """Return the content of a stack's ``*.tfvars.json``.
 
     Args:
         settings: of the deployment.
@@ -199,14 +199,14 @@ def variables(settings: Settings, source_zip: Path, declared: set[str]) -> dict[
 
 
 def settings_document(settings: Settings) -> dict[str, Any]:
-    """The settings as JSON has them, for ``settings_from``."""
+    """Return the settings as JSON values, for ``settings_from``."""
     from dataclasses import asdict
 
     return asdict(settings)
 
 
 def settings_from(document: Mapping[str, Any]) -> Settings:
-    """What ``settings_document`` made.
+    """Read settings from the values of ``settings_document``.
 
     Raises:
         ConfigError: it is something else.
@@ -223,7 +223,7 @@ def settings_from(document: Mapping[str, Any]) -> Settings:
 
 
 def environment_from(assignments: Iterable[str]) -> dict[str, str]:
-    """The variables that ``NAME=VALUE`` words say.
+    """Return the variables in ``NAME=VALUE`` words.
 
     Raises:
         ConfigError: one has no ``=``, or two are of one name.
@@ -242,21 +242,21 @@ def environment_from(assignments: Iterable[str]) -> dict[str, str]:
 
 
 def model_buckets_of(bundle_from: str | None) -> tuple[str, ...]:
-    """The bucket that a bundle is fetched from, if it is one: ``gs://bucket/store/model@3``."""
+    """Return the bucket that a bundle is fetched from, if any: ``gs://bucket/store/model@3``."""
     if bundle_from is None or not bundle_from.startswith("gs://"):
         return ()
     return (bundle_from.removeprefix("gs://").partition("/")[0],)
 
 
 def name_from_model(model: str) -> str:
-    """A name for a function, made of its model's."""
+    """Return a name for a function, derived from its model's."""
     text = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
     text = text if text[:1].isalpha() else f"model-{text}"
     return text[:20].strip("-").ljust(2, "x")
 
 
 def render(values: Mapping[str, Any]) -> str:
-    """The text of a ``*.tfvars.json``, the same for the same values."""
+    """Return the text of a ``*.tfvars.json``, the same for the same values."""
     return json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 

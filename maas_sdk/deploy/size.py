@@ -1,4 +1,4 @@
-"""How large a deployment is, part by part, and whether the platform takes it.
+"""Size of a deployment, part by part, and the platform's limits.
 
 Cloud Functions states 100 MB compressed and 500 MB unpacked for the first generation, and no limit
 on a deployment for the second, which is what is deployed here: its source lies in a bucket and is
@@ -77,17 +77,17 @@ class Size:
 
     @property
     def nbytes(self) -> int:
-        """Unpacked."""
+        """Unpacked bytes."""
         return sum(part.nbytes for part in self.parts)
 
     @property
     def files(self) -> int:
-        """How many there are."""
+        """Number of files."""
         return sum(part.files for part in self.parts)
 
 
 def folder_size(folder: Path) -> Size:
-    """Of a function's folder, or of a container's context."""
+    """Return the size of a function's folder, or of a container's context."""
     found = {
         path.relative_to(folder).as_posix(): (path.stat().st_size, 0)
         for path in folder.rglob("*")
@@ -97,19 +97,19 @@ def folder_size(folder: Path) -> Size:
 
 
 def zip_size(path: Path) -> Size:
-    """Of a zipped function."""
+    """Return the size of a zipped function."""
     with zipfile.ZipFile(path) as archive:
         found = {i.filename: (i.file_size, i.compress_size) for i in archive.infolist()}
     return Size(parts=_parts(found, zipped=True), zipped_nbytes=path.stat().st_size)
 
 
 def fits(size: Size) -> bool:
-    """Whether ``check_limits`` lets it pass."""
+    """Return True when ``check_limits`` passes."""
     return size.nbytes <= MAX_UNPACKED_BYTES and (size.zipped_nbytes or 0) <= MAX_ZIPPED_BYTES
 
 
 def bundle_fits(manifest: Manifest) -> bool:
-    """Whether a bundle may go into a function's source, told before anything is copied.
+    """Return True when a bundle may go into a function's source, before anything is copied.
 
     Weights hardly shrink and are stored in the zip as they are; all else is small beside them.
     """
@@ -121,7 +121,7 @@ def bundle_fits(manifest: Manifest) -> bool:
 
 
 def check_limits(size: Size) -> None:
-    """Refuse what is too large for the source of a function.
+    """Refuse a size that is too large for the source of a function.
 
     Raises:
         ConfigError: with the sizes and the two ways out.

@@ -28,26 +28,26 @@ _VARIABLE: Final = re.compile(r'^variable\s+"(\w+)"', re.MULTILINE)
 
 
 class Terraform(Protocol):
-    """What a deployment asks of Terraform."""
+    """Terraform's operations that a deployment needs."""
 
     def init(self) -> None:
         """Fetch the provider. Raises ``ConfigError``."""
 
     def keep_state(self, place: StateBucket) -> None:
-        """As ``init``; from now on the state is in a bucket, and what there is of it moves."""
+        """Initialise with the state in a bucket, moving there any state that exists."""
 
     def plan(self, variables: Path, *, destroy: bool = False) -> bool:
-        """Show what would change and keep it for ``apply``; False: nothing would."""
+        """Show the changes and keep the plan for ``apply``; return False when there are none."""
 
     def apply(self) -> None:
-        """Do what was planned. Raises ``ConfigError``."""
+        """Apply the kept plan. Raises ``ConfigError``."""
 
     def outputs(self) -> dict[str, Any]:
-        """The stack's outputs by name; empty before the first apply."""
+        """Return the stack's outputs by name; empty before the first apply."""
 
 
 class TerraformBinary:
-    """``terraform`` of the PATH, in a stack's folder."""
+    """The ``terraform`` binary of the PATH, in a stack's folder."""
 
     def __init__(self, folder: Path, show: Callable[[str], None] = lambda line: None) -> None:
         """Find the binary.
@@ -72,7 +72,7 @@ class TerraformBinary:
         self._run("init")
 
     def keep_state(self, place: StateBucket) -> None:
-        """As ``init``; from now on the state is in a bucket, and what there is of it moves.
+        """Initialise with the state in a bucket, moving there any state that exists.
 
         Should that fail, it is where it was.
 
@@ -102,17 +102,17 @@ class TerraformBinary:
             raise
 
     def plan(self, variables: Path, *, destroy: bool = False) -> bool:
-        """Show what would change and keep it for ``apply``; False: nothing would."""
+        """Show the changes and keep the plan for ``apply``; return False when there are none."""
         options = [f"-var-file={variables.resolve()}", f"-out={_PLAN}", "-detailed-exitcode"]
         # 2: there are changes.
         return self._run("plan", *options, *(["-destroy"] if destroy else []), fine=(0, 2)) == 2
 
     def apply(self) -> None:
-        """Do what was planned. Raises ``ConfigError``."""
+        """Apply the kept plan. Raises ``ConfigError``."""
         self._run("apply", _PLAN)
 
     def outputs(self) -> dict[str, Any]:
-        """The stack's outputs by name; empty before the first apply."""
+        """Return the stack's outputs by name; empty before the first apply."""
         # Warnings about Terraform's own settings go to the other stream: here they would not parse.
         done = subprocess.run(
             [self._binary, f"-chdir={self._folder}", "output", "-json", "-no-color"],
@@ -127,7 +127,7 @@ class TerraformBinary:
         return {name: entry.get("value") for name, entry in json.loads(done.stdout).items()}
 
     def _has_state(self) -> bool:
-        """Whether anything is deployed as far as the state knows, wherever that is."""
+        """Return True when the state, wherever it is, lists anything deployed."""
         local, remote = self._folder / "terraform.tfstate", self._folder / ".terraform"
         if (remote / "terraform.tfstate").is_file():
             self.init()
@@ -135,7 +135,7 @@ class TerraformBinary:
         return local.is_file() and _resources(local.read_text(encoding="utf-8"))
 
     def _state_in(self, place: StateBucket) -> str:
-        """What a bucket holds, looked at from a folder that is in nobody's way."""
+        """Return a bucket's state, read from a temporary folder."""
         with tempfile.TemporaryDirectory(prefix="maas-state-") as scratch:
             (Path(scratch) / "main.tf").write_text(place.block, encoding="utf-8")
             self._run("init", folder=Path(scratch))
@@ -157,7 +157,7 @@ class TerraformBinary:
     def _run(
         self, command: str, *options: str, fine: tuple[int, ...] = (0,), folder: Path | None = None
     ) -> int:
-        """Run a command, its lines shown unless it is ``init``; gives its exit code."""
+        """Run a command, its lines shown unless it is ``init``; return its exit code."""
         where = folder or self._folder
         words = [f"-chdir={where}", command, "-no-color", "-input=false", *options]
         lines = []
@@ -183,7 +183,7 @@ class TerraformBinary:
 
 
 def find_stack(stack: Path | None = None) -> Path:
-    """The folder of the stack to deploy with.
+    """Find the folder of the stack to deploy with.
 
     Args:
         stack: what the user named; None: the quickstart below this folder, or of the checkout that
@@ -203,7 +203,7 @@ def find_stack(stack: Path | None = None) -> Path:
 
 
 def copy_stack(stack: Path, workspace: Path) -> Path:
-    """Copy a stack, with the modules beside it, to where its state may lie.
+    """Copy a stack, with the modules beside it, into the folder that keeps its state.
 
     Files of Terraform's own (state, provider) that lie in the workspace stay, and so does the one
     that says where the state is.
@@ -223,11 +223,11 @@ def copy_stack(stack: Path, workspace: Path) -> Path:
 
 
 def declared_variables(stack: Path) -> set[str]:
-    """Names of the variables that a stack takes."""
+    """Return names of the variables that a stack takes."""
     texts = [path.read_text(encoding="utf-8") for path in sorted(stack.glob("*.tf"))]
     return {name for text in texts for name in _VARIABLE.findall(text)}
 
 
 def _resources(state: str) -> bool:
-    """Whether a state, as Terraform writes it, has anything in it."""
+    """Return True when a state, as Terraform writes it, has anything in it."""
     return bool(state.strip()) and bool(json.loads(state).get("resources"))

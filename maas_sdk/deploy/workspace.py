@@ -1,4 +1,4 @@
-"""The folder that a deployment is made from: its releases, its variables, its Terraform state.
+"""Local folder of a deployment: its releases, its variables, its Terraform state.
 
     <workspace>/<project>/<region>/<name>/
       releases.json             what was deployed, and which of it is running
@@ -35,7 +35,7 @@ _RELEASES: Final = "releases.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Release:
-    """Something that was deployed, or was to be.
+    """A release, deployed or attempted.
 
     Attributes:
         number: from 1 on.
@@ -67,7 +67,7 @@ class Releases:
     begun: int | None = None
 
     def find(self, number: int) -> Release:
-        """The release of a number. Raises ``ConfigError`` with those there are."""
+        """Return the release of a number. Raises ``ConfigError`` that lists the numbers."""
         for release in self.made:
             if release.number == number:
                 return release
@@ -75,7 +75,7 @@ class Releases:
         raise ConfigError(f"no release {number}: there are {there}")
 
     def before_current(self) -> Release:
-        """The one to go back to. Raises ``ConfigError`` where there is none."""
+        """Return the release to roll back to. Raises ``ConfigError`` where there is none."""
         if self.current is None:
             raise ConfigError("nothing is deployed, so there is nothing to go back from")
         earlier = [release for release in self.made if release.number < self.current]
@@ -95,7 +95,7 @@ class Workspace:
         self.backend_file = self.folder / BACKEND
 
     def releases(self) -> Releases:
-        """What was deployed; nothing where the folder is not there.
+        """Return the releases; none where the folder does not exist.
 
         Raises:
             CorruptError: the file is not what was written.
@@ -114,11 +114,11 @@ class Workspace:
             ) from error
 
     def settings_of(self, release: Release) -> Settings:
-        """Settings that a release was deployed with. Raises ``ConfigError``."""
+        """Return the settings that a release was deployed with. Raises ``ConfigError``."""
         return settings_from(release.settings)
 
     def add_source(self, archive: Path) -> tuple[str, Path]:
-        """Keep a zip; its sha256, and where it lies."""
+        """Keep a zip; return its sha256 and its path."""
         digest = hashlib.sha256(archive.read_bytes()).hexdigest()
         kept = self.source(digest)
         if not kept.exists():
@@ -130,11 +130,11 @@ class Workspace:
         return digest, kept
 
     def source(self, digest: str) -> Path:
-        """Where the zip of a digest lies, or would."""
+        """Return the path of the zip with a digest, which need not exist."""
         return self.folder / "sources" / f"{digest}.zip"
 
     def add(self, settings: Settings, model: str, digest: str, now_unix_s: float) -> Release:
-        """A release with the next number; nothing is written before ``begin``."""
+        """Return a release with the next number; nothing is written before ``begin``."""
         releases = self.releases()
         return Release(
             number=max((r.number for r in releases.made), default=0) + 1,
@@ -145,27 +145,27 @@ class Workspace:
         )
 
     def begin(self, release: Release) -> None:
-        """Write that a release is about to be applied."""
+        """Record that a release is about to be applied."""
         releases = self.releases()
         made = tuple(r for r in releases.made if r.number != release.number)
         made = tuple(sorted((*made, release), key=lambda r: r.number))
         self._write(replace(releases, made=made, begun=release.number))
 
     def end(self, release: Release) -> None:
-        """Write that a release runs."""
+        """Record that a release runs."""
         self._write(replace(self.releases(), current=release.number, begun=None))
 
     def gone(self) -> None:
-        """Write that nothing runs any more; the releases stay, to be deployed again."""
+        """Record that nothing runs any more; the releases stay, to be deployed again."""
         self._write(replace(self.releases(), current=None, begun=None))
 
     def write_variables(self, values: Mapping[str, Any]) -> Path:
-        """Write what Terraform is told."""
+        """Write Terraform's variables."""
         self._replace(self.variables_file, render(values))
         return self.variables_file
 
     def write_backend(self, block: str) -> Path:
-        """Write where the state is to be."""
+        """Write the backend that keeps the state."""
         self._replace(self.backend_file, block)
         return self.backend_file
 

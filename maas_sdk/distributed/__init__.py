@@ -1,4 +1,4 @@
-"""Several processes as one training run: joining, launching, noticing that one is gone."""
+"""Several processes as one training run: joining, launching, and detecting a lost one."""
 
 from maas_sdk.distributed.hosts import Hosts, join
 from maas_sdk.distributed.launcher import launch

@@ -1,4 +1,4 @@
-"""Several processes as one machine: they join, know who they are, and end together.
+"""Processes of one run: they join, know their index, and end together.
 
 ``jax.distributed`` connects the processes of a run, one per host as a rule. After that every
 process runs the same program: ``jax.devices()`` are those of all of them, arrays lie over all, and
@@ -44,7 +44,7 @@ _VERDICT_S: Final = 5.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hosts:
-    """Who takes part in a run."""
+    """Processes that take part in a run."""
 
     # "host:port" of process 0, as all others reach it; any free port.
     coordinator: str
@@ -77,7 +77,7 @@ class Hosts:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Self | None:
-        """What ``ENVIRONMENT`` says; None when it says nothing: one process, by itself.
+        """Read the hosts from ``ENVIRONMENT``; None when nothing is set: a single process.
 
         Raises:
             ConfigError: some of the variables are there and others are not, or hold no number.
@@ -102,25 +102,25 @@ class Hosts:
 
     @property
     def watch_address(self) -> str:
-        """Where the watchdogs meet."""
+        """Address at which the watchdogs connect."""
         host, _, port = self.coordinator.rpartition(":")
         return f"{host}:{self.watch_port or int(port) + 1}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProcessInfo:
-    """Index of this process among those of the run."""
+    """Index of this process in the run."""
 
     index: int
     count: int
 
     @property
     def is_first(self) -> bool:
-        """The one that writes what should be there once."""
+        """True for the process that writes what should be written once."""
         return self.index == 0
 
     def rows(self, batch_size: int) -> slice:
-        """This process' rows of a batch: one run of them, in the order of the processes.
+        """Return this process' rows of a batch: one contiguous run, in the order of the processes.
 
         Args:
             batch_size: rows over all processes.
@@ -200,7 +200,7 @@ def _initialize(hosts: Hosts, left_s: float) -> None:
 
 
 def _fail(watchdog: Watchdog, failure: str, code: object) -> None:
-    """Tell the others, and let this process end without waiting for them.
+    """Tell the others, and end this process without waiting for them.
 
     jax's own farewell, at exit, is a barrier that the others will never reach.
     """

@@ -1,4 +1,4 @@
-"""Real processes of one program on this machine: to try a run on several hosts, and to test it.
+"""Local launcher of several processes of one program, to try and test multi-host runs.
 
 The rule it keeps: either all processes come to their end, or none is left: when one ends with an
 error, the others are stopped, and the error says which one it was, how it ended and what it said
@@ -40,7 +40,7 @@ _DEVICE_COUNT: Final = re.compile(r"--xla_force_host_platform_device_count=\S+")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Launched:
-    """What came of the processes, all of which ended well."""
+    """Output of the processes, all of which ended well."""
 
     # stdout and stderr together, by process.
     outputs: tuple[str, ...]
@@ -111,7 +111,7 @@ def _run(
     logs: list[Path],
     deadline: float | None,
 ) -> None:
-    """All processes once, to their end."""
+    """Run all processes once, to their end."""
     running: list[subprocess.Popen[bytes]] = []
     try:
         for own, log in zip(variables, logs, strict=True):
@@ -156,7 +156,7 @@ def _wait(running: Sequence[subprocess.Popen[bytes]], timeout_s: float) -> None:
 def _failure(
     first: Sequence[int | None], codes: Sequence[int | None], logs: Sequence[Path]
 ) -> ModelError:
-    """The error of the process that went first; the others went because of it.
+    """Return the error of the process that failed first; the others ended because of it.
 
     Args:
         first: how processes had ended when that was seen; one that fails may take longer to be
@@ -201,7 +201,7 @@ def _variables(
 
 
 def _free_port() -> int:
-    """A port that is free together with the next one, on which the watchdog listens."""
+    """Return a free port whose successor, on which the watchdog listens, is free too."""
     for _ in range(100):
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
             first = stack.enter_context(socket.create_server(("127.0.0.1", 0)))

@@ -1,4 +1,4 @@
-"""Whether all processes of a run are still there, asked of the operating system and of a clock.
+"""Detection of lost processes in a run, by the operating system and by a clock.
 
 A collective whose partner is gone may wait for ever, and jax's own heartbeats end a process with a
 stack trace of C++ and no word on who is missing. So beside jax, each process holds one TCP
@@ -40,7 +40,7 @@ _LOOPBACK: Final = ("127.0.0.1", "localhost")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lost:
-    """Which process is gone, and why, in words."""
+    """A lost process and the reason, in words."""
 
     process_id: int
     reason: str
@@ -48,7 +48,7 @@ class Lost:
 
 @dataclass(kw_only=True)
 class _Link:
-    """One connection, as the thread sees it."""
+    """One connection, as the watchdog's thread sees it."""
 
     sock: socket.socket
     # None until it has said who it is.
@@ -114,7 +114,7 @@ class Watchdog:
             raise MachineError(message, process_id=self._id, process_count=self._count)
 
     def leave(self, failure: str | None = None) -> None:
-        """Say goodbye, or what has failed, and stop watching."""
+        """Say goodbye, or report a failure, and stop watching."""
         said = {"bye": True} if failure is None else {"failed": failure}
         with self._lock:
             self._over = True
@@ -227,7 +227,7 @@ class Watchdog:
             )
 
     def _heard(self, link: _Link, line: bytes) -> bool:
-        """Act on one message; False when whoever is there does not speak the protocol."""
+        """Act on one message; return False when the sender does not speak the protocol."""
         try:
             said = json.loads(line)
         except ValueError:
@@ -252,7 +252,7 @@ class Watchdog:
         return True
 
     def _greet(self, link: _Link, said: dict[str, Any]) -> bool:
-        """Process 0 takes another one in, or says why not."""
+        """Admit another process to the watch (process 0), or refuse it with a reason."""
         found = said["hello"]
         there = {0, *(other.process_id for other in self._links)}
         if said.get("count") != self._count:
@@ -305,6 +305,6 @@ class Watchdog:
 
 
 def _send(link: _Link, message: dict[str, Any]) -> None:
-    """Best effort: a connection that takes nothing is noticed by its silence, or its end."""
+    """Send with best effort: a broken connection is noticed by its silence or its end."""
     with contextlib.suppress(OSError):
         link.sock.sendall(json.dumps(message).encode() + b"\n")

@@ -1,4 +1,4 @@
-"""The workshop's last step: a model goes in, a verified bundle comes out.
+"""Export: a model → a verified bundle.
 
     from maas_sdk.export import export
 

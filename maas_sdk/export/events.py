@@ -1,4 +1,4 @@
-"""What an export says while it works: one frozen value per step, handed to the caller.
+"""Progress events of an export: one frozen value per step, handed to the caller.
 
 The rule: nothing is decided silently. Whatever the export chose on the user's behalf and that
 changes what is served (evaluation mode, a narrowed dtype, exact batch sizes) is an event with
@@ -21,7 +21,7 @@ Stage = Literal["trace", "check", "lower", "compile", "verify", "write"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """One step of an export, finished."""
+    """One finished step of an export."""
 
     stage: Stage
     message: str
@@ -52,13 +52,13 @@ class Reporter:
         total: int = 1,
         target: str | None = None,
     ) -> None:
-        """A step is finished."""
+        """Report a finished step."""
         if self.progress is not None:
             event = Event(stage=stage, message=message, done=done, total=total, target=target)
             self.progress(event)
 
     def warn(self, stage: Stage, message: str) -> None:
-        """Something the user should know."""
+        """Report a warning."""
         _LOG.warning("%s", message)
         if self.progress is not None:
             self.progress(Event(stage=stage, message=message, warning=True))

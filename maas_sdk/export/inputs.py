@@ -1,4 +1,4 @@
-"""What the user wants exported, checked before anything is traced.
+"""Programs and example inputs of an export, checked before anything is traced.
 
 The rule: example inputs are rows. Their first dimension is B, the batch; their dtype and other
 dimensions become the signature.
@@ -35,7 +35,7 @@ _BARE_INPUT = "input"
 
 @dataclass(frozen=True, kw_only=True)
 class ProgramSpec:
-    """One named program, where a function alone does not say enough."""
+    """One named program, where a function alone is not enough."""
 
     # A function (model, inputs), a method's name, or None for the model's own call.
     fn: ProgramFn = None
@@ -56,11 +56,11 @@ class ExampleInputs:
 
     @property
     def rows(self) -> int:
-        """B."""
+        """Number B of rows."""
         return int(next(iter(self.arrays.values())).shape[0])
 
     def take(self, rows: int) -> dict[str, Array]:
-        """The first ``rows`` rows, starting over where the examples end."""
+        """Return the first ``rows`` rows, starting over where the examples end."""
         index = np.arange(rows) % self.rows
         return {name: array[index] for name, array in self.arrays.items()}
 
@@ -81,7 +81,7 @@ def requests(
     buckets: Iterable[int],
     report: Reporter,
 ) -> tuple[ExportRequest, ...]:
-    """The programs to export.
+    """Return the programs to export.
 
     Raises:
         ExportError: no program, bad buckets, examples that are no batch of numbers.
@@ -104,7 +104,7 @@ def requests(
 
 
 def check_buckets(buckets: Iterable[int]) -> tuple[int, ...]:
-    """Batch sizes, ascending and each once.
+    """Return batch sizes, ascending and each once.
 
     Raises:
         ExportError: none, or one that is not a whole number ≥ 1.

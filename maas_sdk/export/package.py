@@ -1,4 +1,4 @@
-"""``export``: a model goes in, a bundle comes out.
+"""``export``: a model → a bundle.
 
 The order is: trace every program at every batch size, ask whether rows are independent, lower to
 StableHLO, compile per target, compare with the reference model, and only then seal. A bundle that
@@ -139,7 +139,7 @@ def export(
 
 
 def _check_names(name: str, asked: Sequence[ExportRequest]) -> None:
-    """Hold names against the manifest's rule before any work is done."""
+    """Check names against the manifest's rule before any work is done."""
     empty = Program(
         signature=Signature(inputs={}, outputs={}), weights=(), buckets=(1,), row_independent=True
     )
@@ -159,7 +159,7 @@ def _fill(
     timeout_s: float,
     report: Reporter,
 ) -> Manifest:
-    """Everything but the manifest into the bundle's folder; what the manifest says of it."""
+    """Write everything but the manifest into the bundle's folder; return the manifest."""
     programs: dict[str, Program] = {}
     for plan in plans:
         request = plan.request
@@ -205,7 +205,7 @@ def _fill(
 
 
 def _lowered_for_gpus(plans: Sequence[Plan], folder: Path) -> Path:
-    """Programs in the forms that a GPU likes, laid out as in a bundle.
+    """Lower programs in the forms that suit a GPU, laid out as in a bundle.
 
     Raises:
         ExportError: a program calls what only jax's own functions on a GPU do.
@@ -228,7 +228,7 @@ def _lowered_for_gpus(plans: Sequence[Plan], folder: Path) -> Path:
 def _write_tensors(
     folder: Path, model: Model, plans: Sequence[Plan], report: Reporter
 ) -> dict[str, Encoding]:
-    """The weights that any program uses, once each, and every program's golden rows.
+    """Write the weights that any program uses, once each, and every program's golden rows.
 
     Returns:
         How the weights that are stored encoded are made, and what the programs consume.
@@ -256,7 +256,7 @@ def _write_tensors(
 def _verified(
     folder: Path, manifest: Manifest, plans: Sequence[Plan], timeout_s: float, report: Reporter
 ) -> Manifest:
-    """The manifest with what the verification found.
+    """Return the manifest with the verification's results.
 
     Raises:
         ExportError: a packaged answer is outside its tolerance.

@@ -1,4 +1,4 @@
-"""One program, understood before it is lowered: signature, weights, rows, tolerance.
+"""Plan of one program before lowering: signature, weights, rows, tolerance.
 
 The rule: whatever is decided here about the program (exact batches only, which weights are
 arguments) follows from the traced model and from numbers, and is reported.
@@ -31,7 +31,7 @@ _REFERENCE_ROWS: Final = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """One program, traced and understood."""
+    """One traced program and the decisions about it."""
 
     request: ExportRequest
     reference: ReferenceModel
@@ -45,7 +45,7 @@ class Plan:
     outputs: dict[str, Array]
 
     def golden(self) -> dict[str, Array]:
-        """What is kept in the bundle: ``input/<name>`` and ``output/<name>``."""
+        """Return the golden tensors for the bundle: ``input/<name>`` and ``output/<name>``."""
         rows = min(self.request.examples.rows, len(next(iter(self.inputs.values()))))
         # Exact batches stay whole: their rows mean nothing apart.
         cut = slice(rows) if self.row_independent else slice(None)
@@ -58,7 +58,7 @@ class Plan:
         }
 
     def cases(self) -> Iterator[Case]:
-        """What every bucket is asked in verification, with the reference's answers."""
+        """Yield the verification inputs of every bucket, with the reference's answers."""
         for bucket in self.request.buckets:
             if self.row_independent:
                 index = np.arange(bucket) % len(next(iter(self.inputs.values())))
@@ -73,7 +73,7 @@ class Plan:
 def make_plan(
     model: Model, request: ExportRequest, atol: float | None, rtol: float | None, report: Reporter
 ) -> Plan:
-    """Trace a program at every bucket and find out what the manifest will say of it.
+    """Trace a program at every bucket and determine its entry in the manifest.
 
     Args:
         model: the model, taken apart.
@@ -119,7 +119,7 @@ def make_plan(
 
 
 def _dependence(reference: ReferenceModel, rows: int, tolerance: Tolerance) -> str | None:
-    """Why rows are not independent, or None."""
+    """Return the reason why rows are not independent, or None."""
     sizes = list(reference.traces)
     try:
         reference.trace(rows)

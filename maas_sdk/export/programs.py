@@ -1,4 +1,4 @@
-"""A model's program, traced: its signature, the weights it uses, and its lowering per bucket.
+"""A model's traced program: its signature, the weights it uses, and its lowering per bucket.
 
 The rule is the manifest's: a compiled program takes its weights in the order that it lists them,
 then its inputs sorted by name, and returns its outputs sorted by name. Weights that no output
@@ -112,7 +112,7 @@ def _aval(value: Any) -> Any:
 
 
 def _output_names(found: Any) -> dict[str, Any]:
-    """Outputs by name: one array is ``output``, an element of a tuple ``output_0``."""
+    """Name the outputs: one array is ``output``, an element of a tuple ``output_0``."""
     named: dict[str, Any] = {}
     for name, value, path, _, _ in named_leaves(found):
         if not path:
@@ -126,7 +126,7 @@ def _output_names(found: Any) -> dict[str, Any]:
 
 
 def signature(request: ExportRequest, traces: Iterable[Traced]) -> Signature:
-    """Inputs and outputs of a program, with the batch dimension open where outputs follow B.
+    """Return inputs and outputs of a program, with B open where outputs follow it.
 
     Args:
         request: the program.
@@ -163,7 +163,7 @@ def signature(request: ExportRequest, traces: Iterable[Traced]) -> Signature:
 
 
 def lower(traced: Traced, keep: Sequence[bool], *, name: str, platform: str = "cpu") -> Portable:
-    """A traced program as StableHLO.
+    """Lower a traced program to StableHLO.
 
     Args:
         traced: the program at one batch size.
@@ -183,7 +183,7 @@ def lower(traced: Traced, keep: Sequence[bool], *, name: str, platform: str = "c
 
 
 def pruned(traced: Traced, keep: Sequence[bool], name: str) -> tuple[Any, list[Any]]:
-    """The traced function with only the kept leaves, and all of the inputs, as arguments.
+    """Return the traced function with only the kept leaves, and all of the inputs, as arguments.
 
     Returns:
         The function, and the shapes and dtypes of its arguments.
@@ -205,7 +205,7 @@ def pruned(traced: Traced, keep: Sequence[bool], name: str) -> tuple[Any, list[A
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceModel:
-    """The model itself, run by jax in this process: what packaged answers are held against."""
+    """The original model, run by jax in this process: the reference for packaged answers."""
 
     model: Model
     request: ExportRequest
@@ -215,13 +215,13 @@ class ReferenceModel:
     _weights: dict[str, Any] = field(default_factory=dict)
 
     def trace(self, rows: int) -> Traced:
-        """The program for a batch of ``rows``, traced at most once."""
+        """Trace the program for a batch of ``rows``, at most once."""
         if rows not in self.traces:
             self.traces[rows] = trace(self.model, self.request, rows)
         return self.traces[rows]
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Outputs for a batch of any size; compiles once per size.
+        """Return outputs for a batch of any size; compiles once per size.
 
         Raises:
             ExportError: the model failed while it ran.

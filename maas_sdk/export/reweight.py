@@ -1,4 +1,4 @@
-"""``reweight``: a new version of a bundle with other weights, and nothing compiled.
+"""``reweight``: a new version of a bundle with other weights, without compiling.
 
 Weights are arguments of a bundle's programs, so a model that has learned on needs no export: the
 programs and executables are copied, the weights are replaced, and the golden answers are asked of
@@ -93,7 +93,7 @@ def reweight(
 
 
 class _New(NamedTuple):
-    """What takes the place of the old weights."""
+    """Replacement weights."""
 
     model: Model
     tensors: Mapping[str, Array]
@@ -101,7 +101,7 @@ class _New(NamedTuple):
 
 
 def _model(model_or_weights: Any) -> Model:
-    """The leaves of what was given; nothing is rebuilt from them."""
+    """Return the leaves of the given model; nothing is rebuilt from them."""
     if isinstance(model_or_weights, nnx.Module | Exportable):
         model = adapt(model_or_weights, None)
         return replace(model, leaves=tuple(map(_on_host, model.leaves)))
@@ -115,12 +115,12 @@ def _model(model_or_weights: Any) -> Model:
 
 
 def _on_host(leaf: Leaf) -> Leaf:
-    """A leaf as a program sees it, unless it is stored encoded or is no number."""
+    """Return a leaf as a program sees it, unless it is stored encoded or is no number."""
     return leaf if leaf.random or leaf.stored else replace(leaf, value=leaf.to_numpy())
 
 
 def _fitting(bundle: Bundle, model: Model) -> tuple[dict[str, Array], dict[str, Encoding]]:
-    """The bundle's tensors and encodings, anew, for the weights that its programs take."""
+    """Return the bundle's tensors and encodings for the new weights that its programs take."""
     bundle.check([WEIGHTS])
     manifest, specs = bundle.manifest, open_weights(bundle.path / WEIGHTS).specs
     check_encodings(manifest.encodings, specs)
@@ -182,7 +182,7 @@ def _next_version(folder: Path) -> Path:
 
 
 def _fill(bundle: Bundle, new: _New, folder: Path, metadata: Mapping[str, str]) -> Manifest:
-    """Everything into the new folder, manifest last; its answers come from the folder itself."""
+    """Write everything into the new folder, manifest last; it computes its own golden answers."""
     old = bundle.manifest
     goldens = {golden_path(name): name for name in old.programs}
     for name, entry in old.files.items():
@@ -219,7 +219,7 @@ def _fill(bundle: Bundle, new: _New, folder: Path, metadata: Mapping[str, str]) 
 
 
 def _unmeasured(old: Compression | None) -> Compression | None:
-    """The old record, less what was measured on the old weights."""
+    """Return the old record without the measurements on the old weights."""
     if old is None:
         return None
     layers = tuple(replace(layer, sqnr_db=None) for layer in old.layers)
@@ -227,7 +227,7 @@ def _unmeasured(old: Compression | None) -> Compression | None:
 
 
 def _answers(folder: Path, goldens: Mapping[str, Path]) -> dict[str, dict[str, Array]]:
-    """Golden tensors by program: the old inputs with the answers that the folder now gives."""
+    """Return golden tensors by program: the old inputs with the new folder's answers."""
     found = {}
     with load(folder) as engine:
         for program, file in goldens.items():

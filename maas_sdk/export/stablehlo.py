@@ -1,4 +1,4 @@
-"""One lowered module as a portable artifact, and what must not be in it.
+"""One lowered module as a portable artifact, and the checks of its content.
 
 The rules: weights are arguments, so a module holds no large constant; and nothing calls back into
 Python, which is not there where the program runs. (Other custom calls are listed; whether jaxlib
@@ -31,7 +31,7 @@ _BUILT_IN: Final = frozenset({"Sharding", "SPMDFullToShardShape", "SPMDShardToFu
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Portable:
-    """A program as it lies in a bundle."""
+    """A serialized program of a bundle."""
 
     # StableHLO portable artifact: MLIR bytecode of the VHLO dialect.
     data: bytes
@@ -42,7 +42,7 @@ class Portable:
 
 
 def portable(module: Any, *, where: str) -> Portable:
-    """Serialize a module in the oldest StableHLO version that can say it.
+    """Serialize a module in the oldest StableHLO version that can express it.
 
     Args:
         module: an MLIR module of the StableHLO and CHLO dialects.
@@ -66,14 +66,14 @@ def portable(module: Any, *, where: str) -> Portable:
 
 
 def _versions() -> list[str]:
-    """Every minor version that this jaxlib can write, oldest first."""
+    """Return every minor version that this jaxlib can write, oldest first."""
     oldest, newest = stablehlo.get_minimum_version(), stablehlo.get_current_version()
     major, minor = (int(part) for part in newest.split(".")[:2])
     return [oldest, *(f"{major}.{step}.0" for step in range(minor)), newest]
 
 
 def _inspect(module: Any, where: str) -> tuple[str, ...]:
-    """Custom calls of a module, after a look for constants that should be arguments."""
+    """Return custom calls of a module; refuse large constants, which should be arguments."""
     calls: set[str] = set()
     large: list[str] = []
 
@@ -108,7 +108,7 @@ def _inspect(module: Any, where: str) -> tuple[str, ...]:
 
 
 def _is_splat(constant: Any) -> bool:
-    """Whether a constant is one number repeated: that is small, however large its shape."""
+    """Return True for a constant that is one repeated number: small, whatever its shape."""
     try:
         return bool(constant.attributes["value"].is_splat)
     except (AttributeError, TypeError):  # the bindings have no attribute class for complex
@@ -116,7 +116,7 @@ def _is_splat(constant: Any) -> bool:
 
 
 def _nbytes(kind: Any) -> int:
-    """Bytes of a ranked tensor type; sub-byte elements count as whole bytes, indices as 8."""
+    """Return bytes of a ranked tensor type; sub-byte elements as whole bytes, indices as 8."""
     element = kind.element_type
     parts = 1
     if hasattr(element, "element_type"):  # complex

@@ -21,7 +21,7 @@ __all__ = ["stored_form"]
 def stored_form(
     leaves: Iterable[Leaf], consumed: Mapping[str, Encoding]
 ) -> tuple[dict[str, Array], dict[str, Encoding]]:
-    """Tensors by name, and encodings by name.
+    """Return tensors by name, and encodings by name.
 
     Args:
         leaves: those that a program uses.
@@ -69,7 +69,7 @@ def _is_there(
     tensors: Mapping[str, Array],
     encodings: Mapping[str, Encoding],
 ) -> bool:
-    """Whether all that an encoding is made from is stored."""
+    """Return True when all parts of an encoding are stored."""
     seen: set[str] = set()
     ahead = [name]
     while ahead:

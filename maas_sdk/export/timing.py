@@ -1,4 +1,4 @@
-"""Seconds of bundles that are compared with one another, as the runtime runs them.
+"""Timing of several bundles against one another, run by the runtime.
 
 The rule it keeps: they take turns, so that a machine that is busy for a while is busy for all.
 """
@@ -32,7 +32,7 @@ def run_seconds(
     *,
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[int, tuple[float, ...]]:
-    """Seconds of one batch, by batch size and bundle: the median over the turns.
+    """Measure seconds of one batch, by batch size and bundle: the median over the turns.
 
     Args:
         bundles: their folders, each with an executable that this machine can run.
@@ -60,7 +60,7 @@ def run_seconds(
 
 
 def _turn(engine: Engine, batch: Mapping[str, Array]) -> Callable[[], float]:
-    """What measures the seconds of one call."""
+    """Return a function that measures the seconds of one call."""
 
     def calls(count: int) -> float:
         began = time.perf_counter()

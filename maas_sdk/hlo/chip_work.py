@@ -1,4 +1,4 @@
-"""What one chip does in one call of a compiled program: products and main-memory traffic.
+"""Work of one chip in one call of a compiled program: products and main-memory traffic.
 
 The rule it keeps: read off the compiled program's text, instruction by instruction, each as often
 as the loops around it turn; so replicated work, recomputation and padding count, because the chip
@@ -60,7 +60,7 @@ class ChipWork:
 
 
 def chip_work(module: HloModule) -> tuple[ChipWork, ...]:
-    """All that a program does on one chip.
+    """Return all the work of a program on one chip.
 
     Raises:
         InputError: the text is no compiled program.
@@ -196,7 +196,7 @@ def _meetings(
     dilate_input: int,
     dilate_kernel: int,
 ) -> int:
-    """How many pairs of output and window positions meet an element of the input."""
+    """Count pairs of output and window positions that meet an element of the input."""
     last = (size - 1) * dilate_input
     found = 0
     for position in range(min(window, 1 << 16)):
@@ -248,7 +248,7 @@ def operand_reads(
 
 
 def _written(body: Computation | None, instruction: Instruction) -> int:
-    """What an instruction writes: of a fusion's result only what the fusion itself makes."""
+    """Return bytes written; of a fusion's result only those that the fusion itself makes."""
     root = None if body is None else body.root
     if body is None or root is None:
         return _in_memory(instruction.shape)
@@ -270,7 +270,7 @@ def _written(body: Computation | None, instruction: Instruction) -> int:
 
 
 def _carried(instruction: Instruction) -> bool:
-    """Whether it only hands on: a parameter, or the buffers of a collective that runs beside."""
+    """Return True for a parameter, or the buffers of a collective that runs in parallel."""
     return (
         instruction.opcode == "parameter"
         or 'chain_id="' in instruction.attributes
@@ -279,7 +279,7 @@ def _carried(instruction: Instruction) -> bool:
 
 
 def _read_of(module: HloModule, body: Computation, index: int, whole: int) -> int:
-    """What a fusion reads of its operand: its slices, when it takes nothing else of it."""
+    """Return bytes a fusion reads of its operand: only slices, when it uses nothing else of it."""
     given = {name for name, number in body.parameters.items() if number == index}
     names = set(given)
     total = 0
@@ -308,7 +308,7 @@ def _read_of(module: HloModule, body: Computation, index: int, whole: int) -> in
 
 
 def _renames(module: HloModule, instruction: Instruction) -> bool:
-    """Whether it only gives its operand another shape, layout or type."""
+    """Return True when an instruction only changes its operand's shape, layout or type."""
     if instruction.opcode in _RENAMES:
         return True
     inside = _called(module, instruction)

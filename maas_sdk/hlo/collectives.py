@@ -1,4 +1,4 @@
-"""The collectives of a compiled program: which, how large, among whom, how often.
+"""The collectives of a compiled program: kind, size, participating devices, and count.
 
 What a layout costs is not what was intended but what the compiler made of it, and that is in the
 text of the compiled program. So plans, explanations and tests read it here.
@@ -117,7 +117,7 @@ def collectives(text: str, axes: Mapping[str, int] | None = None) -> tuple[Colle
 def collectives_of(
     module: HloModule, axes: Mapping[str, int] | None = None
 ) -> tuple[Collective, ...]:
-    """The same of a program that is parsed already."""
+    """Return the collectives of a program that is parsed already."""
     counts = runs(module)
     found: list[Collective] = []
     for computation in module.computations.values():
@@ -176,7 +176,7 @@ def _collective(
 
 
 def _longest_chain(pairs: Groups) -> int:
-    """Devices on the longest way that data takes when a permutation is run again and again."""
+    """Return devices on the longest path of data when a permutation is repeated."""
     targets = {pair[0]: pair[1] for pair in pairs}
     longest = 0
     unseen = set(targets)
@@ -192,7 +192,7 @@ def _longest_chain(pairs: Groups) -> int:
 
 
 def _starts(heads: list[int], unseen: set[int]) -> Iterator[int]:
-    """Ends of open chains first; then whatever is left lies on rings."""
+    """Yield ends of open chains first, then devices left on rings."""
     yield from heads
     while unseen:
         yield min(unseen)

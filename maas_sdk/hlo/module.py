@@ -1,4 +1,4 @@
-"""A compiled program's text, taken apart: computations, instructions, shapes.
+"""A compiled program's text, parsed: computations, instructions, shapes.
 
 XLA prints a program as computations, one instruction per line; a loop, a fusion or a call names the
 computation that it runs. ``compiled.as_text()`` of jax is such a text, of the CPU and of the TPU
@@ -71,7 +71,7 @@ class Instruction:
 
     @cached_property
     def operands(self) -> tuple[str, ...]:
-        """Names of the values it takes."""
+        """Names of the instruction's operands."""
         if self.opcode in ("constant", "parameter"):
             return ()
         words = (part.split() for part in _split(_COMMENT.sub("", self.arguments)))
@@ -79,7 +79,7 @@ class Instruction:
 
     @property
     def called(self) -> Iterator[tuple[str, str]]:
-        """(attribute, name of a computation), each that it runs."""
+        """(attribute, computation's name) for each computation that it runs."""
         for key, names in _CALLED.findall(self.attributes):
             for name in names.strip("{}").split(","):
                 if name.strip():
@@ -100,7 +100,7 @@ class Computation:
 
     @property
     def root(self) -> Instruction | None:
-        """What it returns."""
+        """The instruction whose value it returns."""
         roots = [i for i in self.instructions if i.is_root] or list(self.instructions[-1:])
         return roots[-1] if roots else None
 
@@ -115,7 +115,7 @@ class Computation:
 
     @cached_property
     def prefetched(self) -> frozenset[str]:
-        """Names of copies that are for the next call: nobody here takes what they bring.
+        """Names of copies for the next call: nothing here uses their results.
 
         The TPU compiler writes such a copy (``cross_program_prefetch``) at the start as well; each
         call runs one of the two.
@@ -195,7 +195,7 @@ def _instruction(line: str) -> Instruction | None:
 
 
 def _closing(text: str, at: int) -> int:
-    """Where the parenthesis that opens at ``at`` closes; -1 when it never does."""
+    """Return the index of the parenthesis that closes the one at ``at``; -1 when none does."""
     depth = 0
     for mark in re.compile(r"[()]").finditer(text, at):
         depth += 1 if mark[0] == "(" else -1
@@ -205,7 +205,7 @@ def _closing(text: str, at: int) -> int:
 
 
 def _split(text: str) -> list[str]:
-    """At the commas that are in no bracket."""
+    """Split at the commas outside brackets."""
     parts, depth, start = [], 0, 0
     for mark in re.finditer(r"[(){}\[\],]", text):
         if mark[0] in "({[":

@@ -1,4 +1,4 @@
-"""Which devices take part in a collective: the three ways in which XLA writes it, and mesh axes.
+"""Devices of a collective: the three ways in which XLA writes it, and mesh axes.
 
 The rule it keeps: a group is a tuple of positions in the mesh's devices, in row-major order, which
 is what XLA's global device ids are under ``jax.jit``.
@@ -69,7 +69,7 @@ def _check(devices: int) -> None:
 
 
 def _iota(parts: Sequence[str | None]) -> np.ndarray:
-    """Device ids in the order that an iota names."""
+    """Return device ids in the order that an iota names."""
     shape, source, order = (_numbers(part or "") for part in parts)
     _check(math.prod(source))
     if math.prod(shape) != math.prod(source) or (order and sorted(order) != [*range(len(source))]):
@@ -130,7 +130,7 @@ def parse_pairs(attributes: str) -> Groups:
 
 
 def axes_of_groups(groups: Groups, axes: Mapping[str, int]) -> tuple[str, ...] | None:
-    """The mesh axes along which devices are grouped; None when it is no product of whole axes.
+    """Return the mesh axes of device groups; None when they are no product of whole axes.
 
     Args:
         groups: positions in the mesh.
@@ -153,7 +153,7 @@ def axes_of_groups(groups: Groups, axes: Mapping[str, int]) -> tuple[str, ...] |
 
 
 def axes_of_pairs(pairs: Groups, axes: Mapping[str, int]) -> tuple[str, ...] | None:
-    """The mesh axes along which a permutation moves anything."""
+    """Return the mesh axes along which a permutation moves anything."""
     shape = tuple(axes.values())
     total = math.prod(shape)
     moved: set[str] = set()

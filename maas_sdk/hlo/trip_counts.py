@@ -1,4 +1,4 @@
-"""How often a compiled program runs each of its computations: loops count as often as they turn.
+"""Execution counts of a compiled program's computations: loops count by their trips.
 
 The rule it keeps: a number is only given when the text proves it. Where the compiler states a trip
 count (``known_trip_count``, on CPU) that is it; else (TPU) it is read off the loop: the condition
@@ -25,7 +25,7 @@ _THROUGH: Final = {"copy", "bitcast", "convert", "reshape", "copy-done"}
 
 
 def runs(module: HloModule) -> dict[str, tuple[int, bool]]:
-    """Computation → how often one call of the program runs it, and whether that is certain.
+    """Return for each computation its runs in one call of the program, and whether that is certain.
 
     A loop whose trip count cannot be read counts once, and what it runs is uncertain. All branches
     of a conditional count.
@@ -68,7 +68,7 @@ def _edges(
 
 
 def trip_count(module: HloModule, computation: Computation, loop: Instruction) -> int | None:
-    """How often a ``while`` runs its body; None when the text does not say."""
+    """Return the number of a ``while``'s runs; None when the text does not say."""
     if stated := _KNOWN_TRIPS.search(loop.attributes):
         return int(stated[1][:18])
     called = dict(loop.called)
@@ -133,7 +133,7 @@ def _constant(computation: Computation, name: str) -> int | None:
 
 
 def _index(computation: Computation, name: str) -> str | None:
-    """Which element of its parameter a value of a computation is, as decimal text."""
+    """Return the element of its parameter that a value of a computation is, as decimal text."""
     for _ in range(20):
         found = computation.by_name.get(name)
         if found is None:
@@ -158,7 +158,7 @@ def _element(computation: Computation, name: str, index: int) -> int | None:
 def _unchanged(
     computation: Computation, loop: Instruction, body: Computation, index: int
 ) -> int | None:
-    """The constant at an index of a loop's state, if the body hands it on as it is."""
+    """Return the constant at an index of a loop's state, if the body passes it on unchanged."""
     root = body.root
     if root is None or root.opcode != "tuple" or index >= len(root.operands):
         return None
@@ -168,7 +168,7 @@ def _unchanged(
 
 
 def _step(body: Computation, counter: int) -> int | None:
-    """What one round adds to the counter."""
+    """Return the increment of the counter per round."""
     root = body.root
     if root is None or root.opcode != "tuple" or counter >= len(root.operands):
         return None

@@ -1,4 +1,4 @@
-"""What a compiled program does with each of its weights: products, copies, reads of main memory.
+"""Uses of each weight by a compiled program: products, copies, reads of main memory.
 
 That a program was written with int8 products does not say that the compiler kept them: it may widen
 a weight first, keep a float copy of it, or read it several times. The text says what it did.
@@ -62,7 +62,7 @@ class Product:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Copy:
-    """A weight's numbers, whole, written once more."""
+    """One more whole copy of a weight's values."""
 
     name: str
     dtype: str
@@ -73,7 +73,7 @@ class Copy:
 
 @dataclass(kw_only=True)
 class WeightTrace:
-    """What becomes of one weight in one call of the program."""
+    """Uses of one weight in one call of the program."""
 
     name: str
     # Elements of one layer, and bytes of the whole.
@@ -122,7 +122,7 @@ class _Walk:
     def run(
         self, computation: Computation, arguments: Mapping[int, _Value], *, times: int, fused: bool
     ) -> _Value:
-        """What a computation returns, of arguments by number."""
+        """Return the value of a computation for arguments by number."""
         values: dict[str, _Value] = {}
         for one in computation.instructions:
             if one.name in computation.prefetched:
@@ -149,7 +149,7 @@ class _Walk:
         times: int,
         fused: bool,
     ) -> _Value:
-        """What an instruction hands on of what it was given; notes products and lookups."""
+        """Return the weights in an instruction's result; notes products and lookups."""
         names = _names(given)
         if one.opcode in _PRODUCTS:
             self._product(computation, one, names, times)
@@ -222,7 +222,7 @@ class _Walk:
             self._traces[name].products.append(found)
 
     def _sliced(self, one: Instruction, names: frozenset[str], times: int) -> None:
-        """A lookup of single rows is written as slices where there are few."""
+        """Treat slices as a lookup of single rows, which XLA writes so where there are few."""
         for name in names:
             trace = self._traces[name]
             if _elements(_result(one)) * 32 < trace.elements:
@@ -240,7 +240,7 @@ class _Walk:
                 self._traces[name].read_bytes += times * nbytes
 
     def _written(self, one: Instruction, value: _Value, fused: bool) -> None:
-        """Notes where a weight is written out whole."""
+        """Note a weight that is written out whole."""
         if one.opcode in FREE or one.opcode.endswith("-done") or _CONCAT in one.attributes:
             return
         # In a fusion only what changes the layout is worth a word.
@@ -274,7 +274,7 @@ def _elements(shape: str) -> int:
 
 
 def _result(one: Instruction) -> str:
-    """The shape of what it makes: an asynchronous one also names what it takes."""
+    """Return the result's shape; that of an asynchronous instruction also names its operands."""
     if one.opcode in _STARTS:
         elements = tuple_elements(one.shape)
         # (result, operand, context), or ((operands), result, context).
@@ -283,7 +283,7 @@ def _result(one: Instruction) -> str:
 
 
 def _arrays(shape: str, value: _Value) -> Iterator[tuple[ArrayShape, frozenset[str]]]:
-    """Arrays of a result, each with the weights that it is made of."""
+    """Return arrays of a result, each with the weights that it is made of."""
     if isinstance(value, tuple):
         for part, inner in zip(tuple_elements(shape), value, strict=False):
             yield from _arrays(part, inner)

@@ -1,4 +1,4 @@
-"""Flax nnx modules: small, honest, with names that sharding and quantization rules can match.
+"""Flax nnx modules, with parameter names that sharding and quantization rules can match.
 
 Every module computes in the dtype of the parameters and inputs it is handed; statistics of norms,
 softmax and logits are float32 whatever that is. Names are a contract, in every architecture:

@@ -62,7 +62,7 @@ ACTIVATIONS: Final = MappingProxyType[str, Activation](
 
 
 def activation(name: str) -> Activation:
-    """The function of that name.
+    """Return the function of that name.
 
     Raises:
         ConfigError: there is none; the message lists all.

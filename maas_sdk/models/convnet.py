@@ -31,7 +31,7 @@ __all__ = ["CONVNET_PRESETS", "ConvNet", "ConvNetConfig"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConvNetConfig:
-    """The arguments of ``ConvNet``, where a model goes by a configuration or a name."""
+    """Configuration of ``ConvNet``, for models that are made by configuration or name."""
 
     # K.
     classes: int = 10
@@ -48,7 +48,7 @@ class ConvNetConfig:
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
-        """A shape out of ``CONVNET_PRESETS``, with fields changed.
+        """Return a shape out of ``CONVNET_PRESETS``, with fields changed.
 
         Raises:
             ConfigError: no such preset or field, or a value that a field does not take.
@@ -108,7 +108,7 @@ class ConvNet(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> Self:
-        """The module that ``config`` describes; the other arguments are the constructor's."""
+        """Return the module that ``config`` describes; other arguments are the constructor's."""
         return cls(
             rngs=rngs,
             classes=config.classes,

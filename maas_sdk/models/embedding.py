@@ -1,4 +1,4 @@
-"""Tables of vectors: whole numbers become rows, and rows become logits again.
+"""Embedding tables: tokens → vectors, and vectors → logits.
 
 The rule it keeps: logits are float32 sums of products, whatever the operands are; what flows back
 through them is rounded to the operands' dtype first, so that the three largest products of a
@@ -69,7 +69,7 @@ def head(
     param_dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
 ) -> nnx.Linear:
-    """A dense layer whose outputs are float32 logits: float[…, inputs] → float32[…, outputs].
+    """Return a dense layer with float32 logits: float[…, inputs] → float32[…, outputs].
 
     Args:
         inputs: features that come in.
@@ -96,7 +96,7 @@ def head(
 def dot_general_float32(
     lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, **options: Any
 ) -> jax.Array:
-    """``jax.lax.dot_general`` with a float32 result; gradients run in the operands' dtypes."""
+    """Compute ``dot_general`` with a float32 result, gradients in the operands' dtypes."""
     return _dot_float32((dimension_numbers, tuple(sorted(options.items()))), lhs, rhs)
 
 

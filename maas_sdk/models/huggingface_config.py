@@ -1,4 +1,4 @@
-"""A configuration of transformers (its ``config.json``) as one of ours.
+"""Conversion of a configuration of transformers (``config.json``) to one of ours.
 
 The rule it keeps: what our modules do not do is refused, never silently left out; the result
 computes what transformers would.
@@ -19,7 +19,7 @@ __all__ = ["config_from_transformers"]
 
 
 def config_from_transformers(config: Mapping[str, Any], **changes: Any) -> Any:
-    """The configuration of the same model: GPT-2, Llama, BERT or ResNet.
+    """Return the configuration of the same model: GPT-2, Llama, BERT or ResNet.
 
     Args:
         config: the fields of ``config.json``.
@@ -43,7 +43,7 @@ def config_from_transformers(config: Mapping[str, Any], **changes: Any) -> Any:
 
 
 def _refuse(config: Mapping[str, Any], **expected: Any) -> None:
-    """Fields that, where they are given, must have the value of what our modules compute."""
+    """Refuse fields whose values our modules do not compute."""
     for name, value in expected.items():
         if config.get(name, value) != value:
             raise ConfigError(
@@ -157,7 +157,7 @@ def _resnet(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _classes(config: Mapping[str, Any]) -> int:
-    """The number of labels: named, as a rule, and left out where there are two."""
+    """Return the number of labels: named as a rule, left out where there are two."""
     labels = config.get("id2label")
     return len(labels) if labels else int(config.get("num_labels", 2))
 

@@ -1,4 +1,4 @@
-"""Weights of a torch checkpoint, in a module of ours.
+"""Import of a torch checkpoint's weights into a module of ours.
 
 The rule it keeps: every parameter gets its tensor and every tensor its parameter, in the right
 shape, or nothing is loaded and the message names what is missing, left over or ill-shaped. Tensors
@@ -43,7 +43,7 @@ def load_weights(
     param_dtype: DTypeLike = jnp.float32,
     put: Callable[[str, Array], Any] | None = None,
 ) -> Any:
-    r"""The module that ``config`` describes, with the weights of a checkpoint.
+    r"""Return the module that ``config`` describes, with the weights of a checkpoint.
 
     Names are those of transformers' GPT-2, Llama, BERT and ResNet, for an MLP and a
     ConvNet those of ``torch.nn.Sequential``, and for LSTM and GRU those of a module whose
@@ -120,7 +120,7 @@ def load_weights(
 def _plan(
     sources: Mapping[str, TensorSource], wanted: list[str], count: int
 ) -> dict[str, list[TensorSource]]:
-    """The sources of every wanted path: one, or one per layer where layers are stacked."""
+    """Return the sources of every wanted path: one, or one per layer where layers are stacked."""
     plan = {}
     for path in wanted:
         layers = [path]
@@ -143,7 +143,7 @@ def _is_stacked(path: str) -> bool:
 def _made(
     path: str, source: TensorSource, found: list[tuple[str, Array]], shape: tuple[int, ...]
 ) -> Array:
-    """One parameter out of its tensors, in its shape."""
+    """Make one parameter out of its tensors, in its shape."""
     try:
         value = source.make(*(tensor for _, tensor in found))
     except ValueError:
@@ -163,7 +163,7 @@ def _made(
 def _check_names(
     needed: set[str], names: Mapping[str, str], replaced: set[str], spare: tuple[str, ...]
 ) -> None:
-    """Every needed tensor is there; every other one is replaced, or matches a pattern of spares."""
+    """Check that every needed tensor exists and every other is replaced or a known spare."""
     if missing := sorted(needed - names.keys()):
         raise InputError(
             f"tensors missing: {_listed(missing)}; what no checkpoint holds can keep its initial "
@@ -197,7 +197,7 @@ def _matches(patterns: tuple[str, ...], name: str) -> bool:
 
 
 def _initial(make: Callable[[], Any], paths: set[str]) -> dict[str, Any]:
-    """Initial values of some leaves; compiled, so that the others are never computed."""
+    """Compute initial values of some leaves, compiled so that the others are skipped."""
     if not paths:
         return {}
 

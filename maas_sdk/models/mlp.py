@@ -29,7 +29,7 @@ __all__ = ["MLP", "MLP_PRESETS", "MLPConfig"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MLPConfig:
-    """The shape of a multi-layer perceptron."""
+    """Configuration of a multi-layer perceptron."""
 
     # D.
     features: int
@@ -49,7 +49,7 @@ class MLPConfig:
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
-        """A shape out of ``MLP_PRESETS``, with fields changed.
+        """Return a shape out of ``MLP_PRESETS``, with fields changed.
 
         Raises:
             ConfigError: no such preset or field, or a value that a field does not take.

@@ -33,7 +33,7 @@ def norm(
     param_dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
 ) -> nnx.LayerNorm | nnx.RMSNorm:
-    """A norm over the last dimension: float[…, D] → float[…, D].
+    """Return a norm over the last dimension: float[…, D] → float[…, D].
 
     Args:
         name: "layer" or "rms".
@@ -69,7 +69,7 @@ def batch_norm(
     param_dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
 ) -> nnx.BatchNorm:
-    """A norm over all dimensions but the last (Ioffe and Szegedy 2015): float[…, D] → float[…, D].
+    """Return a norm over all dimensions but the last (Ioffe and Szegedy 2015).
 
     Args:
         features: D.
@@ -96,7 +96,7 @@ def batch_norm(
 def _promote_all_but_statistics(
     values: tuple[Any, ...], /, *, dtype: Any = None, inexact: bool = True
 ) -> tuple[Any, ...]:
-    """What ``nnx.BatchNorm`` asks for; with the float32 statistics all would become float32."""
+    """Promote dtypes for ``nnx.BatchNorm`` without its float32 statistics."""
     x, mean, variance, scale, bias = values
     x, scale, bias = promote_dtype((x, scale, bias), dtype=dtype, inexact=inexact)
     return x, mean, variance, scale, bias

@@ -55,7 +55,7 @@ PRESETS: Final[Mapping[str, Any]] = MappingProxyType(
 
 
 def preset(name: str, **changes: Any) -> Any:
-    """The configuration of that name, of whatever architecture, with fields changed.
+    """Return the configuration of that name, of any architecture, with fields changed.
 
     Raises:
         ConfigError: no such name or field.
@@ -72,7 +72,7 @@ def make_model(
     dtype: DTypeLike | None = None,
     param_dtype: DTypeLike = jnp.float32,
 ) -> Any:
-    """The module that ``config`` describes, with initial parameters.
+    """Return the module that ``config`` describes, with initial parameters.
 
     Args:
         config: a configuration out of this package, or the name of a preset.
@@ -94,7 +94,7 @@ def make_model(
 
 
 def abstract_model(config: Any, *, param_dtype: DTypeLike = jnp.float32) -> Any:
-    """The same module with ``jax.ShapeDtypeStruct`` in place of arrays; see ``make_model``.
+    """Return the module with ``jax.ShapeDtypeStruct`` in place of arrays; see ``make_model``.
 
     An 8-billion-parameter decoder takes no memory and, with ``scan_layers``, under a second.
     """

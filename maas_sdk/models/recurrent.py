@@ -1,4 +1,4 @@
-"""A classifier of sequences: LSTM or GRU layers, and a head on what they end with.
+"""A classifier of sequences: LSTM or GRU layers, and a head on their last outputs.
 
 The rule it keeps: the cells' equations and biases are torch's, so its weights fit; a row may be
 shorter than its batch, and what lies behind its end changes nothing.
@@ -31,7 +31,7 @@ __all__ = ["RECURRENT_PRESETS", "GRUCell", "Recurrent", "RecurrentConfig"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecurrentConfig:
-    """The shape of a recurrent classifier."""
+    """Configuration of a recurrent classifier."""
 
     cell: Literal["lstm", "gru"] = "lstm"
     # D.
@@ -56,7 +56,7 @@ class RecurrentConfig:
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
-        """A shape out of ``RECURRENT_PRESETS``, with fields changed.
+        """Return a shape out of ``RECURRENT_PRESETS``, with fields changed.
 
         Raises:
             ConfigError: no such preset or field, or a value that a field does not take.
@@ -189,7 +189,7 @@ class Recurrent(nnx.Module):
         return logits
 
     def _steps(self, inputs: jax.Array) -> jax.Array:
-        """Inputs as float[B, T, D]."""
+        """Return the inputs as float[B, T, D]."""
         whole = jnp.issubdtype(inputs.dtype, jnp.integer)
         if self.embed is not None:
             if inputs.ndim != 2 or not whole:
@@ -209,14 +209,14 @@ class Recurrent(nnx.Module):
 
 
 def _directions(config: RecurrentConfig) -> tuple[str, ...]:
-    """In the order in which their outputs lie side by side."""
+    """Return directions in the order in which their outputs lie side by side."""
     return ("forward", "backward") if config.bidirectional else ("forward",)
 
 
 def _run(
     cell: Any, x: jax.Array, real: jax.Array | None, *, reverse: bool
 ) -> tuple[jax.Array, jax.Array]:
-    """All steps of one cell: (outputs [T, B, H], the output that it ends with [B, H])."""
+    """Run all steps of one cell: (outputs [T, B, H], the last output [B, H])."""
     kernel = cell.dense_h.kernel[...]
     dtype = cell.dtype or jnp.promote_types(x.dtype, kernel.dtype)
     zeros = jnp.zeros((x.shape[1], cell.hidden_features), dtype)

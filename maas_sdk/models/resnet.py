@@ -33,7 +33,7 @@ __all__ = ["RESNET_PRESETS", "ResNet", "ResNetBlock", "ResNetConfig"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResNetConfig:
-    """The shape of a residual network."""
+    """Configuration of a residual network."""
 
     # "basic": two 3×3 convolutions. "bottleneck": 1×1, 3×3, 1×1, four times as wide outside.
     block: Literal["basic", "bottleneck"]
@@ -73,7 +73,7 @@ class ResNetConfig:
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
-        """A shape out of ``RESNET_PRESETS``, with fields changed.
+        """Return a shape out of ``RESNET_PRESETS``, with fields changed.
 
         Raises:
             ConfigError: no such preset or field, or a value that a field does not take.
@@ -126,7 +126,7 @@ class _Normed(nnx.Module):
 
 
 class ResNetBlock(nnx.Module):
-    """Convolutions whose result is added to what came in: ``conv1``, ``norm1``, …, ``shortcut``.
+    """Residual block of convolutions: ``conv1``, ``norm1``, …, ``shortcut``.
 
     Args:
         inputs: channels that come in.

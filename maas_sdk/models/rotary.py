@@ -1,4 +1,4 @@
-"""Rotary position embedding: queries and keys are turned by an angle that grows with position.
+"""Rotary position embedding: queries and keys rotated by an angle that grows with position.
 
 The rule it keeps: angles, sines and cosines are float32 and are computed, not stored; only the
 turned vectors take the dtype of what came in.
@@ -24,7 +24,7 @@ __all__ = ["RotaryConfig", "rotate"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RotaryConfig:
-    """How fast each pair of features turns, and how Llama 3.1 slows the slow ones down."""
+    """Rotation speeds of the feature pairs, with Llama 3.1's scaling of the slow ones."""
 
     # Base of the geometric series of wavelengths; 10 000 in the paper, 500 000 in Llama 3.
     theta: float = 10_000.0
@@ -61,7 +61,7 @@ class RotaryConfig:
 
 
 def rotate(x: jax.Array, config: RotaryConfig, positions: jax.Array) -> jax.Array:
-    """Turn every head of ``x`` by its position.
+    """Rotate every head of ``x`` by its position.
 
     Args:
         x: queries or keys, float[B, T, N, H] with an even H.

@@ -1,4 +1,4 @@
-"""What all configurations of models check, and how a preset becomes one.
+"""Checks common to all configurations of models, and the reading of presets.
 
 The rule it keeps: a mistake is told with the name of the field, before a model is made.
 """
@@ -48,7 +48,7 @@ def check_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:
 def settings_of(
     kind: Any, presets: Mapping[str, Mapping[str, Any]], name: str, changes: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The fields of a preset with some changed.
+    """Return the fields of a preset with some changed.
 
     Args:
         kind: the configuration's class.

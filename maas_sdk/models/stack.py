@@ -1,4 +1,4 @@
-"""Equal blocks in a row: as a list, or as one block with stacked parameters.
+"""Stacks of equal blocks: a list, or one block with stacked parameters.
 
 The rule it keeps: one seed gives the same layers either way, and both compute the same. Stacked
 layers are traced and compiled once however many there are, and can be cut into pipeline stages
@@ -42,7 +42,7 @@ def check_remat(remat: bool | str) -> None:
 def make_layers(
     make: Callable[[nnx.Rngs], nnx.Module], *, count: int, scan: bool, rngs: nnx.Rngs
 ) -> Any:
-    """L blocks, each from a seed of its own.
+    """Make L blocks, each from its own seed.
 
     Args:
         make: makes one block.
@@ -90,7 +90,7 @@ def run_layers(
 
 
 def _body(graphdef: Any, call: Callable[[Any, jax.Array], jax.Array]) -> Any:
-    """A block as a pure function: (x, its state) → (output, what it changed)."""
+    """Return a block as a pure function: (x, its state) → (output, changed state)."""
 
     def body(x: jax.Array, state: Any) -> tuple[jax.Array, Any]:
         block: Any = nnx.merge(graphdef, state, copy=True)

@@ -1,4 +1,4 @@
-"""Where each of our parameters is found in a checkpoint of transformers or torch.
+"""Names of our parameters in checkpoints of transformers or torch.
 
 The rule it keeps: one table per architecture, from the path of our parameter to the names of the
 tensors it is made of and how; torch is not needed to read it, nor to use it.
@@ -36,7 +36,7 @@ class TensorSource:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How one architecture is stored."""
+    """Checkpoint layout of one architecture."""
 
     # (configuration, names that the checkpoint has) → sources by the path of our parameter.
     sources: Callable[[Any, list[str]], Mapping[str, TensorSource]]

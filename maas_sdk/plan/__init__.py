@@ -1,1 +1,1 @@
-"""What a training or serving step would do on a TPU slice, asked of the real TPU compiler."""
+"""Plans of training and serving steps on a TPU slice, made with the real TPU compiler."""

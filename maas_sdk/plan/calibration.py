@@ -1,4 +1,4 @@
-"""The constants of the roofline, fitted on published runs, and how far off it is on each.
+"""Constants of the roofline, fitted to published runs, and its error on each run.
 
 ``errors`` shows every run, those that were fitted and those that were not.
 
@@ -24,7 +24,7 @@ CONSTANTS: Final = Constants(efficiency={"v5e": 0.759, "v5p": 0.819, "v6e": 0.57
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Error:
-    """A published run and what is estimated for it."""
+    """A published run and its estimate."""
 
     run: Run
     # Share of peak.
@@ -32,12 +32,12 @@ class Error:
 
     @property
     def relative(self) -> float:
-        """Of the share of peak: 0.05 is five percent too optimistic."""
+        """Relative error of the share of peak: 0.05 is five percent too optimistic."""
         return self.estimated_mfu / self.run.mfu - 1
 
 
 def predicted_mfu(run: Run, constants: Constants) -> float:
-    """The share of peak that the roofline gives a published run."""
+    """Return the share of peak that the roofline gives a published run."""
     chip = run.slice.chip
     ways = run.slice.ways(run.slice.shape)
     volume = {"kind": "all-gather", "group_size": run.slice.chips, "ways": ways}
@@ -48,5 +48,5 @@ def predicted_mfu(run: Run, constants: Constants) -> float:
 
 
 def errors(constants: Constants = CONSTANTS) -> tuple[Error, ...]:
-    """Every published run beside its estimate."""
+    """Return every published run beside its estimate."""
     return tuple(Error(run=run, estimated_mfu=predicted_mfu(run, constants)) for run in RUNS)

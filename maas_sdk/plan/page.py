@@ -1,4 +1,4 @@
-"""Plans as people read them: a table of text, and a page with pictures.
+"""Reports of plans: a table as text, and a page with pictures.
 
 The rule it keeps: what the compiler said and what is estimated stand in different columns, and a
 layout without a figure has a reason in its place.
@@ -42,7 +42,7 @@ _CLASSES: Final = {
 
 
 def rows(comparison: Comparison) -> list[tuple[str, ...]]:
-    """A row of ``COLUMNS`` per plan."""
+    """Return a row of ``COLUMNS`` per plan."""
     best = comparison.recommended
     return [_row(one, one is best) for one in comparison.plans]
 
@@ -69,12 +69,12 @@ def _row(one: StepPlan, recommended: bool) -> tuple[str, ...]:
 
 
 def text_table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """Columns of equal width; the first to the left, the others to the right."""
+    """Return columns of equal width, the first left-aligned, the others right-aligned."""
     return "\n".join(columns([heads, *body]))
 
 
 def collective_rows(one: StepPlan) -> list[tuple[str, ...]]:
-    """(what, along, devices, times a step, sent per chip), those that send most first."""
+    """Return (what, along, devices, times a step, sent per chip), largest traffic first."""
     ordered = sorted(one.collectives, key=lambda c: -c["moved_bytes"])
     return [
         (
@@ -89,7 +89,7 @@ def collective_rows(one: StepPlan) -> list[tuple[str, ...]]:
 
 
 def calibration_rows() -> list[tuple[str, ...]]:
-    """(run, published, estimated, off by, what it was for), every run that is known."""
+    """Return (run, published, estimated, off by, use) for every known run."""
     return [
         (
             one.run.name,
@@ -103,7 +103,7 @@ def calibration_rows() -> list[tuple[str, ...]]:
 
 
 def html_page(title: str, comparison: Comparison) -> str:
-    """A page: the table, where memory and time go, collectives, how far off the estimate is."""
+    """Return a page: the table, memory and time, collectives, and the estimate's errors."""
     best = comparison.recommended
     shown = [one for one in comparison.plans if one.nbytes]
     found = {name for one in shown for name, nbytes in one.nbytes.items() if nbytes}

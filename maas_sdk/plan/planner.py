@@ -1,4 +1,4 @@
-"""Plans of one step under several layouts, and which of them to take.
+"""Plans of one step under several layouts, and the recommended one.
 
 The rule it keeps: a plan says what the compiler said (does it fit, bytes, collectives) apart from
 what is estimated (seconds, share of peak), and a layout that does not fit or cannot be compiled
@@ -27,7 +27,7 @@ _ALIKE: Final = 1.02
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepPlan:
-    """What one layout of a step would do on a slice."""
+    """Memory, time and collectives of one layout of a step on a slice."""
 
     label: str
     slice: Slice
@@ -58,16 +58,16 @@ class StepPlan:
 
     @property
     def moved_bytes(self) -> float:
-        """Sent over links by one chip in one step."""
+        """Bytes sent over links by one chip in one step."""
         return math.fsum(one["moved_bytes"] for one in self.collectives)
 
     @property
     def items_per_s(self) -> float | None:
-        """Of the whole slice."""
+        """Items per second of the whole slice."""
         return self.items / self.estimate.step_s if self.estimate and self.estimate.step_s else None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
+        """Return JSON-ready values."""
         return {
             "label": self.label,
             "slice": self.slice.name,
@@ -98,7 +98,7 @@ class Comparison:
 
     @property
     def recommended(self) -> StepPlan | None:
-        """The one to take; None when none fits."""
+        """The fastest plan that fits; None when none fits."""
         timed = [(p, p.estimate.step_s) for p in self.plans if p.fits and p.estimate]
         if not timed:
             return None
@@ -108,7 +108,7 @@ class Comparison:
 
     @property
     def reason(self) -> str:
-        """Why that one, in a sentence."""
+        """Reason for the recommendation, in a sentence."""
         best = self.recommended
         if all(p.fits is None for p in self.plans):
             return "none of these could be compiled"
@@ -125,7 +125,7 @@ class Comparison:
         return f"{best.label}: {others}, at {share:.0%} of a chip's memory"
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
+        """Return JSON-ready values."""
         best = self.recommended
         return {
             "recommended": None if best is None else best.label,
@@ -135,7 +135,7 @@ class Comparison:
 
 
 def axes_for(strategy: str, chips: int) -> dict[str, int]:
-    """The mesh that a strategy takes on so many chips when none is given.
+    """Return the mesh of a strategy on so many chips when none is given.
 
     ``fsdp+tensor`` gets the most square one whose tensor axis has at most eight chips: more cut the
     products of one layer too thin.
@@ -154,7 +154,7 @@ def plan(
     constants: Constants = CONSTANTS,
     on_plan: Callable[[StepPlan], None] = lambda _: None,
 ) -> Comparison:
-    """Compile each job for its slice and put the answers side by side.
+    """Compile each job for its slice and compare the results.
 
     Args:
         jobs: the layouts to compare; labels tell them apart.
@@ -177,7 +177,7 @@ def plan(
 
 
 def make_plan(answer: Answer, constants: Constants = CONSTANTS) -> StepPlan:
-    """A job's answer as a plan."""
+    """Convert a job's answer to a plan."""
     job, result = answer.job, answer.result
     target = parse_slice(job.slice)
     if result is None:

@@ -1,4 +1,4 @@
-"""Published training runs on TPU slices: what the estimate is calibrated on and judged by.
+"""Published training runs on TPU slices, for calibrating and judging the estimate.
 
 ``published.toml`` holds each run with its source and with what the source leaves open; everything
 computed from it is a formula here, not a number.
@@ -50,11 +50,11 @@ class PublishedShape:
 
     @property
     def parameters(self) -> int:
-        """All weights, the table of tokens included, norms left out."""
+        """Number of weights, the token table included, norms left out."""
         return sum(self.products.values()) + self.features * self.vocab_size
 
     def forward_flops(self, name: str, length: int) -> float:
-        """Operations per token of one product's forward pass; ``"attention"`` is both its squares.
+        """Operations per token of each product forward; ``"attention"`` is both its squares.
 
         Args:
             name: one of ``products``, or "attention".
@@ -92,23 +92,23 @@ class Run:
 
     @property
     def tokens(self) -> int:
-        """Of one chip in one step."""
+        """Tokens of one chip in one step."""
         return self.rows * self.length
 
     @property
     def model_flops(self) -> float:
-        """Of one chip in one step."""
+        """Model operations of one chip in one step."""
         return self.tokens * self.shape.model_flops(self.length)
 
     @property
     def chip_flops(self) -> float:
-        """The same with what is computed again."""
+        """Operations of one chip in one step, recomputation included."""
         again = sum(self.shape.forward_flops(name, self.length) for name in self.recomputed)
         return self.tokens * (self.shape.model_flops(self.length) + again)
 
     @property
     def moved_bytes(self) -> float:
-        """Sent by one chip in one step: weights gathered twice, gradients scattered, in bfloat16.
+        """Bytes sent by one chip in one step, bfloat16: weights gathered twice, gradients once.
 
         Rajbhandari et al. 2020 (ZeRO), section 7.2.2.
         """

@@ -1,4 +1,4 @@
-"""What ``maas plan`` compiles: named models, and modules of one's own, as programs of shapes.
+"""Recipes of ``maas plan``: named models, and the user's own modules, as programs of shapes.
 
 The rule it keeps: called in the process that compiles, never in the one that asks; options are JSON
 values. See ``tpu.program``.
@@ -43,7 +43,7 @@ def train(
     changes: Mapping[str, Any] | None = None,
     example: str | None = None,
 ) -> PlannedProgram:
-    """A recipe: a training step.
+    """Recipe of a training step.
 
     Args:
         mesh: of the slice.
@@ -87,7 +87,7 @@ def serve(
     changes: Mapping[str, Any] | None = None,
     example: str | None = None,
 ) -> PlannedProgram:
-    """A recipe: a serving step; arguments as of ``train``, and ``phase``.
+    """Recipe of a serving step; arguments as of ``train``, and ``phase``.
 
     Raises:
         ConfigError: a decode step, or one in int8, of anything but a decoder of Llama's shape.
@@ -122,7 +122,7 @@ def _config(name: str, length: int, changes: Mapping[str, Any]) -> DecoderConfig
 
 
 def _like_llama(config: DecoderConfig) -> bool:
-    """Whether ``plan.serving`` does the arithmetic of such a decoder."""
+    """Return True when ``plan.serving`` does the arithmetic of such a decoder."""
     return config.gated and config.rotary is not None and not config.use_bias
 
 
@@ -143,7 +143,7 @@ def _factory(reference: str) -> Callable[[], Any]:
 
 
 def _inputs(example: str, rows: int) -> Any:
-    """The example's shape with B rows."""
+    """Return the example's shape with B rows."""
     found = load_object(example)
     shape, dtype = tuple(found.shape), found.dtype
     return jax.ShapeDtypeStruct((rows, *shape[1:]), dtype)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""How long a step takes: a roofline of matrix unit, main memory and links.
+"""Estimated time of a step: a roofline of matrix unit, main memory and links.
 
 The rule it keeps: the estimate is a sum that can be checked by hand. The compiler's own estimate is
 not used: on sharded programs with loops it comes back negative.
@@ -28,7 +28,7 @@ __all__ = ["Constants", "Estimate", "estimate", "links_s", "step_s"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Constants:
-    """What a roofline does not know by itself."""
+    """Constants of the roofline, fitted to published runs."""
 
     # Chip → share of the matrix unit's peak that large products reach, 0 to 1.
     efficiency: Mapping[str, float]
@@ -38,7 +38,7 @@ class Constants:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """Seconds of one step, and where they go."""
+    """Seconds of one step, and their parts."""
 
     # Instruction by instruction.
     core_s: float
@@ -55,12 +55,12 @@ class Estimate:
 
 
 def step_s(core: float, hbm: float, links: float, hidden: float) -> float:
-    """Seconds of a step out of its three parts."""
+    """Combine the three parts of a step into its seconds."""
     return max(max(core, hbm) + (1 - hidden) * links, links)
 
 
 def links_s(collectives: Sequence[Mapping[str, Any]], chip: Chip) -> float:
-    """Seconds on the links, of collectives as ``child`` describes them.
+    """Return seconds on the links, of collectives as ``child`` describes them.
 
     An all-to-all's bytes travel a quarter of the ring on average.
     """
@@ -80,7 +80,7 @@ def estimate(
     chips: int,
     constants: Constants,
 ) -> Estimate:
-    """The roofline of a compiled program.
+    """Estimate the roofline time of a compiled program.
 
     Args:
         work: rows of (times, flops, int8 operations, bytes, beside), of one chip.

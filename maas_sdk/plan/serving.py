@@ -1,4 +1,4 @@
-"""The serving step of a decoder of Llama's shape, to plan with: a prefill, or one token decoded.
+"""The serving step of a decoder of Llama's shape, for planning: a prefill, or one token decoded.
 
 The rule it keeps: shapes and arithmetic are those of a served model (weights in bfloat16, or in
 int8 with a float32 scale per output channel; a cache of keys and values; logits of the last
@@ -42,7 +42,7 @@ def serving_step(
     phase: str = "prefill",
     precision: str = "bf16",
 ) -> PlannedProgram:
-    """A recipe: one prefill of B rows of T tokens, or one token for each of B rows.
+    """Recipe of one prefill of B rows of T tokens, or one token for each of B rows.
 
     Args:
         mesh: rows are cut over its axes ``data`` and ``fsdp``, weights over ``fsdp`` and
@@ -111,7 +111,7 @@ def _leaf(mesh: Mesh, shape: tuple[int, ...], dtype: Any, *spec: Any) -> Any:
 
 
 def _weights(decoder: PublishedShape, mesh: Mesh, precision: str) -> dict[str, Any]:
-    """Shapes of all weights: products as [L, in, out], in int8 with scales [L, out]."""
+    """Return shapes of all weights: products as [L, in, out], int8 with scales [L, out]."""
     layers, features = decoder.layers, decoder.features
     head = features // decoder.heads
     outputs = {
@@ -164,7 +164,7 @@ def _norm(x: jax.Array, scale: jax.Array) -> jax.Array:
 
 
 def _rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
-    """Rotary positions: [B, T, heads, H], positions [T]."""
+    """Apply rotary positions: [B, T, heads, H], positions [T]."""
     half = x.shape[-1] // 2
     angles = positions[:, None] * 10000.0 ** (-jnp.arange(half) / half)
     sin, cos = jnp.sin(angles)[None, :, None], jnp.cos(angles)[None, :, None]
@@ -175,7 +175,7 @@ def _rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
 def _forward(
     decoder: PublishedShape, weights: Any, tokens: Any, keys: Any, values: Any, *, decode: bool
 ) -> Any:
-    """(logits [B, V] of the last position, keys, values) with the caches [L, B, S, K, H] filled."""
+    """Return (logits [B, V] of the last position, keys, values); caches [L, B, S, K, H] filled."""
     length = keys.shape[2]
     head = decoder.features // decoder.heads
     at = length - 1 if decode else 0

@@ -1,4 +1,4 @@
-"""A training step, or a forward pass, of any module as a program to plan with: shapes only.
+"""A training step or forward pass of any module as a program to plan with, in shapes only.
 
 The rule it keeps: what is compiled is the very step that ``Trainer`` runs
 (``state.create_train_state``, ``step.make_train_step``), laid out by the same rules
@@ -45,18 +45,18 @@ _KINDS: Final = {"params": "weights", "opt_state": "optimizer", "ema": "optimize
 
 
 def from_seed(make: Callable[[nnx.Rngs], nnx.Module]) -> Callable[[], nnx.Module]:
-    """A factory out of one that takes the source of its random numbers."""
+    """Wrap a factory that takes a random key into one that takes a seed."""
     return lambda: make(nnx.Rngs(0))
 
 
 def language_batch(rows: int, length: int) -> dict[str, Any]:
-    """The shapes of B rows of T tokens and the tokens that follow them."""
+    """Return the shapes of B rows of T tokens and the tokens that follow them."""
     tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32)  # type: ignore[no-untyped-call]
     return {"inputs": tokens, "labels": tokens}
 
 
 def mean_square(model: Any, batch: Batch) -> tuple[jax.Array, Metrics]:
-    """A loss for models whose own is not known: products cost the same whatever they lead to."""
+    """Compute a stand-in loss for any model: products cost the same whatever the loss is."""
     loss = jnp.mean(jnp.square(model(batch["inputs"]).astype(jnp.float32)))
     return loss, {"loss": mean_of(loss[None])}
 
@@ -74,7 +74,7 @@ def train_program(
     items: int = 0,
     item_name: str = "rows",
 ) -> PlannedProgram:
-    """One training step on a mesh.
+    """Return one training step on a mesh.
 
     Args:
         make_model: makes the module; it is only traced.
@@ -141,7 +141,7 @@ def forward_program(
     items: int = 0,
     item_name: str = "rows",
 ) -> PlannedProgram:
-    """One call of a module on a batch, as a served program does it: weights in the compute dtype.
+    """Return one call of a module on a batch, as served: weights in the compute dtype.
 
     Args:
         make_model: makes the module; it is only traced.
@@ -195,7 +195,7 @@ def forward_program(
 
 
 def _kind(path: tuple[Any, ...], _: Any) -> str:
-    """What the memory of a state's leaf is used for, by the field that it is in."""
+    """Return the kind of memory of a state's leaf, by the field that it is in."""
     return _KINDS.get(path[0].name, "other")
 
 

@@ -1,4 +1,4 @@
-"""The lean runtime: a bundle in, answers out, with numpy and jaxlib and nothing of jax.
+"""The lean runtime: load a bundle and answer, with numpy and jaxlib but without jax.
 
 from maas_sdk.runtime import load
 

@@ -1,4 +1,4 @@
-"""A batch of any size on programs compiled for a few: pad up, or split above the largest.
+"""Bucketing: a batch of any size on fixed batch sizes, padded up or split above the largest.
 
 B is the number of rows that came, b a compiled batch size (a bucket).
 """
@@ -16,7 +16,7 @@ __all__ = ["pad_rows", "plan"]
 
 
 def plan(rows: int, buckets: Sequence[int], *, row_independent: bool) -> list[tuple[int, int, int]]:
-    """Runs that answer ``rows`` rows, as (start, stop, bucket) in order.
+    """Return runs that answer ``rows`` rows, as (start, stop, bucket) in order.
 
     As many of the largest bucket as fill up, then the smallest that holds the rest; its padding is
     ``bucket - (stop - start)`` rows. No rows need no run.
@@ -52,7 +52,7 @@ def plan(rows: int, buckets: Sequence[int], *, row_independent: bool) -> list[tu
 
 
 def pad_rows(array: Array, bucket: int) -> Array:
-    """[B, …] → [bucket, …], zeros after the rows; the array itself if B is the bucket."""
+    """Pad [B, …] → [bucket, …] with zeros; the array itself if B is the bucket."""
     rows = array.shape[0]
     if rows == bucket:
         return array

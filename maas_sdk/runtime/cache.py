@@ -21,7 +21,7 @@ __all__ = ["CompileCache", "default_cache_dir"]
 
 
 def default_cache_dir() -> Path:
-    """``MAAS_CACHE_DIR``, or maas-sdk below the user's cache folder."""
+    """Return ``MAAS_CACHE_DIR``, or maas-sdk below the user's cache folder."""
     named = os.environ.get("MAAS_CACHE_DIR")
     if named:
         return Path(named)
@@ -43,13 +43,13 @@ class CompileCache:
 
     @staticmethod
     def key(program_sha256: str, *, jaxlib: str, arch: str, cpu_features: Iterable[str]) -> str:
-        """What an executable depends on, as one hash."""
+        """Return the hash of everything that an executable depends on."""
         flags = os.environ.get("XLA_FLAGS", "")
         parts = [program_sha256, jaxlib, arch, ",".join(sorted(cpu_features)), flags]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def get(self, key: str) -> bytes | None:
-        """The executable, or None if there is none that can be trusted."""
+        """Return the executable, or None if there is none that can be trusted."""
         if self.disabled:
             return None
         try:

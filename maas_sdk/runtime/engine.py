@@ -1,4 +1,4 @@
-"""A loaded bundle that answers: inputs by name in, outputs by name out.
+"""A loaded bundle: named inputs in, named outputs out.
 
 The rule: what depends on the request alone is done per request; everything else was done at load.
 An engine is safe to call from many threads at once, and all of them share one copy of the weights:
@@ -25,7 +25,7 @@ __all__ = ["Engine", "LoadReport", "LoadedProgram"]
 
 
 class LoadReport(NamedTuple):
-    """How a bundle was loaded."""
+    """Tiers, stages and seconds of a load."""
 
     tier: Tier
     # Name of the target; None for the program tier.
@@ -59,7 +59,7 @@ class LoadedProgram:
         self._outputs = {bucket: self._result_specs(bucket) for bucket in program.buckets}
 
     def executable(self, bucket: int) -> Executable:
-        """The executable of a bucket, loaded once however many threads ask."""
+        """Return the executable of a bucket, loaded once however many threads ask."""
         found = self._executables.get(bucket)
         if found is None:
             with self._lock:
@@ -124,7 +124,7 @@ class LoadedProgram:
 
 
 class Engine:
-    """A model, loaded. Thread-safe.
+    """A loaded model. Thread-safe.
 
     Attributes:
         manifest: the bundle's.
@@ -186,7 +186,7 @@ class Engine:
     def predict(
         self, x: Array | Mapping[str, Array], *, program: str = "predict"
     ) -> Array | dict[str, Array]:
-        """Answer one batch of a program, by the shortest spelling.
+        """Answer one batch of a program, by the shortest call.
 
         Args:
             x: the array, if the program has one input; arrays by name otherwise.
@@ -207,7 +207,7 @@ class Engine:
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
     def prime(self) -> None:
-        """Run every program's golden inputs once and hold the answers to the golden outputs.
+        """Run every program's golden inputs once and compare with the golden outputs.
 
         Raises:
             ModelError: an answer is off by more than the tolerance that export verified.
@@ -223,11 +223,11 @@ class Engine:
 
     @property
     def fault(self) -> MaasError | None:
-        """What every call raises from now on, if anything: see ``poison``."""
+        """The error that every call raises from now on, if any: see ``poison``."""
         return self._fault
 
     def poison(self, error: MaasError) -> None:
-        """From now on every call raises ``error``: what was loaded proved not to be trusted."""
+        """Make every later call raise ``error``, since the loaded files cannot be trusted."""
         self._fault = error
 
     def close(self) -> None:

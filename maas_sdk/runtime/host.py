@@ -1,4 +1,4 @@
-"""This machine: its architecture and what its processor can do, in LLVM's words.
+"""This machine: its architecture and its processor's features, as LLVM names.
 
 At load XLA only logs which features of an executable the host lacks; the first missing instruction
 then ends the process with SIGILL. So they are compared with this list before anything is
@@ -56,14 +56,14 @@ _KERNEL_NAMES: Final = {
 
 
 def machine() -> str:
-    """The architecture, as ``platform.machine()`` says it: "x86_64", "aarch64"."""
+    """Return the architecture, as ``platform.machine()`` does: "x86_64", "aarch64"."""
     # What the module ``platform`` asks on Linux and macOS; importing that module is slow.
     return os.uname().machine
 
 
 @lru_cache(maxsize=1)
 def cpu_features() -> frozenset[str]:
-    """LLVM names of what this processor can do; empty where the kernel does not tell."""
+    """Return LLVM names of the processor's features; empty where the kernel hides them."""
     return _features_of_cpuinfo(_read_cpuinfo())
 
 

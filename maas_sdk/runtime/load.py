@@ -1,4 +1,4 @@
-"""A bundle on disk becomes an engine.
+"""Loading of a bundle from disk into an engine.
 
 Loading is mostly waiting for different things (a hash, the XLA client, pages of a file), so they
 run side by side. The rule of the order: hashes are checked before what they cover is opened.
@@ -46,7 +46,7 @@ _CHECK_AFTER_S: Final = 0.5
 
 
 def local_host(client: xla.XlaClient | None = None) -> Host:
-    """This machine, as far as it decides the tier: its processor, or a client's accelerator."""
+    """Return the properties that decide the tier: the processor, or a client's accelerator."""
     if client is not None and client.platform != "cpu":
         return Host(platform=client.platform, arch=client.arch, jaxlib=xla.jaxlib_build())
     return Host(
@@ -67,7 +67,7 @@ def load(
     trusted_keys: TrustedKeys = None,
     decryption_key: str | None = None,
 ) -> Engine:
-    """Load a bundle; the first bucket of every program is ready to run when this returns.
+    """Load a bundle; return when the first bucket of every program is ready to run.
 
     Args:
         path: the bundle's folder.
@@ -108,7 +108,7 @@ def load(
 
 
 class Prepared:
-    """A bundle as far as it can be loaded before a fork, which many processes may finish.
+    """A bundle loaded as far as possible before a fork, to be finished in many processes.
 
     It is opened, its hashes are checked, the tier is chosen, the weights are mapped and the first
     executables read. No thread is started, no XLA client made, no code of the bundle run.
@@ -125,7 +125,7 @@ class Prepared:
         trusted_keys: TrustedKeys = None,
         decryption_key: str | None = None,
     ) -> None:
-        """Arguments and errors are those of ``load``."""
+        """Prepare a bundle. Arguments and errors are those of ``load``."""
         self._clock = clock = _Stages()
         with clock("bundle"):
             self._bundle = bundle = open_bundle(
@@ -157,7 +157,7 @@ class Prepared:
                     self._read[path_in_bundle] = bundle.read(path_in_bundle)
 
     def load(self) -> Engine:
-        """Finish, in the process that will use the engine. Raises as the function ``load``."""
+        """Finish in the process that will use the engine. Raises as the function ``load``."""
         bundle, weights = self._bundle, self._weights
         clock = self._clock.copy()
         threading.Thread(target=weights.prefault, name="maas-prefault", daemon=True).start()
@@ -198,7 +198,7 @@ class Prepared:
     def _programs(
         self, client: xla.XlaClient, choice: Choice, buffers: Mapping[str, xla.Buffer]
     ) -> dict[str, LoadedProgram]:
-        """Every program, its first bucket loaded."""
+        """Return every program, its first bucket loaded."""
         programs = {}
         for name, program in self._bundle.manifest.programs.items():
             loaded = LoadedProgram(
@@ -214,7 +214,7 @@ class Prepared:
 
 
 def _plugin(bundle: Bundle, platform: str | None) -> Plugin | None:
-    """The plugin that the bundle is to run by; None for the processor."""
+    """Return the plugin for the bundle's platform; None for the processor."""
     offered = {target.platform for target in bundle.manifest.targets.values()}
     if not (platform or "MAAS_PLATFORM" in os.environ or offered - {"cpu"}):
         return None
@@ -238,7 +238,7 @@ def _register_custom_calls(bundle: Bundle, client: xla.XlaClient) -> None:
 
 
 class _Stages:
-    """Seconds per named stage; a stage that comes again adds to its own."""
+    """Seconds per named stage; a repeated stage is added up."""
 
     def __init__(self, timings_s: Mapping[str, float] | None = None) -> None:
         self.timings_s = dict(timings_s or {})
@@ -255,7 +255,7 @@ class _Stages:
 
 
 def _arrays(bundle: Bundle, weights: Weights) -> dict[str, Array]:
-    """The weights that the programs take, by name: mapped, or decoded where they are encoded."""
+    """Return the programs' weights by name: mapped, or decoded where they are encoded."""
     encodings = bundle.manifest.encodings
     names = [name for program in bundle.manifest.programs.values() for name in program.weights]
     for name in names:
@@ -283,7 +283,7 @@ def _loader(
     program: str,
     read: Mapping[str, bytes],
 ) -> Callable[[int], xla.Executable]:
-    """What loads the executable of one program by bucket; ``read`` has what was read before."""
+    """Return a loader of one program's executables by bucket; ``read`` has bytes read before."""
     if choice.target is not None:
         target = choice.target
 

@@ -1,4 +1,4 @@
-"""Accelerators: which of them this machine has, and the library that drives one.
+"""Accelerators of this machine, and the library that drives each.
 
 XLA drives a TPU or a GPU through a PJRT plugin, a shared library that comes as a package of its
 own. The rule: it is found as a file, by the name of its package, and never imported, since those
@@ -78,7 +78,7 @@ class Plugin(NamedTuple):
 
 
 def has_device(platform: str) -> bool:
-    """Whether the kernel shows a device of a platform to this process."""
+    """Return True when the kernel shows a device of a platform to this process."""
     return any(glob.glob(pattern) for pattern in _DEVICES.get(platform, ()))
 
 
@@ -87,7 +87,7 @@ def wanted_platform(
     offered: Iterable[str],
     environment: Mapping[str, str] = os.environ,
 ) -> str:
-    """The platform to run on.
+    """Return the platform to run on.
 
     Args:
         platform: the caller's word; None: ``MAAS_PLATFORM``; without either, a platform that the
@@ -105,7 +105,7 @@ def wanted_platform(
 
 
 def find_plugin(platform: str, environment: Mapping[str, str] = os.environ) -> Plugin:
-    """The plugin of a platform other than "cpu".
+    """Return the plugin of a platform other than "cpu".
 
     Raises:
         ConfigError: ``MAAS_PJRT_PLUGIN`` names no file, or no plugin is known by that name.
@@ -168,7 +168,7 @@ def _package_folders() -> list[Path]:
 
 
 def _nvidia_libraries(nvidia: Iterable[Path]) -> tuple[str, ...]:
-    """Files of the installed packages of NVIDIA; what is not there the loader of the system has."""
+    """Return files of NVIDIA's installed packages; the system's loader finds the others."""
     found = []
     for folder in nvidia:
         for package, name in _NVIDIA:

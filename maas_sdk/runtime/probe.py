@@ -1,4 +1,4 @@
-"""Whether functions bound by nanobind still take what they are called with.
+"""Check that functions bound by nanobind still take the arguments of our calls.
 
 jaxlib's classes and functions are private to it: a release may drop an argument and keep the
 name (0.11.2 did). nanobind writes each function's signature beside it, as text. Comparing that
@@ -43,7 +43,7 @@ def arguments(function: object) -> list[dict[str, bool]]:
 
 
 def misfits(module: object, calls: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Return what of ``calls`` the module lacks, or takes other arguments for; in words.
+    """Describe the ``calls`` that the module lacks or takes other arguments for.
 
     Args:
         module: holds the functions, under dotted names such as "Client.compile_and_load".

@@ -1,4 +1,4 @@
-"""Which of a bundle's three tiers this host can run, and why.
+"""Choice among a bundle's three tiers on this host, with the reason.
 
 1. executable: compiled ahead of time, by the same build of jaxlib, for this platform, and the
    processor has every feature that it needs.
@@ -23,7 +23,7 @@ Tier = Literal["executable", "program"]
 
 
 class Host(NamedTuple):
-    """What of this machine decides."""
+    """Properties of this machine that decide the tier."""
 
     platform: str
     arch: str
@@ -34,7 +34,7 @@ class Host(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The tier to open, and why not a better one."""
+    """The tier to open, and the reason against a better one."""
 
     tier: Tier
     # The target whose executables fit; None for the program tier.
@@ -44,7 +44,7 @@ class Choice(NamedTuple):
 
 
 def obstacle(target: Target, host: Host) -> str | None:
-    """Why a target's executables cannot run on a host; None if they can."""
+    """Return the reason why a target's executables cannot run on a host; None if they can."""
     if (target.platform, target.arch) != (host.platform, host.arch):
         return (
             f"made for {target.platform} {target.arch}, this machine is {host.platform} {host.arch}"
@@ -58,7 +58,7 @@ def obstacle(target: Target, host: Host) -> str | None:
 
 
 def choose(manifest: Manifest, host: Host, *, wanted: Tier | None = None) -> Choice:
-    """The best tier, or the one that is ``wanted``.
+    """Return the best tier, or the one that is ``wanted``.
 
     Among executables that fit, the one compiled for the most features is taken.
 

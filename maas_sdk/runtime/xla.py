@@ -142,12 +142,12 @@ def _refuse_unless_it_takes(calls: Mapping[str, tuple[str, ...]], sentence: str)
 
 
 def jaxlib_build() -> str:
-    """Version and commit of jaxlib, such as "0.10.2+990e6a0b"; executables do not cross builds."""
+    """Return jaxlib's version and commit, such as "0.10.2+990e6a0b"; no cross-build use."""
     return f"{_version.__version__}+{getattr(_version, '_git_hash', 'unknown')[:8]}"
 
 
 def portable_artifact(module: str, version: str) -> bytes:
-    """StableHLO as text to the bytes that ``Client.compile`` takes.
+    """Convert StableHLO text to the bytes that ``Client.compile`` takes.
 
     Args:
         module: an MLIR module of the StableHLO and CHLO dialects.
@@ -164,7 +164,7 @@ def portable_artifact(module: str, version: str) -> bytes:
 
 
 class _Aval:
-    """What jaxlib asks of an abstract value."""
+    """Attributes that jaxlib reads from an abstract value."""
 
     __slots__ = ("dtype", "shape", "weak_type")
 
@@ -175,7 +175,7 @@ class _Aval:
 
 
 class _Sharding(_jax.SingleDeviceSharding):  # type: ignore[misc]
-    """One device, the default memory; what ``batched_device_put`` asks of a sharding."""
+    """Attributes that ``batched_device_put`` reads from a sharding: one device, default memory."""
 
     memory_kind = None
 
@@ -184,7 +184,7 @@ class _Sharding(_jax.SingleDeviceSharding):  # type: ignore[misc]
 
 
 class XlaClient:
-    """One device of this process, for XLA: its CPU, or an accelerator's first. Thread-safe.
+    """Client of one device of this process: its CPU, or its first accelerator. Thread-safe.
 
     Attributes:
         platform: "cpu", or the plugin's.
@@ -258,7 +258,7 @@ class XlaClient:
             ) from error
 
     def load(self, serialized: bytes) -> Executable:
-        """An executable from its serialized form.
+        """Load an executable from its serialized form.
 
         This runs the bytes as code. Check their hash, jaxlib's build and the processor's features
         first: XLA only logs a mismatch, and may die of SIGILL later.
@@ -315,7 +315,7 @@ class Executable:
         self._handlers: list[Any] | None = None
 
     def serialize(self) -> bytes:
-        """The bytes that ``Client.load`` takes."""
+        """Return the bytes that ``Client.load`` takes."""
         data: bytes = self._loaded.serialize()
         return data
 
@@ -428,7 +428,7 @@ def _plugin_client(plugin: Plugin) -> Any:
 
 
 def _arch(device: Any) -> str:
-    """What a bundle's targets call this kind of device."""
+    """Return the name of this kind of device in a bundle's targets."""
     capability = getattr(device, "compute_capability", None)
     if isinstance(capability, str) and capability:
         return "sm" + capability.replace(".", "")
@@ -440,7 +440,7 @@ _registered: set[str] = set()
 
 
 def register_custom_calls(names: Iterable[str]) -> None:
-    """Make LAPACK functions that jaxlib ships known to XLA, so that programs may call them.
+    """Register with XLA the LAPACK functions that jaxlib ships, for use by programs.
 
     Args:
         names: targets of the program's custom calls, such as ``lapack_spotrf_ffi``.

@@ -1,4 +1,4 @@
-"""How a model and its batches are laid over devices: the mesh and the rules on it."""
+"""Layout of a model and its batches over devices: the mesh and the rules on it."""
 
 from maas_sdk.sharding.explain import explain
 from maas_sdk.sharding.layout import Layout, lay_out, place, place_batch, state_shardings

@@ -1,4 +1,4 @@
-"""Activations keep their rows cut: what makes FSDP gather weights instead of moving activations.
+"""Activations sharded by rows, so that FSDP gathers weights instead of moving activations.
 
 With weights and rows cut over the same mesh axis, a product's partitioning is ambiguous, and left
 to itself the compiler cuts features and puts all rows on every device: for an 8-billion-parameter
@@ -28,7 +28,7 @@ Module = TypeVar("Module", bound=nnx.Module)
 
 
 def keep_rows_cut(model: Module, mesh: Mesh, rows: int) -> Module:
-    """A module like ``model`` whose parts all hand on their rows cut over the mesh.
+    """Return a copy of ``model`` whose parts keep their activations sharded by rows.
 
     It has variables of its own over the same arrays, and a state of the same structure. Where the
     mesh has no axis ``fsdp`` nothing is ambiguous, and the model itself is returned.

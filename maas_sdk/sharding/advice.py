@@ -1,4 +1,4 @@
-"""What is worth saying about a layout: rules without effect, a model that is mostly whole.
+"""Warnings about a layout: rules without effect, a mostly replicated model.
 
 The rule it keeps: each warning names the parameter or the rule, and says what to do.
 """
@@ -23,7 +23,7 @@ MAX_REPLICATED_SHARE: Final = 0.02
 
 
 def unmatched(rules: Sequence[Rule], rows: Sequence[LeafPlan]) -> tuple[str, ...]:
-    """Rules of the user's that decide about nothing, each with what to do."""
+    """Return the user's rules that match nothing, each with advice."""
     said = []
     for rule in rules:
         if any(row.source == "rule" and row.matched == str(rule) for row in rows):
@@ -46,7 +46,7 @@ def unmatched(rules: Sequence[Rule], rows: Sequence[LeafPlan]) -> tuple[str, ...
 def unused_axes(
     rows: Sequence[LeafPlan], name: str, axes: Sequence[str], mesh: Mapping[str, int]
 ) -> tuple[str, ...]:
-    """Axes that a strategy needs and the mesh lacks, and those that only repeat work."""
+    """Return axes that a strategy needs and the mesh lacks, and those that only repeat work."""
     said = [
         f"strategy {name!r} cuts weights over {axis!r}, which this mesh ({', '.join(mesh)}) does "
         f"not have, so nothing is cut along it; make the mesh with mesh_for({name!r})"
@@ -66,7 +66,7 @@ def unused_axes(
 def mostly_whole(
     rows: Sequence[LeafPlan], name: str, axes: Sequence[str], mesh: Mapping[str, int]
 ) -> tuple[str, ...]:
-    """Whether more of the model is whole on every device than a strategy that cuts should leave."""
+    """Warn when more of the model is replicated than a sharding strategy should leave."""
     parts = math.prod(mesh.get(axis, 1) for axis in axes)
     share = replicated_share(rows)
     if parts == 1 or share <= MAX_REPLICATED_SHARE:
@@ -86,13 +86,13 @@ def mostly_whole(
 
 
 def replicated_share(rows: Sequence[LeafPlan]) -> float:
-    """Of all bytes, the share that every device holds whole; 0 when there are none."""
+    """Return the share of all bytes that every device holds whole; 0 when there are none."""
     total = sum(row.nbytes for row in rows)
     return sum(row.nbytes for row in rows if row.whole) / total if total else 0.0
 
 
 def _nearest(pattern: str, paths: Sequence[str]) -> str | None:
-    """The path of which some part, of as many keys as the pattern has, looks most like it."""
+    """Return the path with a part, of the pattern's length in keys, that looks most like it."""
     word = re.sub(r"[^\w/]", "", pattern)
     length = word.count("/") + 1
 

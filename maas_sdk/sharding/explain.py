@@ -1,4 +1,4 @@
-"""What a layout means, for people: a table per parameter, totals, and what to mend.
+"""Explanation of a layout: a table per parameter, totals, and warnings.
 
     print(explain(lay_out(model, mesh, strategy="fsdp")).table())
 
@@ -50,7 +50,7 @@ class Explanation:
         return sum(row.bytes_per_device for row in self.rows)
 
     def table(self, *, rows: int | None = None) -> str:
-        """Plain text: the mesh, a line per parameter, totals, warnings.
+        """Return plain text: the mesh, a line per parameter, totals, warnings.
 
         Args:
             rows: at most so many parameters, the largest first; None is all, in the tree's order.
@@ -74,7 +74,7 @@ class Explanation:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as JSON-able values."""
+        """Return the explanation as JSON-able values."""
         return {
             "strategy": self.strategy,
             "mesh": [
@@ -102,7 +102,7 @@ class Explanation:
 
 
 def explain(layout: Layout) -> Explanation:
-    """Say how each parameter lies, why, and what of it is worth mending."""
+    """Explain the sharding of each parameter, the reason, and possible improvements."""
     return Explanation(
         strategy=layout.strategy,
         axes=describe_mesh(layout.mesh),

@@ -1,4 +1,4 @@
-"""Where the arrays of a training run lie: parameters, what follows them, and batches.
+"""Shardings of a training run's arrays: parameters, their state, and batches.
 
     layout = lay_out(params, mesh, strategy="fsdp")
     params = place(params, layout.shardings)
@@ -71,7 +71,7 @@ _INSIDE: Final = (_QUANTIZED, *_SCALES, "array")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """How a model's parameters lie on a mesh."""
+    """Shardings of a model's parameters on a mesh."""
 
     mesh: Mesh
     # The name of the strategy, in its first spelling.
@@ -85,7 +85,7 @@ class Layout:
 
     @property
     def replicated_share(self) -> float:
-        """Of all parameters' bytes, the share that every device holds whole; 0 of none."""
+        """Share of all parameters' bytes that every device holds whole; 0 of none."""
         return replicated_share(self.rows)
 
 
@@ -99,7 +99,7 @@ def lay_out(
     logical_axes: Mapping[str, tuple[str, ...]] = LOGICAL_AXES,
     min_shard_bytes: int = MIN_SHARD_BYTES,
 ) -> Layout:
-    """Decide how each parameter lies on the mesh.
+    """Decide the sharding of each parameter on the mesh.
 
     Args:
         params: an nnx module or state, linen variables or any other pytree, of arrays or of
@@ -151,7 +151,7 @@ def lay_out(
 
 
 def state_shardings(layout: Layout, state: Any) -> Any:
-    """Where the arrays lie that belong to parameters: each follows its weight.
+    """Return shardings of arrays that belong to parameters: each follows its weight.
 
     An array whose path ends in a parameter's path (``0/mu/head/kernel``), or lies inside of it
     (``head/kernel/scale``), is cut like that parameter: see ``partition.follow``. Everything else
@@ -179,18 +179,18 @@ def state_shardings(layout: Layout, state: Any) -> Any:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows cut over the axes of ``BATCH_AXES`` that the mesh has, other dimensions whole."""
+    """Return a sharding of rows over the axes of ``BATCH_AXES`` that the mesh has."""
     axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
     return _named(mesh, spec_of((axes,) if axes else ()))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device of the mesh."""
+    """Return the sharding that keeps the whole array on every device of the mesh."""
     return _named(mesh, spec_of(()))
 
 
 def row_parts(mesh: Mesh) -> int:
-    """Into how many parts the rows of a batch are cut."""
+    """Return the number of parts that the rows of a batch are cut into."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES if axis in mesh.axis_names)
 
 
@@ -212,7 +212,7 @@ def check_batch_size(mesh: Mesh, batch_size: int) -> None:
 
 
 def place_batch(mesh: Mesh, batch: T) -> T:
-    """The arrays of a pytree, each ``[B, …]``, cut by rows over the mesh.
+    """Place the arrays of a pytree, each ``[B, …]``, cut by rows over the mesh.
 
     With several processes each hands in the rows of its own devices (``host_part`` says which),
     and B of the result counts the rows of all.
@@ -232,7 +232,7 @@ def place_batch(mesh: Mesh, batch: T) -> T:
 
 
 def host_part(mesh: Mesh) -> tuple[int, int]:
-    """Which part of a batch this process hands to ``place_batch``: (index, count of parts).
+    """Return the part of a batch that this process supplies: (index, count of parts).
 
     Processes whose devices hold the same rows, because they share a model between them, have the
     same index.
@@ -256,7 +256,7 @@ def host_part(mesh: Mesh) -> tuple[int, int]:
 
 
 def place(tree: T, shardings: Any) -> T:
-    """The arrays of a pytree where ``shardings`` says, in buffers of their own.
+    """Place the arrays of a pytree where ``shardings`` says, in buffers of their own.
 
     The copies share no memory with ``tree``, so a step may donate them without taking the caller's
     arrays away. With several processes each hands in the same whole arrays, and only the parts of
@@ -287,7 +287,7 @@ def _place(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
 
 
 def _plan(leaves: Sequence[Leaf], policies: Policies) -> tuple[LeafPlan, ...]:
-    """All decisions: scales of quantized weights after the weights that they follow."""
+    """Decide all shardings: scales of quantized weights after the weights that they follow."""
     weights = {path for path in (leaf.name for leaf in leaves) if _last(path) == _QUANTIZED}
     owner = {
         leaf.name: f"{_parent(leaf.name)}/{_QUANTIZED}"
@@ -312,7 +312,7 @@ def _parent(path: str) -> str:
 
 
 def _weight_of(path: str, by_path: Mapping[str, LeafPlan]) -> LeafPlan | None:
-    """The parameter that a leaf of some state belongs to: the longest path that is part of its."""
+    """Return the parameter of a leaf of some state: the longest path within the leaf's."""
     keys = path.split("/")
     for start in range(len(keys)):
         for end in range(len(keys), start, -1):

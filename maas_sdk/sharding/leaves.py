@@ -17,7 +17,7 @@ __all__ = ["leaves_of"]
 
 
 def leaves_of(tree: Any) -> list[Leaf]:
-    """The arrays (or shapes of arrays) of a pytree, in ``jax.tree.leaves``'s order.
+    """Return the arrays (or shapes of arrays) of a pytree, in ``jax.tree.leaves``'s order.
 
     Raises:
         InputError: a leaf that has no shape and dtype.
@@ -37,7 +37,7 @@ def leaves_of(tree: Any) -> list[Leaf]:
 
 
 def _annotation(box: Any) -> tuple[Any, ...] | None:
-    """Names of dimensions: nnx's ``out_sharding`` (once ``sharding``), linen's ``names``."""
+    """Return dimensions' names: nnx's ``out_sharding`` (once ``sharding``), linen's ``names``."""
     if isinstance(box, nnx.Variable):
         metadata = box.get_metadata()
         axes = metadata.get("out_sharding") or metadata.get("sharding")

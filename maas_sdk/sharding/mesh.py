@@ -51,7 +51,7 @@ class MeshAxis:
 
     @property
     def network(self) -> str:
-        """The slowest network that talk along this axis crosses: "ici" or "dcn"."""
+        """The slowest network that communication along this axis crosses: "ici" or "dcn"."""
         return "dcn" if self.dcn > 1 else "ici"
 
     def __str__(self) -> str:
@@ -60,7 +60,7 @@ class MeshAxis:
 
 
 def slice_index(device: jax.Device) -> int:
-    """The slice that a device is in, as jax says it; its process where jax does not.
+    """Return a device's slice, as jax gives it; its process where jax does not.
 
     On CPUs and GPUs under ``jax.distributed``, all processes of one machine are one slice.
     """
@@ -75,7 +75,7 @@ def make_mesh(
     devices: Sequence[jax.Device] | None = None,
     slice_of: Callable[[jax.Device], int] = slice_index,
 ) -> Mesh:
-    """A mesh with the named axes.
+    """Make a mesh with the named axes.
 
     Args:
         axes: devices along each axis; one of them may be -1, for as many as are left over. A mesh
@@ -108,7 +108,7 @@ def make_mesh(
 def describe_mesh(
     mesh: Mesh, *, slice_of: Callable[[jax.Device], int] = slice_index
 ) -> tuple[MeshAxis, ...]:
-    """What each axis of a mesh is: its size and the network it runs over; ``str`` says it."""
+    """Describe each axis of a mesh: its size and its network."""
     described = []
     for position, name in enumerate(mesh.axis_names):
         lines = np.moveaxis(mesh.devices, position, -1).reshape(-1, mesh.devices.shape[position])
@@ -118,7 +118,7 @@ def describe_mesh(
 
 
 def _across(dcn: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, int]:
-    """Canonical axis name → slices along it, checked against the axis's size."""
+    """Return canonical axis name → slices along it, checked against the axis's size."""
     across: dict[str, int] = {}
     for given, count in dcn.items():
         name = ALIASES.get(given, given)
@@ -140,7 +140,7 @@ def _hybrid_grid(
     devices: Sequence[jax.Device],
     slice_of: Callable[[jax.Device], int],
 ) -> np.ndarray[Any, Any]:
-    """Devices laid out so that one slice is a block; slices follow one another along ``across``.
+    """Arrange devices with one slice as a block; slices follow one another along ``across``.
 
     What ``mesh_utils.create_hybrid_device_mesh`` does, for whatever tells slices apart.
     """
@@ -168,7 +168,7 @@ def _hybrid_grid(
 
 
 def _sizes(axes: Mapping[str, int], devices: int) -> dict[str, int]:
-    """Canonical axis name → size, with -1 resolved and everything checked."""
+    """Return canonical axis name → size, with -1 resolved and everything checked."""
     if not axes:
         raise ConfigError('mesh: expected at least one axis, got none; try {"data": -1}')
     sizes: dict[str, int] = {}

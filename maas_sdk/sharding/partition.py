@@ -1,4 +1,4 @@
-"""Decides how one parameter is cut.
+"""Partition of one parameter.
 
 The rule it keeps: what is said most closely wins. In this order: the user's rules; the axes that
 the module's author annotated; the preset rules for well-known names; automatic FSDP, which cuts the
@@ -42,7 +42,7 @@ Source = Literal["rule", "annotation", "preset", "automatic", "follows", "whole"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeafPlan:
-    """How one parameter is cut, and why."""
+    """Partition of one parameter, and its reason."""
 
     path: str
     shape: tuple[int, ...]
@@ -66,13 +66,13 @@ class LeafPlan:
 
     @property
     def whole(self) -> bool:
-        """Whether every device holds all of it."""
+        """True when every device holds the whole parameter."""
         return self.bytes_per_device == self.nbytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policies:
-    """What decides, besides the parameter itself."""
+    """Inputs of a partition decision, besides the parameter itself."""
 
     # Size of each axis of the mesh.
     mesh: Mapping[str, int]
@@ -85,7 +85,7 @@ class Policies:
 
 
 def plan_leaf(leaf: Leaf, policies: Policies) -> LeafPlan:
-    """The decision for one parameter.
+    """Decide the partition of one parameter.
 
     Raises:
         ConfigError: a rule of the user's names more dimensions than the parameter has.
@@ -118,14 +118,14 @@ def plan_leaf(leaf: Leaf, policies: Policies) -> LeafPlan:
 
 
 def plan_as(leaf: Leaf, partition: Partition, weight: str, policies: Policies) -> LeafPlan:
-    """The decision for what follows a weight: its own partition, made by ``follow``."""
+    """Decide the partition of an array that follows a weight, as computed by ``follow``."""
     return _finished(leaf, policies, "follows", f"follows {weight}", partition, tuple(AXES))
 
 
 def follow(
     partition: Partition, shape: tuple[int, ...], own: tuple[int, ...], mesh: Mapping[str, int]
 ) -> Partition:
-    """The partition of what belongs to a weight: its moments, its average, its scales.
+    """Return the partition of arrays that belong to a weight: its moments, average, scales.
 
     An array of the weight's shape is cut as the weight is. A dimension of another size (1 for a
     scale per channel, the count of tiles for one per tile) keeps the weight's axes where they
@@ -150,7 +150,7 @@ def follow(
 
 
 def spec_of(partition: Partition) -> PartitionSpec:
-    """A partition as jax writes it, without the Nones at its end."""
+    """Return a partition as jax writes it, without the Nones at its end."""
     entries = list(partition)
     while entries and entries[-1] is None:
         entries.pop()
@@ -158,7 +158,7 @@ def spec_of(partition: Partition) -> PartitionSpec:
 
 
 def _kept_dimensions(shape: tuple[int, ...], own: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Which dimensions of ``shape`` are left in ``own``, when only one choice is possible."""
+    """Return the dimensions of ``shape`` left in ``own``, when only one choice is possible."""
     ways: list[tuple[int, ...]] = [()]
     for size in own:
         ways = [
@@ -171,7 +171,7 @@ def _kept_dimensions(shape: tuple[int, ...], own: tuple[int, ...]) -> tuple[int,
 
 
 def _aligned(rule: Rule, leaf: Leaf) -> Partition:
-    """One entry per dimension: those that a stack has in front stay whole."""
+    """Return one entry per dimension: those that a stack has in front stay whole."""
     missing = len(leaf.shape) - len(rule.partition)
     if missing < 0:
         raise ConfigError(
@@ -185,7 +185,7 @@ def _aligned(rule: Rule, leaf: Leaf) -> Partition:
 
 
 def _annotated(leaf: Leaf, policies: Policies) -> tuple[Partition, tuple[str, ...]]:
-    """The author's names of dimensions as mesh axes; each axis is used once."""
+    """Return the author's names of dimensions as mesh axes; each axis is used once."""
     entries: list[tuple[str, ...]] = []
     notes: list[str] = []
     used: set[str] = set()
@@ -210,7 +210,7 @@ def _annotated(leaf: Leaf, policies: Policies) -> tuple[Partition, tuple[str, ..
 
 
 def _automatic(leaf: Leaf, policies: Policies) -> LeafPlan | None:
-    """FSDP for what no rule matches: the largest dimension that divides; None when none does.
+    """Shard by FSDP, for no matching rule: the largest dimension that divides; None if none.
 
     The idea, and to prefer the last of equal dimensions, is big_vision's (``sharding.py``).
     """
@@ -230,7 +230,7 @@ def _automatic(leaf: Leaf, policies: Policies) -> LeafPlan | None:
 def _restricted(
     wanted: Partition, policies: Policies, allowed: tuple[str, ...]
 ) -> tuple[tuple[str, ...], ...]:
-    """Without axes that may not be used, or that the mesh does not have or has once."""
+    """Return a partition without axes that are forbidden, missing or of size one."""
     return tuple(
         tuple(a for a in axes_of(entry) if a in allowed and policies.mesh.get(a, 1) > 1)
         for entry in wanted
@@ -246,7 +246,7 @@ def _finished(
     allowed: tuple[str, ...],
     notes: tuple[str, ...] = (),
 ) -> LeafPlan:
-    """The partition as far as mesh and sizes allow it."""
+    """Return the partition as far as mesh and sizes allow it."""
     entries: list[tuple[str, ...]] = []
     said = list(notes)
     for d, entry in enumerate(_restricted(wanted, policies, allowed)):

@@ -1,4 +1,4 @@
-"""Pipeline parallelism: a stack of equal blocks cut into stages, each on devices of its own.
+"""Pipeline parallelism: a stack of equal blocks cut into stages, each on its own devices.
 
 A batch is cut into microbatches that follow one another through the stages, so that after the first
 few ticks all stages work at once (GPipe: Huang et al. 2019, https://arxiv.org/abs/1811.06965).
@@ -92,7 +92,7 @@ def pipeline(
     shared_out = microbatches % stages == 0
 
     def one_stage(params: Any, x: T) -> T:
-        """On one device: blocks [L/S, …] and rows [B/D, …]."""
+        """Run one stage on one device: blocks [L/S, …] and rows [B/D, …]."""
         stage = lax.axis_index(axis)
         pairs = [(s, s + 1) for s in range(stages - 1)]
         onwards: Any = partial(lax.ppermute, axis_name=axis, perm=pairs)
@@ -164,7 +164,7 @@ class Pipelined(nnx.Module):
         self.remat = remat
 
     def __call__(self, x: T) -> T:
-        """The last block's output; see ``pipeline``."""
+        """Return the last block's output; see ``pipeline``."""
         graphdef, params = nnx.split(self.blocks)
 
         def block(params: Any, x: Any) -> Any:
@@ -186,7 +186,7 @@ class Pipelined(nnx.Module):
 
 
 def stack_blocks(blocks: Sequence[T]) -> Any:
-    """L equal blocks as one, with arrays ``[L, …]``.
+    """Stack L equal blocks into one, with arrays ``[L, …]``.
 
     Args:
         blocks: pytrees of arrays; or Flax modules.
@@ -210,7 +210,7 @@ def stack_blocks(blocks: Sequence[T]) -> Any:
 
 
 def stage_sharding(mesh: Mesh, axis: str = "stage") -> NamedSharding:
-    """Where stacked parameters lie: block by block, in order, over the stages.
+    """Return the sharding of stacked parameters: consecutive blocks on each stage.
 
     Raises:
         ConfigError: the mesh has no such axis.
@@ -220,7 +220,7 @@ def stage_sharding(mesh: Mesh, axis: str = "stage") -> NamedSharding:
 
 
 def _from_last(a: jax.Array, axis: str, shared: bool) -> jax.Array:
-    """[M, B/D/M, …], right on the last stage alone → rows for every stage.
+    """Send [M, B/D/M, …], correct on the last stage alone, as rows to every stage.
 
     Each stage's own share of them, [B/D/S, …], where ``shared``; else all, [B/D, …].
     """

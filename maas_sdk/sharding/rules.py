@@ -1,4 +1,4 @@
-"""Rules: which dimension of which parameter is cut over which axis of the mesh.
+"""Sharding rules: the mesh axis for each dimension of a parameter, by its path.
 
 The rule it keeps: rules are an ordered list and the first that matches a parameter decides. A
 pattern is a regular expression searched for in the parameter's path, such as
@@ -43,7 +43,7 @@ Partition = tuple[str | tuple[str, ...] | None, ...]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One line: parameters whose path matches ``pattern`` are cut as ``partition`` says."""
+    """One rule: parameters whose path matches ``pattern`` are cut by ``partition``."""
 
     # Searched with ``re.search``: "kernel" matches anywhere, "kernel$" at the end.
     pattern: str
@@ -91,19 +91,19 @@ class Rule:
 
 
 def axes_of(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """The axes of one entry of a partition."""
+    """Return the axes of one entry of a partition."""
     if entry is None:
         return ()
     return (entry,) if isinstance(entry, str) else entry
 
 
 def partition_text(partition: Iterable[str | tuple[str, ...] | None]) -> str:
-    """``("fsdp", None, ("data", "tensor"))`` → ``fsdp, -, data+tensor``; whole: ``-``."""
+    """Format ``("fsdp", None, ("data", "tensor"))`` as ``fsdp, -, data+tensor``; whole: ``-``."""
     return ", ".join("+".join(axes_of(entry)) or "-" for entry in partition) or "-"
 
 
 def matches(rule: Rule, path: str) -> bool:
-    """Whether a rule's pattern is found in a parameter's path.
+    """Return True when a rule's pattern is found in a parameter's path.
 
     The int8 numbers of a quantized weight (``head/kernel/qvalue``) go by the weight's own name, so
     one rule holds for both.
@@ -112,12 +112,12 @@ def matches(rule: Rule, path: str) -> bool:
 
 
 def first_match(rules: Iterable[Rule], path: str) -> Rule | None:
-    """The rule that decides about a parameter."""
+    """Return the first rule that matches a parameter."""
     return next((rule for rule in rules if matches(rule, path)), None)
 
 
 def rules_by_name(name: str) -> tuple[Rule, ...]:
-    """A preset out of ``RULES``.
+    """Return a preset out of ``RULES``.
 
     Raises:
         ConfigError: no such preset.

@@ -1,4 +1,4 @@
-"""The schedule of a pipeline: who works on what at which tick, and how long nobody does.
+"""Schedule of a pipeline: the microbatch of each stage at each tick, and the bubble.
 
 The rule it keeps: it is arithmetic on three numbers, the same that ``pipeline`` runs by.
 
@@ -26,26 +26,26 @@ class Schedule:
 
     @property
     def ticks(self) -> int:
-        """T = M + S - 1. A tick is the time that one stage needs for one microbatch."""
+        """Number of ticks T = M + S - 1; one stage takes a tick for one microbatch."""
         return self.microbatches + self.stages - 1
 
     @property
     def blocks_per_stage(self) -> int:
-        """L / S."""
+        """Blocks per stage, L / S."""
         return self.blocks // self.stages
 
     @property
     def bubble_share(self) -> float:
-        """See ``bubble_share``."""
+        """Share of idle time; see the function ``bubble_share``."""
         return bubble_share(self.stages, self.microbatches)
 
     def at(self, stage: int, tick: int) -> int | None:
-        """The microbatch that a stage works on at a tick; None in the bubble."""
+        """Return the microbatch of a stage at a tick; None in the bubble."""
         microbatch = tick - stage
         return microbatch if 0 <= microbatch < self.microbatches else None
 
     def table(self) -> str:
-        """A line per stage and a column per tick: the microbatch, or a dot in the bubble."""
+        """Return a line per stage and a column per tick: the microbatch, or a dot in the bubble."""
         width = len(str(max(self.ticks - 1, self.microbatches - 1)))
         names = [f"stage {stage}" for stage in range(self.stages)]
         left = max(len(name) for name in (*names, "tick"))
@@ -62,7 +62,7 @@ class Schedule:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers as JSON-ready values."""
+        """Return the numbers as JSON-ready values."""
         return {
             "blocks": self.blocks,
             "stages": self.stages,
@@ -74,7 +74,7 @@ class Schedule:
 
 
 def bubble_share(stages: int, microbatches: int) -> float:
-    """The share of the stages' time in which they have nothing to do: (S-1) / (M+S-1).
+    """Return the share of the stages' time in which they are idle: (S-1) / (M+S-1).
 
     Huang et al. 2019 (GPipe), section 2.3, https://arxiv.org/abs/1811.06965
 
@@ -88,7 +88,7 @@ def bubble_share(stages: int, microbatches: int) -> float:
 
 
 def schedule(*, blocks: int, stages: int, microbatches: int) -> Schedule:
-    """The schedule of L blocks on S stages.
+    """Return the schedule of L blocks on S stages.
 
     Raises:
         ConfigError: a number below 1, or blocks that cannot be divided into the stages.

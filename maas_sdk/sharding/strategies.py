@@ -1,4 +1,4 @@
-"""Strategies by name: a mesh, and how weights are cut over it.
+"""Sharding strategies by name: a mesh, and rules for the weights on it.
 
     name            rows of a batch     weights and optimizer state
     data, pmap      cut                 whole on every device
@@ -29,7 +29,7 @@ __all__ = ["SPELLINGS", "STRATEGIES", "Strategy", "mesh_for", "strategy_by_name"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Strategy:
-    """How the weights of a model are cut."""
+    """Partitioning of a model's weights."""
 
     name: str
     # Mesh axes over which weights are cut; a mesh for this strategy has them.
@@ -63,7 +63,7 @@ SPELLINGS: Final[Mapping[str, str]] = MappingProxyType(
 
 
 def strategy_by_name(name: str) -> Strategy:
-    """The strategy of a name out of ``STRATEGIES`` or ``SPELLINGS``.
+    """Return the strategy of a name out of ``STRATEGIES`` or ``SPELLINGS``.
 
     Raises:
         ConfigError: no such strategy.
@@ -83,7 +83,7 @@ def mesh_for(
     dcn: Mapping[str, int] | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-    """The mesh of a strategy.
+    """Return the mesh of a strategy.
 
     Args:
         strategy: a name out of ``STRATEGIES``.

@@ -1,4 +1,4 @@
-"""Bundles of a remote store on this machine's disk: fetched once, shared by all processes.
+"""Local cache of a remote store's bundles: fetched once, shared by all processes.
 
     <folder>/bundles/<sha256 of the manifest>/…     whole bundles
     <folder>/objects/<sha256>                       the same files once more, as hard links
@@ -45,7 +45,7 @@ _PAUSE_S: Final = 0.02
 
 
 def default_cache() -> BundleCache:
-    """``MAAS_BUNDLE_CACHE``, else below the user's cache; ``MAAS_BUNDLE_CACHE_BYTES``, else 20 GiB.
+    """Return the cache at ``MAAS_BUNDLE_CACHE`` or in the user's cache folder, 20 GiB by default.
 
     Raises:
         ConfigError: the bound is no number of bytes.
@@ -65,7 +65,7 @@ def default_cache() -> BundleCache:
 
 @lru_cache
 def _cache_at(folder: str, max_bytes: int) -> BundleCache:
-    """One for all stores of a process, so that a bundle is held once."""
+    """Return the cache of a folder, one for all stores of a process, so a bundle is held once."""
     return BundleCache(Path(folder), max_bytes=max_bytes)
 
 
@@ -90,7 +90,7 @@ class BundleCache:
         files: Callable[[], Mapping[str, FileEntry]],
         fill: Callable[[Mapping[Path, FileEntry]], None],
     ) -> Path:
-        """The folder of a bundle, fetched if it is not here; held until this process ends.
+        """Return the folder of a bundle, fetched if absent, and hold it until this process ends.
 
         Args:
             manifest_sha256: which bundle.
@@ -112,14 +112,14 @@ class BundleCache:
         return path
 
     def release(self, path: Path) -> None:
-        """Say that a bundle that ``get`` returned is no longer used: it may be removed."""
+        """Allow the removal of a bundle that ``get`` returned."""
         with self._mutex:
             descriptor = self._held.pop(path.name, None)
         if descriptor is not None:
             os.close(descriptor)
 
     def nbytes(self) -> int:
-        """Bytes of all files that are here or on their way, each counted once."""
+        """Return the bytes of all files present or on their way, each counted once."""
         return sum(_sizes(self.folder).values())
 
     def _fetch(
@@ -145,7 +145,7 @@ class BundleCache:
             staging.commit()
 
     def _link(self, entry: FileEntry, target: Path) -> bool:
-        """Whether a file that another bundle has is now in this one too, its bytes checked."""
+        """Link a file that another bundle has into this one, its bytes checked; True when done."""
         kept = self.folder / "objects" / entry.sha256
         try:
             with open(kept, "rb", buffering=0) as file:
@@ -160,7 +160,7 @@ class BundleCache:
         return True
 
     def _make_room(self, wanted: int, name: str) -> None:
-        """Remove what was not used for longest until ``wanted`` bytes fit; under the lock."""
+        """Remove the least recently used until ``wanted`` bytes fit; call under the lock."""
         self._sweep()
         bundles = [path for path in (self.folder / "bundles").iterdir() if path.name[0] != "."]
         for path in sorted(bundles, key=_used_ns):
@@ -178,7 +178,7 @@ class BundleCache:
             )
 
     def _sweep(self) -> None:
-        """Remove what dead processes left, and objects that are in no bundle any more."""
+        """Remove leftovers of dead processes, and objects that no bundle holds any more."""
         for path in (self.folder / "bundles").iterdir():
             if path.name[0] == ".":
                 _remove(path)
@@ -187,7 +187,7 @@ class BundleCache:
                 path.unlink()
 
     def _hold(self, path: Path) -> bool:
-        """Whether the bundle is here, whole; from now on it stays. One that is not is removed."""
+        """Hold a bundle that is here and whole, and return True; remove one that is not whole."""
         if path.name in self._held:
             if path.is_dir():
                 _touch(path)
@@ -251,7 +251,7 @@ class BundleCache:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open folder still is the one at a path."""
+    """Return True when an open folder still is the one at a path."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
@@ -259,7 +259,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a folder is the bundle of its name, as far as names and sizes tell."""
+    """Return True when a folder is the bundle of its name, as far as names and sizes tell."""
     try:
         open_bundle(path)
         return hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest() == path.name
@@ -268,7 +268,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _touch(path: Path) -> None:
-    """Say that it was used; on a disk that is only read nothing is removed either."""
+    """Record the use of a bundle; a read-only disk, where nothing is removed, is ignored."""
     with suppress(OSError):
         os.utime(path)
 
@@ -281,7 +281,7 @@ def _used_ns(path: Path) -> int:
 
 
 def _sizes(folder: Path) -> dict[int, int]:
-    """Sizes of all files by inode: a file with two names counts once."""
+    """Return the sizes of all files by inode: a file with two names counts once."""
     found: dict[int, int] = {}
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -292,7 +292,7 @@ def _sizes(folder: Path) -> dict[int, int]:
 
 
 def _remove(path: Path) -> bool:
-    """Remove a folder that nobody holds; whether it is gone."""
+    """Remove a folder that nobody holds; return True when it is gone."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:

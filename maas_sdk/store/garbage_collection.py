@@ -1,4 +1,4 @@
-"""Garbage collection of a remote store, beside those who publish into it.
+"""Garbage collection of a remote store, safe while others publish into it.
 
 The theory. An object that no published version needs is deleted when it is older than an age, and
 only in the very state in which it was listed. A publisher who finds an object older than half of
@@ -29,7 +29,7 @@ FRESH_S: Final = MIN_AGE_S / 2
 
 
 class Collected(NamedTuple):
-    """What garbage collection did, or would do."""
+    """Result of garbage collection, done or rehearsed."""
 
     # Versions that are no longer published, by model.
     retired: Mapping[str, list[str]]

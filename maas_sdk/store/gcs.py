@@ -49,14 +49,14 @@ _RETRY_S: Final = 60.0
 
 
 class GcsObjects:
-    """``Objects`` below a prefix of a bucket. Nothing is connected before the first call.
+    """``Objects`` below a prefix of a bucket. Connects on the first call.
 
     Attributes:
         url: ``gs://bucket/prefix``.
     """
 
     def __init__(self, bucket: str, prefix: str = "", *, part_bytes: int = PART_BYTES) -> None:
-        """Say where.
+        """Set bucket and prefix.
 
         Args:
             bucket: its name.
@@ -74,7 +74,7 @@ class GcsObjects:
         self._seen = False
 
     def checksum(self, data: bytes | memoryview, value: int = 0) -> int:
-        """CRC32C."""
+        """Return the CRC32C."""
         with self._translated():
             import google_crc32c
 
@@ -83,7 +83,7 @@ class GcsObjects:
             return crc
 
     def stat(self, name: str) -> ObjectInfo | None:
-        """The object's present state."""
+        """Return the object's present state."""
         with self._translated():
             blob = self._bucket().get_blob(self._prefix + name, retry=self._retry())
             if blob is None:
@@ -92,13 +92,13 @@ class GcsObjects:
             return self._info(blob)
 
     def find(self, prefix: str) -> list[ObjectInfo]:
-        """All objects whose names start with ``prefix``, by name."""
+        """Return all objects whose names start with ``prefix``, by name."""
         with self._translated():
             found = self._bucket().list_blobs(prefix=self._prefix + prefix, retry=self._retry())
             return sorted(self._info(blob) for blob in found)
 
     def read(self, name: str) -> tuple[bytes, ObjectInfo] | None:
-        """Whole: its state first, then the bytes of that generation, anew if it has changed."""
+        """Read state, then the bytes of that generation; start again if it has changed."""
         while True:
             info = self.stat(name)
             if info is None:
@@ -108,7 +108,7 @@ class GcsObjects:
                 return sink.getvalue(), info
 
     def read_into(self, info: ObjectInfo, start: int, target: memoryview) -> None:
-        """A range of one generation, straight into the buffer."""
+        """Read a range of one generation straight into the buffer."""
         for _ in range(3):
             sink = _Sink(target)
             if not self._download(info, sink, start, start + len(target) - 1):
@@ -121,14 +121,14 @@ class GcsObjects:
         )
 
     def write(self, name: str, data: bytes, *, generation: int) -> ObjectInfo | None:
-        """Where ``generation`` is the present one."""
+        """Write a small object where ``generation`` is the present one."""
         with self._translated():
             return self._send(self._blob(name), io.BytesIO(data), len(data), generation)
 
     def upload(
         self, name: str, path: Path, *, checksum: int, generation: int = 0
     ) -> ObjectInfo | None:
-        """A file of one part in one request, a larger one by parts that are then composed."""
+        """Upload a file of one part in one request, a larger one by parts composed later."""
         size = path.stat().st_size
         with self._translated():
             if size <= self._part_bytes:
@@ -142,7 +142,7 @@ class GcsObjects:
         return info
 
     def refresh(self, info: ObjectInfo) -> ObjectInfo | None:
-        """A change of its metadata, which sets its time and keeps its bytes."""
+        """Change the object's metadata, which sets its time and keeps its bytes."""
         with self._translated():
             from google.api_core.exceptions import NotFound, PreconditionFailed
 
@@ -159,7 +159,7 @@ class GcsObjects:
             return self._info(blob)
 
     def delete(self, info: ObjectInfo) -> bool:
-        """If it is in that state."""
+        """Delete an object that is in the state of ``info``."""
         with self._translated():
             from google.api_core.exceptions import NotFound, PreconditionFailed
 
@@ -174,7 +174,7 @@ class GcsObjects:
             return True
 
     def _compose(self, name: str, path: Path, size: int, generation: int) -> ObjectInfo | None:
-        """Parts under names that say what they are, those that are missing; then one object."""
+        """Upload the missing parts, named by their content, then compose them into one object."""
         step = max(self._part_bytes, -(-size // _MAX_PARTS))
         folder = f"uploads/{name.rpartition('/')[2]}-{step}/"
         there = {info.name: info for info in self.find(folder)}
@@ -210,7 +210,7 @@ class GcsObjects:
         return self._info(blob)
 
     def _part(self, name: str, data: bytes, there: dict[str, ObjectInfo]) -> ObjectInfo | None:
-        """A part as an object: the one that is there, if it is that, or sent."""
+        """Return a part as an object: the existing one if its content matches, or uploaded."""
         found = there.get(name)
         # Refreshed, or a collector may take it before it is composed.
         if found and found.checksum == self.checksum(data) and (young := self.refresh(found)):
@@ -240,7 +240,7 @@ class GcsObjects:
         return self._info(blob)
 
     def _download(self, info: ObjectInfo, sink: Any, start: int | None, stop: int | None) -> bool:
-        """Whether the object still is of that generation; ``stop`` is the last byte's place."""
+        """Download a range up to ``stop``, its last byte; False if the generation has changed."""
         with self._translated():
             from google.api_core.exceptions import NotFound, PreconditionFailed
 
@@ -278,7 +278,7 @@ class GcsObjects:
         return DEFAULT_RETRY.with_timeout(_RETRY_S)
 
     def _check_bucket(self) -> None:
-        """An object that is not there may mean that the bucket is not. Asked once."""
+        """Check once that the bucket exists, since a missing object may mean a missing bucket."""
         if not self._seen:
             list(self._bucket().list_blobs(max_results=1, retry=self._retry()))
             self._seen = True
@@ -298,7 +298,7 @@ class GcsObjects:
 
 
 class _Sink:
-    """What a download writes to: a buffer, filled from its start."""
+    """Target of a download: a buffer, filled from its start."""
 
     def __init__(self, target: memoryview) -> None:
         self._target = target

@@ -1,4 +1,4 @@
-"""What Google's libraries raise, and what the user of a bucket reads instead.
+"""Errors of Google's libraries, translated into ours.
 
 The rule: one table, by package and name of the class, so that nothing is imported for it. An error
 that is not in the table, nor a base of it, passes as it is.
@@ -24,7 +24,7 @@ __all__ = ["translated"]
 
 @contextmanager
 def translated(url: str, bucket: str) -> Iterator[None]:
-    """Turn what the libraries raise inside into errors of the family.
+    """Translate the libraries' errors raised inside into ours.
 
     Args:
         url: of the objects, for messages.

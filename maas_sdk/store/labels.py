@@ -1,4 +1,4 @@
-"""Labels: names that point at a version, and remember where they pointed before.
+"""Labels: movable names of versions, with their history.
 
     {"stable": ["4", "2", "1"]}      stable is 4; a rollback makes it 2
 
@@ -23,7 +23,7 @@ _REMEMBERED: Final = 10
 
 
 def labelled(labels: Labels, label: str, where: str) -> str:
-    """The version that a label points at. Raises ``NotFoundError``, with the labels there are."""
+    """Return the version of a label. Raises ``NotFoundError``, which lists the labels."""
     found = labels.get(check_label(label))
     if not found:
         raise NotFoundError(
@@ -35,7 +35,7 @@ def labelled(labels: Labels, label: str, where: str) -> str:
 
 
 def moved(labels: Labels, label: str, version: str) -> dict[str, tuple[str, ...]]:
-    """Labels with one of them at ``version``. At it already: the same labels."""
+    """Return labels with one of them at ``version``, unchanged if it is there already."""
     before = labels.get(check_label(label), ())
     if before[:1] == (version,):
         return dict(labels)
@@ -45,7 +45,7 @@ def moved(labels: Labels, label: str, version: str) -> dict[str, tuple[str, ...]
 def moved_back(
     labels: Labels, label: str, where: str, there: set[str]
 ) -> dict[str, tuple[str, ...]]:
-    """Labels with one of them back at the version before, passing over those that are gone.
+    """Return labels with one of them at its previous version that still exists.
 
     Args:
         labels: the labels.

@@ -67,17 +67,17 @@ class LocalStore:
         return found
 
     def labels(self, model: str) -> dict[str, str]:
-        """The version that each label of a model is at. Raises as ``versions``."""
+        """Return the version of each label of a model. Raises as ``versions``."""
         found = set(self.versions(model))
         lines = sorted(self._labels(model).items())
         return {label: line[0] for label, line in lines if line[0] in found}
 
     def number(self, model: str, label: str | None = None) -> str:
-        """The version that a label is at, or the latest. Raises as ``resolve``."""
+        """Return the version of a label, or the latest. Raises as ``resolve``."""
         return self.resolve(model, label=label).name
 
     def history(self, model: str) -> list[Published]:
-        """What there is of a model, a version each, ascending. Raises as ``versions``."""
+        """Return all versions of a model, ascending. Raises as ``versions``."""
         labels = self.labels(model)
         return [
             Published(
@@ -92,7 +92,7 @@ class LocalStore:
     def resolve(
         self, model: str, version: str | int | None = None, *, label: str | None = None
     ) -> Path:
-        """Folder of a version, by default of the one with the highest number.
+        """Return the folder of a version, by default the latest.
 
         Raises:
             NotFoundError: no such model, version or label; lists what there is.
@@ -119,7 +119,7 @@ class LocalStore:
         label: str | None = None,
         overwrite: bool = False,
     ) -> Bundle:
-        """Copy a version into a folder of one's own, every byte checked.
+        """Copy a version into another folder, checking every byte.
 
         Raises as ``resolve``, and ``ConfigError`` if ``target`` exists and ``overwrite`` is off.
         """
@@ -137,7 +137,7 @@ class LocalStore:
         *,
         label: str | None = None,
     ) -> str:
-        """Copy a bundle into the store, every byte checked, and return its version.
+        """Copy a bundle into the store, checking every byte, and return its version.
 
         The version appears whole or not at all. Two who publish at once get different versions.
 
@@ -160,7 +160,7 @@ class LocalStore:
         return number
 
     def promote(self, model: str, version: str | int, label: str = "stable") -> str | None:
-        """Set a label to a version; returns the version that it was at before.
+        """Set a label to a version; return its previous version.
 
         Raises:
             NotFoundError: no such model or version.
@@ -170,7 +170,7 @@ class LocalStore:
         return before
 
     def rollback(self, model: str, label: str = "stable") -> str:
-        """Set a label back to the version that it was at before, and return that.
+        """Set a label back to its previous version, and return that.
 
         Raises:
             NotFoundError: no such model or label.

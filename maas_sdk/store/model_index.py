@@ -1,4 +1,4 @@
-"""The pointer: the one object of a model that ever changes, and the only way to a version.
+"""A model's index: its one mutable object, which lists its versions and labels.
 
     {"schema": 1,
      "versions": {"3": {"id": …, "published": …, "total_bytes": …,
@@ -54,18 +54,18 @@ class Retired:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pointer:
-    """All that is published of a model."""
+    """All published versions and labels of a model."""
 
     versions: Mapping[str, Version] = field(default_factory=dict)
     retired: Mapping[str, Retired] = field(default_factory=dict)
     labels: Labels = field(default_factory=dict)
 
     def numbers(self) -> list[str]:
-        """Published versions, ascending as numbers."""
+        """Return published versions, ascending as numbers."""
         return sorted(self.versions, key=int)
 
     def publish(self, version: Version, number: str | None, where: str) -> tuple[Pointer, str]:
-        """The pointer with one more version, and its number; None takes the next one.
+        """Return the pointer with one more version, and its number; None takes the next one.
 
         Raises:
             ConfigError: that number is taken, or was.
@@ -84,7 +84,7 @@ class Pointer:
         return replace(self, versions={**self.versions, number: version}), number
 
     def retire(self, keep: int, now_s: int) -> Pointer:
-        """The pointer without versions other than the latest ``keep`` ≥ 1 and the labelled."""
+        """Return the pointer with the latest ``keep`` ≥ 1 versions and the labelled ones only."""
         kept = {*self.numbers()[-keep:], *(v for line in self.labels.values() for v in line)}
         gone = {
             number: Retired(at=now_s, version=version)
@@ -98,17 +98,17 @@ class Pointer:
         )
 
     def forget(self, before_s: float) -> Pointer:
-        """The pointer without what was retired before a time."""
+        """Return the pointer without the versions retired before a time."""
         left = {n: gone for n, gone in self.retired.items() if gone.at >= before_s}
         return replace(self, retired=left)
 
     def heads(self) -> list[Mapping[str, FileEntry]]:
-        """Of every version whose objects must stay."""
+        """Return the head files of every version whose objects must stay."""
         gone = [retired.version for retired in self.retired.values()]
         return [version.heads for version in (*self.versions.values(), *gone)]
 
     def to_json(self) -> bytes:
-        """As UTF-8 JSON, keys sorted."""
+        """Return UTF-8 JSON, keys sorted."""
         document = {
             "schema": _SCHEMA,
             "versions": {number: _version_out(v) for number, v in self.versions.items()},
@@ -122,7 +122,7 @@ class Pointer:
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Pointer:
-        """Read one.
+        """Read a pointer from JSON.
 
         Raises:
             CorruptError: it is none; says where it lies and what is wrong.

@@ -1,4 +1,4 @@
-"""The pointers of a store's models, as objects: read, and replaced in one step.
+"""The indexes of a store's models, as objects that are read and atomically replaced.
 
     models/<model>.json
 
@@ -25,7 +25,7 @@ _ROUNDS: Final = 100
 
 
 class Pointers:
-    """By model. Errors of ``Objects`` pass through every method.
+    """Pointers by model. Errors of ``Objects`` pass through every method.
 
     Attributes:
         objects: where they are.
@@ -43,7 +43,7 @@ class Pointers:
         return sorted(name for name in names if is_name(name))
 
     def read(self, model: str) -> tuple[Pointer, ObjectInfo | None]:
-        """A model's pointer; an empty one and None if it has none.
+        """Return a model's pointer; an empty one and None if it has none.
 
         Raises:
             ConfigError: no model's name.
@@ -56,7 +56,7 @@ class Pointers:
         return Pointer.from_json(found[0], f"{self.url}/{name}"), found[1]
 
     def known(self, model: str) -> Pointer:
-        """The pointer of a model with versions. Raises ``NotFoundError``, with those there are."""
+        """Return the pointer of a model with versions. Raises ``NotFoundError`` for others."""
         pointer, _ = self.read(model)
         if not pointer.versions:
             raise NotFoundError(
@@ -65,7 +65,7 @@ class Pointers:
         return pointer
 
     def swap(self, model: str, change: Callable[[Pointer], Pointer]) -> Pointer:
-        """Replace a pointer by ``change`` of it, whatever others do meanwhile, and return it.
+        """Replace a pointer by ``change(pointer)`` atomically, and return the new one.
 
         Args:
             model: whose.

@@ -1,7 +1,7 @@
-"""Objects: named bytes, somewhere. The one seam between a remote store and where it is kept.
+"""Object storage: named bytes, the one seam between a remote store and where it is kept.
 
-Three keep it: a bucket (``gcs.py``), a folder (``folder_objects.py``), and the memory of this
-process (here), which is the fake that tests use and behaves as the other two.
+Two keep it: a bucket (``gcs.py``), and the memory of this process (here), which is the fake that
+tests use and behaves as a bucket does.
 
 The rule: an object appears whole or not at all, and whoever replaces or deletes one says which
 state of it he has seen. If it has another one by then, nothing happens and he is told.
@@ -47,19 +47,19 @@ class Objects(Protocol):
 
     @property
     def url(self) -> str:
-        """Where the objects are, for messages."""
+        """URL of the objects, for messages."""
 
     def checksum(self, data: bytes | memoryview, value: int = 0) -> int:
-        """Of ``data`` after bytes whose checksum is ``value``: the one kept with objects."""
+        """Extend the checksum ``value`` by ``data``, with the algorithm kept with objects."""
 
     def stat(self, name: str) -> ObjectInfo | None:
-        """The object's present state; None where there is none."""
+        """Return the object's present state; None where there is none."""
 
     def find(self, prefix: str) -> list[ObjectInfo]:
-        """All objects whose names start with ``prefix``, by name."""
+        """Return all objects whose names start with ``prefix``, by name."""
 
     def read(self, name: str) -> tuple[bytes, ObjectInfo] | None:
-        """A small object, whole, and the state that the bytes belong to."""
+        """Read a small object, and the state that the bytes belong to."""
 
     def read_into(self, info: ObjectInfo, start: int, target: memoryview) -> None:
         """Fill ``target`` with the bytes from ``start`` of the generation that was seen.
@@ -77,21 +77,21 @@ class Objects(Protocol):
     def upload(
         self, name: str, path: Path, *, checksum: int, generation: int = 0
     ) -> ObjectInfo | None:
-        """As ``write``, from a file of any size, in parts side by side; goes on where it was cut.
+        """Write as ``write``, from a file of any size, in parallel parts; resumes when cut.
 
         Raises:
             CorruptError: what arrived has another checksum, and is not kept.
         """
 
     def refresh(self, info: ObjectInfo) -> ObjectInfo | None:
-        """Make an object young again, its bytes untouched. None: it was in another state."""
+        """Renew an object's time without touching its bytes. None: it was in another state."""
 
     def delete(self, info: ObjectInfo) -> bool:
         """Delete an object that is in the state of ``info``; False: in another, or gone."""
 
 
 class MemoryObjects:
-    """Objects in a dictionary; for tests, and to try things out.
+    """Objects in a dictionary, for tests and experiments.
 
     Attributes:
         url: a name for messages.
@@ -107,33 +107,33 @@ class MemoryObjects:
         self._generation = 0
 
     def checksum(self, data: bytes | memoryview, value: int = 0) -> int:
-        """CRC-32."""
+        """Return the CRC-32."""
         return zlib.crc32(data, value)
 
     def stat(self, name: str) -> ObjectInfo | None:
-        """The object's present state."""
+        """Return the object's present state."""
         with self._lock:
             return self._objects[name][1] if name in self._objects else None
 
     def find(self, prefix: str) -> list[ObjectInfo]:
-        """By name."""
+        """Return all objects whose names start with ``prefix``, by name."""
         with self._lock:
             return [i for name, (_, i) in sorted(self._objects.items()) if name.startswith(prefix)]
 
     def read(self, name: str) -> tuple[bytes, ObjectInfo] | None:
-        """Whole."""
+        """Return the object's bytes and state."""
         with self._lock:
             return self._objects.get(name)
 
     def read_into(self, info: ObjectInfo, start: int, target: memoryview) -> None:
-        """A range."""
+        """Copy a range into the buffer."""
         found = self.read(info.name)
         if found is None or found[1].generation != info.generation:
             raise NotFoundError(f"{self.url}: object {info.name} is gone", object=info.name)
         target[:] = found[0][start : start + len(target)]
 
     def write(self, name: str, data: bytes, *, generation: int) -> ObjectInfo | None:
-        """Where ``generation`` is the present one."""
+        """Write an object where ``generation`` is the present one."""
         with self._lock:
             found = self._objects.get(name)
             if (found[1].generation if found else 0) != generation:
@@ -146,14 +146,14 @@ class MemoryObjects:
     def upload(
         self, name: str, path: Path, *, checksum: int, generation: int = 0
     ) -> ObjectInfo | None:
-        """In one piece."""
+        """Store a file in one piece."""
         data = path.read_bytes()
         if zlib.crc32(data) != checksum:
             raise sent_otherwise(self.url, name, path)
         return self.write(name, data, generation=generation)
 
     def refresh(self, info: ObjectInfo) -> ObjectInfo | None:
-        """Another revision, and the present time."""
+        """Give the object a new revision and the present time."""
         with self._lock:
             data, found = self._objects.get(info.name, (b"", None))
             if found is None or not _same(found, info):
@@ -163,7 +163,7 @@ class MemoryObjects:
             return new
 
     def delete(self, info: ObjectInfo) -> bool:
-        """If it is in that state."""
+        """Delete an object that is in the state of ``info``."""
         with self._lock:
             found = self._objects.get(info.name)
             if found is None or not _same(found[1], info):
@@ -180,7 +180,7 @@ _REMEDY: Final = "nothing was published; send it again"
 
 
 def sent_otherwise(url: str, name: str, path: Path) -> CorruptError:
-    """The error for bytes that changed between this file and where they were to be kept."""
+    """Return the error for bytes that changed between this file and the object storage."""
     return CorruptError(
         f"{path}: what arrived at {url} has another checksum than what was checked here: the file "
         f"changed meanwhile, or was garbled on its way; {_REMEDY}",

@@ -1,8 +1,7 @@
-"""Where published bundles live: models, and under each its versions.
+"""Stores of published bundles: models, and under each its versions.
 
     gs://bucket/models         a bucket (``remote.py`` over ``gcs.py``)
     store, file:///srv/store   a folder of versions (``local.py``), opened where they lie
-    objects:///srv/objects     a bucket's layout in a folder: what versions share lies there once
     memory://name              this process's memory, for tests
 
 The rule: a version is a positive whole number, is published once, appears whole or not at all, and
@@ -44,18 +43,18 @@ class Store(Protocol):
         """Versions of a model, ascending as numbers. Raises ``NotFoundError`` for no model."""
 
     def labels(self, model: str) -> dict[str, str]:
-        """The version that each label of a model is at. Raises as ``versions``."""
+        """Return the version of each label of a model. Raises as ``versions``."""
 
     def number(self, model: str, label: str | None = None) -> str:
-        """The version that a label is at, or the latest. Raises ``NotFoundError`` if none is."""
+        """Return the version of a label, or the latest. Raises ``NotFoundError`` for none."""
 
     def history(self, model: str) -> list[Published]:
-        """What there is of a model, a version each, ascending. Raises as ``versions``."""
+        """Return all versions of a model, ascending. Raises as ``versions``."""
 
     def resolve(
         self, model: str, version: str | int | None = None, *, label: str | None = None
     ) -> Path:
-        """Local folder of a version, by default the latest. Raises ``NotFoundError``."""
+        """Return the local folder of a version, by default the latest. Raises ``NotFoundError``."""
 
     def copy(
         self,
@@ -66,7 +65,7 @@ class Store(Protocol):
         label: str | None = None,
         overwrite: bool = False,
     ) -> Bundle:
-        """Copy a version into a folder of one's own, every byte checked."""
+        """Copy a version into another folder, checking every byte."""
 
     def publish(
         self,
@@ -79,14 +78,14 @@ class Store(Protocol):
         """Add a version, by default the one after the latest, and return it."""
 
     def promote(self, model: str, version: str | int, label: str = "stable") -> str | None:
-        """Set a label to a version; returns the version that it was at before."""
+        """Set a label to a version; return its previous version."""
 
     def rollback(self, model: str, label: str = "stable") -> str:
-        """Set a label back to the version that it was at before, and return that."""
+        """Set a label back to its previous version, and return that."""
 
 
 def open_store(url: str | os.PathLike[str]) -> Store:
-    """The store at a path or URL. Nothing is connected or read yet.
+    """Return the store at a path or URL, without connecting or reading.
 
     Raises:
         ConfigError: any other kind of URL, or a part of it that cannot be.
@@ -98,10 +97,10 @@ def open_store(url: str | os.PathLike[str]) -> Store:
     # What a folder does not need is imported only here and below.
     if scheme == "file":
         return LocalStore(_path(text, rest))
-    if scheme not in ("gs", "objects", "memory"):
+    if scheme not in ("gs", "memory"):
         raise ConfigError(
             f"{text}: no store for {scheme}://; give a folder's path or a URL with file://, gs://, "
-            "objects:// or memory://"
+            "or memory://"
         )
     from maas_sdk.store.remote import RemoteStore
 
@@ -115,10 +114,6 @@ def open_store(url: str | os.PathLike[str]) -> Store:
                 "'_' and '.', such as gs://my-models/production"
             )
         return RemoteStore(GcsObjects(bucket, prefix.strip("/")))
-    if scheme == "objects":
-        from maas_sdk.store.folder_objects import FolderObjects
-
-        return RemoteStore(FolderObjects(_path(text, rest)))
     from maas_sdk.store.objects import MemoryObjects
 
     with _MEMORY_LOCK:

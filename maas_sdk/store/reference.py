@@ -1,4 +1,4 @@
-"""How a model in a store is named: ``gs://bucket/models/digits@3``, its parts and their rules.
+"""References to models in a store, such as ``gs://bucket/models/digits@3``: parts and rules.
 
     <store>/<model>[@<version>|@<label>]
 
@@ -32,7 +32,7 @@ _LABEL: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 
 
 class StoreReference(NamedTuple):
-    """A model in a store, and which version of it."""
+    """A model in a store, and its version or label."""
 
     # URL or path of the store.
     store: str
@@ -47,7 +47,7 @@ class StoreReference(NamedTuple):
 
 
 class Published(NamedTuple):
-    """What a store tells of a version."""
+    """A published version: number, time, size and labels."""
 
     version: str
     # UTC, RFC 3339, to the second.
@@ -59,7 +59,7 @@ class Published(NamedTuple):
 
 
 def parse_reference(text: str | os.PathLike[str]) -> StoreReference:
-    """Take ``<store>/<model>[@<version>|@<label>]`` apart.
+    """Parse ``<store>/<model>[@<version>|@<label>]``.
 
     Raises:
         ConfigError: no store or no model in it, or what follows ``@`` is neither version nor label.
@@ -86,12 +86,12 @@ def parse_reference(text: str | os.PathLike[str]) -> StoreReference:
 
 
 def is_version(text: str) -> bool:
-    """Whether a text is a version's number."""
+    """Return True when a text is a version's number."""
     return _VERSION.fullmatch(text) is not None
 
 
 def check_model(name: str) -> str:
-    """The name. Raises ``ConfigError`` if it is none."""
+    """Return the name. Raises ``ConfigError`` if it is not valid."""
     if not is_name(name):
         raise ConfigError(
             f"{name!r} is not a model's name: expected letters, digits, '.', '_' and '-', "
@@ -101,7 +101,7 @@ def check_model(name: str) -> str:
 
 
 def check_version(version: str | int) -> str:
-    """The version as text. Raises ``ConfigError`` if it is no whole number ≥ 1."""
+    """Return the version as text. Raises ``ConfigError`` if it is no whole number ≥ 1."""
     text = str(version)
     if not is_version(text):
         raise ConfigError(f"version {text!r}: expected a whole number ≥ 1, such as 3")
@@ -109,7 +109,7 @@ def check_version(version: str | int) -> str:
 
 
 def check_label(label: str) -> str:
-    """The label. Raises ``ConfigError`` if it is none."""
+    """Return the label. Raises ``ConfigError`` if it is not valid."""
     if not _LABEL.fullmatch(label):
         raise ConfigError(
             f"label {label!r}: expected a letter, then letters, digits, '.', '_' and '-', such as "
@@ -119,5 +119,5 @@ def check_label(label: str) -> str:
 
 
 def listing(names: list[str]) -> str:
-    """Names for a message."""
+    """Join names for a message."""
     return ", ".join(names) or "none"

@@ -1,4 +1,4 @@
-"""A store in a bucket, or in whatever keeps ``Objects``: versions by one atomic pointer a model.
+"""A store over object storage: versions are published by one atomic pointer per model.
 
     models/<model>.json              the pointer (``pointer.py``), the only object that changes
     objects/<ab>/<sha256>            files, by content (``transfer.py``)
@@ -57,7 +57,7 @@ class RemoteStore:
         cache: BundleCache | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Nothing is read yet.
+        """Set up the store, without reading anything.
 
         Args:
             objects: where everything is.
@@ -83,20 +83,20 @@ class RemoteStore:
         return self._pointers.known(model).numbers()
 
     def labels(self, model: str) -> dict[str, str]:
-        """The version that each label of a model is at. Raises as ``versions``."""
+        """Return the version of each label of a model. Raises as ``versions``."""
         return {
             label: line[0] for label, line in sorted(self._pointers.known(model).labels.items())
         }
 
     def number(self, model: str, label: str | None = None) -> str:
-        """The version that a label is at, or the latest. Raises as ``resolve``."""
+        """Return the version of a label, or the latest. Raises as ``resolve``."""
         pointer = self._pointers.known(model)
         if label is None:
             return pointer.numbers()[-1]
         return labelled(pointer.labels, label, f"{self.url}/{model}")
 
     def history(self, model: str) -> list[Published]:
-        """What there is of a model, a version each, ascending. Raises as ``versions``."""
+        """Return all versions of a model, ascending. Raises as ``versions``."""
         pointer = self._pointers.known(model)
         return [
             Published(
@@ -111,7 +111,7 @@ class RemoteStore:
     def resolve(
         self, model: str, version: str | int | None = None, *, label: str | None = None
     ) -> Path:
-        """Folder of a version in the cache, fetched if it is not there; by default the latest.
+        """Return a version's folder in the cache, fetched if absent; by default the latest.
 
         It stays in the cache for as long as this process lives.
 
@@ -138,7 +138,7 @@ class RemoteStore:
         label: str | None = None,
         overwrite: bool = False,
     ) -> Bundle:
-        """Fetch a version into a folder of one's own; it appears whole or not at all.
+        """Fetch a version into another folder, which appears whole or not at all.
 
         Raises as ``resolve``, and ``ConfigError`` if ``target`` exists and ``overwrite`` is off.
         """
@@ -158,7 +158,7 @@ class RemoteStore:
         *,
         label: str | None = None,
     ) -> str:
-        """Send what the store lacks of a bundle, every byte checked, and return its version.
+        """Upload the files of a bundle that the store lacks, and return the version.
 
         The version appears whole or not at all. Two who publish at once get different versions.
 
@@ -214,7 +214,7 @@ class RemoteStore:
         return published[-1]
 
     def promote(self, model: str, version: str | int, label: str = "stable") -> str | None:
-        """Set a label to a version; returns the version that it was at before.
+        """Set a label to a version; return its previous version.
 
         Raises:
             NotFoundError: no such model or version.
@@ -230,7 +230,7 @@ class RemoteStore:
         return before
 
     def rollback(self, model: str, label: str = "stable") -> str:
-        """Set a label back to the version that it was at before, and return that.
+        """Set a label back to its previous version, and return that.
 
         Raises:
             NotFoundError: no such model or label.
@@ -252,7 +252,7 @@ class RemoteStore:
     def collect(
         self, *, keep: int | None = None, age_s: float = 24 * 3600.0, dry_run: bool = False
     ) -> Collected:
-        """Delete what no published version needs.
+        """Delete the objects that no published version needs.
 
         Args:
             keep: of each model only the latest so many versions stay published, and those that a
@@ -290,7 +290,7 @@ _NOTHING: Final = Version(id="", published="", total_bytes=0, heads={})
 
 
 def _heads(bundle: Bundle) -> dict[str, FileEntry]:
-    """The files of a bundle's folder that its manifest does not list: itself, for one."""
+    """Return the files of a bundle's folder that its manifest does not list, itself included."""
     heads = {}
     for path in sorted(bundle.path.iterdir()):
         if path.is_file() and path.name not in bundle.manifest.files:

@@ -1,4 +1,4 @@
-"""Where a bundle is: a folder of this machine, or a model in a store, which is fetched.
+"""Local folder of a bundle, given as a path or as a model in a store, which is fetched.
 
     digits.maas                          a folder, as it is
     gs://bucket/models/digits@stable     a model in a store, by a URL of ``store.py``
@@ -17,12 +17,12 @@ __all__ = ["find_bundle", "find_version", "in_store"]
 
 
 def find_bundle(place: str | os.PathLike[str]) -> Path:
-    """The local folder of a bundle, fetched if a store has it. Raises as ``find_version``."""
+    """Return the local folder of a bundle, fetched if in a store. Raises as ``find_version``."""
     return find_version(place)[0]
 
 
 def find_version(place: str | os.PathLike[str]) -> tuple[Path, str | None]:
-    """The local folder of a bundle and its version's number; None for a path, which is in no store.
+    """Return the local folder of a bundle and its version; None for a path outside any store.
 
     Args:
         place: a folder's path, which is not looked at; or ``<store>/<model>[@<version>|@<label>]``.
@@ -46,7 +46,7 @@ def find_version(place: str | os.PathLike[str]) -> tuple[Path, str | None]:
 
 
 def in_store(place: str | os.PathLike[str]) -> bool:
-    """Whether a text names a model in a store; one with an ``@`` that is there is a folder."""
+    """Return True for a model in a store; an existing folder with an ``@`` is a folder."""
     text = os.fspath(place)
     parent, _, name = text.rstrip("/").rpartition("/")
     return "://" in text or (bool(parent) and "@" in name and not os.path.lexists(text))

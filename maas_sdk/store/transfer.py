@@ -1,4 +1,4 @@
-"""Files of a bundle to and from objects that are named by their content.
+"""Upload and download of a bundle's files as objects that are named by their content.
 
     objects/<first two hex digits>/<sha256>
 
@@ -41,12 +41,12 @@ _THREADS: Final = 8
 
 
 def object_name(sha256: str) -> str:
-    """The object that holds the bytes with this hash."""
+    """Return the name of the object for the bytes with this hash."""
     return f"objects/{sha256[:2]}/{sha256}"
 
 
 def push(objects: Objects, files: Mapping[Path, FileEntry], *, fresh_s: float) -> None:
-    """Make sure that an object is there for each file, and is not about to be collected.
+    """Make sure that each file has an object that is not about to be collected.
 
     Args:
         objects: where to.
@@ -86,7 +86,7 @@ def _push_one(objects: Objects, path: Path, entry: FileEntry, fresh_s: float) ->
 
 
 def _checked(objects: Objects, path: Path, entry: FileEntry) -> int:
-    """The transport's checksum of a file that has the size and hash of its entry."""
+    """Return the transport's checksum of a file, after checking size and hash of its entry."""
     digest, checksum, size = hashlib.sha256(), 0, 0
     with open(path, "rb", buffering=0) as file:
         while chunk := file.read(_CHUNK_BYTES):
@@ -105,7 +105,7 @@ def _checked(objects: Objects, path: Path, entry: FileEntry) -> int:
 
 
 def fetch(objects: Objects, entry: FileEntry) -> bytes:
-    """The bytes of a small object. Raises ``CorruptError`` if they are gone or others."""
+    """Return the bytes of a small object. Raises ``CorruptError`` if they are gone or others."""
     found = objects.read(object_name(entry.sha256))
     if found is None:
         raise _lost(objects, entry)
@@ -115,7 +115,7 @@ def fetch(objects: Objects, entry: FileEntry) -> bytes:
 
 
 def allocate(path: Path, size_bytes: int) -> None:
-    """Make a file of that size, with room on the disk for all of it.
+    """Make a file of that size, with disk space reserved for all of it.
 
     Raises:
         StorageError: the disk is full. Written through a map, that would end the process.
@@ -156,7 +156,7 @@ def download(objects: Objects, info: ObjectInfo, path: Path) -> None:
 
 
 def file_checksum(objects: Objects, path: Path) -> int:
-    """The checksum of a file's bytes that is kept with its object."""
+    """Return the checksum of a file's bytes that is kept with its object."""
     checksum = 0
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
@@ -239,7 +239,7 @@ def _is_right(
     *,
     is_last: bool,
 ) -> bool:
-    """Whether all ranges came and are what they should be; all have ended when this returns."""
+    """Return True when all ranges arrived intact; all transfers have ended by then."""
     digest, checksum = hashlib.sha256(), 0
     try:
         for index, future in enumerate(waiting):
@@ -269,7 +269,7 @@ def _is_right(
 
 
 def _all(futures: Iterable[Future[None]]) -> None:
-    """Wait for all; the first error ends those that have not begun."""
+    """Wait for all; the first error cancels those that have not begun."""
     futures = list(futures)
     try:
         for future in futures:

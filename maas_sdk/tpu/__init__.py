@@ -1,1 +1,1 @@
-"""The TPU compiler, in a process beside this one that needs no TPU."""
+"""The TPU compiler, in a child process that needs no TPU."""

@@ -40,7 +40,7 @@ _KIB: Final = 1024
 
 
 def slice_mesh(target: Slice, axes: Mapping[str, int]) -> Mesh:
-    """A mesh over a slice that is not there, its axes laid along the slice's wires.
+    """Make a mesh over a slice that is not attached, its axes laid along the slice's wires.
 
     Raises:
         ConfigError: the axes do not multiply to the slice's chips, or the compiler does not know
@@ -70,7 +70,7 @@ def slice_mesh(target: Slice, axes: Mapping[str, int]) -> Mesh:
 
 
 def load_recipe(reference: str) -> Any:
-    """The function that ``module:function`` or ``file.py:function`` names.
+    """Load the function that ``module:function`` or ``file.py:function`` names.
 
     Raises:
         ConfigError: not of this form, or nothing there.
@@ -87,7 +87,7 @@ def load_recipe(reference: str) -> Any:
 
 
 def compile_job(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Compile one job; what came of it as JSON values.
+    """Compile one job and return its result as JSON values.
 
     Keys: ``fits``; ``needs_bytes`` and ``limit_bytes`` where it does not; ``arguments`` (bytes per
     chip by kind), ``memory`` (the compiler's own figures), ``model_flops``, ``program_flops``,
@@ -153,14 +153,14 @@ def _made(job: Mapping[str, Any], mesh: Mesh) -> PlannedProgram:
 
 
 def _memory(compiled: Any) -> dict[str, int]:
-    """``memory_analysis()``, bytes of one chip."""
+    """Return ``memory_analysis()``, bytes of one chip."""
     stats = compiled.memory_analysis()
     fields = ("argument", "output", "alias", "temp", "generated_code")
     return {name: int(getattr(stats, f"{name}_size_in_bytes")) for name in fields}
 
 
 def _inside(text: str, mesh: Mesh, target: Slice) -> dict[str, Any]:
-    """Collectives, gathered by kind, axes and links, and the work of one chip."""
+    """Return the collectives, by kind, axes and links, and the work of one chip."""
     module = parse_module(text)
     gathered: Counter[tuple[Any, ...]] = Counter()
     nbytes: Counter[tuple[Any, ...]] = Counter()
@@ -187,7 +187,7 @@ def _inside(text: str, mesh: Mesh, target: Slice) -> dict[str, Any]:
 
 
 def _ways(one: Collective, mesh: Mesh, target: Slice) -> int:
-    """One-way links that a chip uses at once for a collective."""
+    """Return the number of one-way links that a chip uses at once for a collective."""
     if one.kind == "collective-permute":
         # The compiler sends around a ring in both directions.
         return 2 if one.group_size > 2 else 1

@@ -1,4 +1,4 @@
-"""The real TPU compiler, in a process beside this one that needs no TPU.
+"""The real TPU compiler, in a child process that needs no TPU.
 
 The rule: this process never loads libtpu (tests/test_tpu_compiler.py). A child of
 ``children.process`` does. What one job does to it (an error, an abort of the compiler, too much
@@ -52,7 +52,7 @@ class CompileJob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What came of a job: a result or an error, never both."""
+    """Outcome of a job: a result or an error, never both."""
 
     job: CompileJob
     # The child's document; see ``child.compile_job``.
@@ -67,7 +67,7 @@ def compile_jobs(
     libtpu: Libtpu | None = None,
     on_answer: Callable[[Answer], None] = lambda _: None,
 ) -> tuple[Answer, ...]:
-    """Compile one after the other, in one child as long as it lives.
+    """Compile jobs one after the other, in one child as long as it lives.
 
     Args:
         jobs: what to compile.
@@ -94,7 +94,7 @@ def compile_jobs(
 def _run_child(
     jobs: Sequence[CompileJob], libtpu: Libtpu, timeout_s: float
 ) -> Generator[Answer, None, None]:
-    """Answers until the child ends; at least one."""
+    """Return answers until the child ends; at least one."""
     process = ChildProcess(
         ["-m", "maas_sdk.tpu.child"],
         # Axes as pairs: an object's order would be the reader's affair.

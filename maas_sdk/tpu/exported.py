@@ -1,4 +1,4 @@
-"""A traced function as a file, so that the compiling process needs nothing of who made it.
+"""A traced function as a file, so that the compiling process needs none of the caller's code.
 
 A model with its weights cannot be named by ``module:function`` and options, as recipes are. Here it
 is lowered from shapes to StableHLO on this side, written to a file, and ``load`` is the recipe that
@@ -39,7 +39,7 @@ def write(file: Path, fn: Callable[..., Any], *arguments: Any) -> None:
 
 
 def load(mesh: Mesh, *, file: str, kinds: Sequence[str]) -> PlannedProgram:
-    """A recipe: what ``write`` has written, whole on every chip of the mesh.
+    """Load, as a recipe, the program that ``write`` wrote, whole on every chip of the mesh.
 
     Args:
         mesh: of one chip.

@@ -1,4 +1,4 @@
-"""Where the TPU compiler is: the ``libtpu`` package, of the version that this jax asks for.
+"""The installed TPU compiler: the ``libtpu`` package, of the version that this jax asks for.
 
 The rule it keeps: this process never loads it; once loaded it is slow and noisy in every jax
 process. It is looked for as a folder, whose name the compiling child gets.
@@ -36,7 +36,7 @@ class Libtpu:
 
 
 def wanted_version() -> str:
-    """What the installed jax asks for, such as ``0.0.42.*``; ``""`` when it does not say."""
+    """Return the version that the installed jax asks for; ``""`` when it does not say."""
     try:
         stated = requires("jax") or []
     except PackageNotFoundError:
@@ -46,7 +46,7 @@ def wanted_version() -> str:
 
 
 def find_libtpu(environment: Mapping[str, str] = os.environ) -> Libtpu:
-    """The compiler that ``MAAS_LIBTPU`` names, else the one installed in this environment.
+    """Return the compiler that ``MAAS_LIBTPU`` names, else the one installed in this environment.
 
     Raises:
         ConfigError: there is none, or it is of another version than jax asks for.

@@ -1,4 +1,4 @@
-"""Memory of one chip: a program's arguments by kind, and the compiler's word when it runs out.
+"""Memory of one chip: a program's arguments by kind, and the compiler's out-of-memory figures.
 
 The rule it keeps: arguments are counted exactly, from shapes and shardings; everything that is
 only known after compiling (temporaries, code) is the compiler's own figure.
@@ -28,7 +28,7 @@ _SHORTAGES: Final = (
 
 
 def bytes_by_kind(program: PlannedProgram) -> dict[str, int]:
-    """Bytes of a program's arguments on one chip, for each of ``KINDS`` that is there.
+    """Return bytes of a program's arguments on one chip, for each of ``KINDS`` that is there.
 
     Raises:
         ConfigError: kinds that are not of the arguments' structure, or unknown.
@@ -55,7 +55,7 @@ def _shard_bytes(leaf: Any) -> int:
 
 
 def out_of_memory(message: str) -> tuple[int, int] | None:
-    """(bytes needed, bytes there) when a compiler's error is about too little memory."""
+    """Return (bytes needed, bytes available) from a compiler's out-of-memory error."""
     if "RESOURCE_EXHAUSTED" not in message and "Ran out of memory" not in message:
         return None
     for pattern in _SHORTAGES:

@@ -1,4 +1,4 @@
-"""What a recipe hands to the compiler: a function and its arguments as shapes with shardings.
+"""Results of a recipe: a function and its arguments as shapes with shardings.
 
 The rule it keeps: nothing here holds data. A recipe is a function that is called in the process
 that compiles, with the mesh of the slice::

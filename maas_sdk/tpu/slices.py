@@ -105,12 +105,12 @@ class Slice:
 
     @property
     def chips(self) -> int:
-        """How many."""
+        """Number of chips."""
         return math.prod(self.shape)
 
     @property
     def wraps(self) -> tuple[bool, ...]:
-        """Whether the ends are joined, for each dimension of the network."""
+        """For each dimension of the network, True when its ends are joined."""
         chip = self.chip
         if chip.wrap_multiples:  # Only slices of whole cubes are joined.
             whole = all(size % chip.wrap_length == 0 for size in self.shape)
@@ -132,7 +132,7 @@ class Slice:
 
 
 def parse_slice(text: str) -> Slice:
-    """``v5e:4x4``, ``v6e:2x4``, ``v5p:2x2x2``.
+    """Parse ``v5e:4x4``, ``v6e:2x4``, ``v5p:2x2x2``.
 
     Raises:
         ConfigError: no such chip, a shape that the network does not have, or too many chips.
@@ -168,7 +168,7 @@ def parse_slice(text: str) -> Slice:
 
 
 def mesh_shapes(chips: int, *, least: int = 2) -> tuple[tuple[int, int], ...]:
-    """All (fsdp, tensor) with fsdp · tensor = chips and both at least ``least``, tensor rising."""
+    """Return all (fsdp, tensor) with fsdp · tensor = chips, both ≥ ``least``, tensor rising."""
     return tuple(
         (chips // tensor, tensor)
         for tensor in range(least, chips // least + 1)

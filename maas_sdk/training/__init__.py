@@ -1,4 +1,4 @@
-"""Training: data and precision in, a trained model and its history out, the same for one seed."""
+"""Training: data and precision in, a trained model and its history out, reproducible by seed."""
 
 from maas_sdk.training.checkpoints.manager import CheckpointConfig, Checkpoints
 from maas_sdk.training.data import Examples, Split, batches, stratified_split

@@ -1,4 +1,4 @@
-"""Early stopping: when more training has stopped to help, and which weights were the best.
+"""Early stopping: the end of improvement, and the best weights.
 
 The rule it keeps: a verdict is a pure function of the verdict before and one new value. Better is
 strictly better than the best so far by ``min_delta``; NaN and infinity are never better, also not
@@ -20,7 +20,7 @@ __all__ = ["EarlyStopping", "StoppingVerdict", "judge"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EarlyStopping:
-    """When to stop."""
+    """Criteria of early stopping."""
 
     # The evaluation's metric to watch, such as "loss" or "accuracy".
     metric: str = "loss"
@@ -44,7 +44,7 @@ class EarlyStopping:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoppingVerdict:
-    """What the evaluations so far say."""
+    """Verdict of the evaluations so far."""
 
     # The best value; None before a number came.
     best: float | None = None
@@ -54,14 +54,14 @@ class StoppingVerdict:
     waited: int = 0
 
     def stop(self, config: EarlyStopping) -> bool:
-        """Whether the run should end."""
+        """Return True when the run should end."""
         return self.waited >= config.patience
 
 
 def judge(
     config: EarlyStopping, before: StoppingVerdict, *, step: int, value: float
 ) -> StoppingVerdict:
-    """The verdict after one more evaluation, which found ``value`` at ``step``."""
+    """Return the verdict after one more evaluation, which found ``value`` at ``step``."""
     better = math.isfinite(value)
     if better and before.best is not None:
         gain = before.best - value if config.mode == "min" else value - before.best

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: records, and the plain callables that are given them.
+"""Hooks of a training run: records of its progress, and the callables that receive them.
 
 The rule it keeps: a hook is any function of one record. The progress bar, the log files and the
 demo's terminal are hooks like those of the user; the loop knows none of them by name. What a hook
@@ -25,7 +25,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Started:
-    """The first step is about to be taken."""
+    """Record that the first step is about to be taken."""
 
     # The step that was restored; 0 for a new run.
     step: int
@@ -42,7 +42,7 @@ class Started:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepRecord:
-    """What the steps since the last such record gave."""
+    """Metrics of the steps since the last such record."""
 
     step: int
     steps: int
@@ -56,7 +56,7 @@ class StepRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalRecord:
-    """What the steps since the last evaluation gave, and what the evaluation found."""
+    """Metrics of the steps since the last evaluation, and of the evaluation."""
 
     step: int
     # Passes over the training data that are begun or over: 1 for the first; 0 without epochs.
@@ -70,13 +70,13 @@ class EvalRecord:
     wall_s: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as JSON-ready values."""
+        """Return the record as JSON-ready values."""
         return {**asdict(self), "train": dict(self.train), "eval": dict(self.eval)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Skipped:
-    """A step's loss or gradients were not finite, and nothing of it was applied."""
+    """Record of a step with non-finite loss or gradients, which was not applied."""
 
     step: int
     # All of this run, this one included.
@@ -85,14 +85,14 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Saved:
-    """A checkpoint is on its way to the disk."""
+    """Record of a checkpoint that is being written to disk."""
 
     step: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finished:
-    """The last step has been taken."""
+    """Record that the last step has been taken."""
 
     step: int
     stopped_early: bool

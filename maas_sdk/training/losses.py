@@ -1,4 +1,4 @@
-"""Losses by name: what a model is trained to make small, one value per row or token.
+"""Training losses by name, one value per row or token.
 
 The rule it keeps: a loss takes what the model returns and what it should have returned, gives a
 float32 value for each row (or each token of it) and leaves the averaging to its caller, who knows
@@ -36,7 +36,7 @@ LossFn = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def cross_entropy(*, label_smoothing: float = 0.0) -> LossFn:
-    """Softmax cross-entropy of logits float[B, K] and labels integer[B], in float32.
+    """Compute softmax cross-entropy of logits float[B, K] and labels integer[B], in float32.
 
     Logits [B, T, K] with labels [B, T] give a loss for every token. Labels float[B, K] are soft
     targets, a distribution over the classes for each row, as ``data.Mixup`` makes them.
@@ -80,7 +80,7 @@ def cross_entropy(*, label_smoothing: float = 0.0) -> LossFn:
 
 
 def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Sigmoid cross-entropy, float32[B], of one logit per row, [B] or [B, 1], and labels 0 or 1.
+    """Compute sigmoid cross-entropy, float32[B], of logits [B] or [B, 1] and labels 0 or 1.
 
     Logits and labels of [B, K] are K questions that exclude nothing; their losses are averaged.
     """
@@ -89,19 +89,19 @@ def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def mean_squared_error(outputs: jax.Array, labels: jax.Array) -> jax.Array:
-    """(output - label)², averaged over all that a row has; float32[B]."""
+    """Compute (output - label)², averaged over each row; float32[B]."""
     outputs, labels = _alike("mean_squared_error", outputs, labels)
     return _per_row(optax.losses.squared_error(outputs, labels))
 
 
 def mean_absolute_error(outputs: jax.Array, labels: jax.Array) -> jax.Array:
-    """|output - label|, averaged over all that a row has; float32[B]."""
+    """Compute |output - label|, averaged over each row; float32[B]."""
     outputs, labels = _alike("mean_absolute_error", outputs, labels)
     return _per_row(jnp.abs(outputs - labels))
 
 
 def huber(outputs: jax.Array, labels: jax.Array) -> jax.Array:
-    """Squared up to an error of 1 and linear beyond (Huber 1964), so that outliers pull less."""
+    """Compute the Huber loss (1964): squared up to an error of 1, linear beyond."""
     outputs, labels = _alike("huber", outputs, labels)
     return _per_row(optax.losses.huber_loss(outputs, labels))
 
@@ -120,7 +120,7 @@ CLASSES: Final = frozenset({"cross_entropy"})
 
 
 def loss_by_name(name: str, *, label_smoothing: float = 0.0) -> LossFn:
-    """The loss of that name.
+    """Return the loss of that name.
 
     Raises:
         ConfigError: no such loss, or label smoothing for one that has no classes.
@@ -141,7 +141,7 @@ def loss_by_name(name: str, *, label_smoothing: float = 0.0) -> LossFn:
 
 
 def _alike(where: str, outputs: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Both in float32 and of the labels' shape; a column [B, 1] stands for [B]."""
+    """Convert both to float32 and the labels' shape; a column [B, 1] stands for [B]."""
     if outputs.shape == (*labels.shape, 1):
         outputs = outputs.reshape(labels.shape)
     if outputs.shape != labels.shape:
@@ -153,5 +153,5 @@ def _alike(where: str, outputs: jax.Array, labels: jax.Array) -> tuple[jax.Array
 
 
 def _per_row(values: jax.Array) -> jax.Array:
-    """[B, …] → [B], the mean over everything that a row has."""
+    """Reduce [B, …] → [B] by the mean over each row."""
     return values.reshape(values.shape[0], -1).mean(axis=1)

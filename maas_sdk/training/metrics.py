@@ -1,4 +1,4 @@
-"""Metrics on their way from the device: packed into one array, fetched late, added up on the host.
+"""Metrics from the device: packed into one array, fetched late, added up on the host.
 
 The rule it keeps: the loop never waits for the step that it has just started. A step's metrics are
 one small array, so that they cost one transfer; they are fetched ``LAG`` steps later, when the
@@ -51,13 +51,13 @@ NAMES: Final = {"learning/learning_rate": "learning/current_learning_rate"}
 
 
 def log_name(prefix: str, metric: str) -> str:
-    """``("learning", "loss")`` → ``"learning/loss"``."""
+    """Convert ``("learning", "loss")`` to ``"learning/loss"``."""
     name = f"{prefix}/{metric}"
     return NAMES.get(name, name)
 
 
 def pack(metrics: Metrics) -> jax.Array:
-    """float32[2, M]: totals, then counts, in the order of the sorted names."""
+    """Pack metrics into float32[2, M]: totals, then counts, in the order of the sorted names."""
     chosen = [metrics[name] for name in sorted(metrics)]
     return jnp.stack(
         [
@@ -139,6 +139,6 @@ class DelayedMetrics:
 
 
 def mean_values(metrics: Metrics) -> dict[str, float]:
-    """Means by name, on the host; waits for the device. For those who take single steps."""
+    """Return means by name, on the host; waits for the device. For taking single steps."""
     fetched: dict[str, Mean] = jax.device_get(metrics)
     return {name: float(one.total) / float(one.count) for name, one in fetched.items()}

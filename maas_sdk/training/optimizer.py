@@ -1,4 +1,4 @@
-"""The optimizer of a training run, by name, with all that is put around it; every part is optax's.
+"""The optimizer of a training run, by name, with its schedule, clipping and averaging by optax.
 
 The rule it keeps: one frozen configuration is one chain, always in this order:
 
@@ -69,7 +69,7 @@ class _Named:
 
 
 def _muon(learning_rate: optax.Schedule, **options: Any) -> optax.GradientTransformation:
-    """Muon for matrices; Adam for the rest, embeddings among it (Jordan et al. 2024)."""
+    """Return Muon for matrices and Adam for the rest, embeddings included (Jordan et al. 2024)."""
 
     def matrices(params: Any) -> Any:
         def dimensions(name: str, leaf: jax.Array) -> Any:
@@ -108,7 +108,7 @@ OPTIMIZERS: Final[Mapping[str, _Named]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerConfig:
-    """An optimizer, its schedule, and what is done to gradients before it sees them."""
+    """Configuration of an optimizer, its schedule, and the processing of gradients."""
 
     # A name out of ``OPTIMIZERS``.
     name: str = "adamw"
@@ -174,7 +174,7 @@ class OptimizerConfig:
 
 
 def learning_rate_schedule(config: OptimizerConfig, *, steps: int) -> optax.Schedule:
-    """Updates made so far → learning rate, for a run of ``steps`` steps."""
+    """Return a function: updates made so far → learning rate, for a run of ``steps`` steps."""
     if callable(config.schedule):
         return config.schedule
     return make_schedule(
@@ -189,14 +189,14 @@ def learning_rate_schedule(config: OptimizerConfig, *, steps: int) -> optax.Sche
 
 
 def depends_on_steps(config: OptimizerConfig) -> bool:
-    """Whether the learning rate of an update depends on how many the run will make."""
+    """Return True when the learning rate depends on the run's number of updates."""
     if callable(config.schedule):
         return False
     return config.schedule != "constant" or bool(config.warmup_fraction)
 
 
 def make_optimizer(config: OptimizerConfig, *, steps: int) -> optax.GradientTransformation:
-    """The optax transformation for a run of ``steps`` steps.
+    """Return the optax transformation for a run of ``steps`` steps.
 
     Its ``update`` needs the parameters. Gradients should be in the masters' dtype.
     """
@@ -214,7 +214,7 @@ def make_optimizer(config: OptimizerConfig, *, steps: int) -> optax.GradientTran
 
 
 def skipped_steps(opt_state: Any) -> jax.Array:
-    """Steps, int32[], that ``skip_nonfinite`` has found not finite since the state was made.
+    """Return the count, int32[], of non-finite steps that ``skip_nonfinite`` has skipped.
 
     0 where the configuration skips none. Works on tracers too.
     """
@@ -224,7 +224,7 @@ def skipped_steps(opt_state: Any) -> jax.Array:
 
 
 def update_ema(ema: T, params: T, *, decay: float, updates: jax.typing.ArrayLike) -> T:
-    """The exponential moving average after one more update, in the dtype of ``ema``.
+    """Return the exponential moving average after one more update, in the dtype of ``ema``.
 
     d = min(decay, (1 + n) / (10 + n)) with n updates made before this one; the average is
     d · ema + (1 - d) · params. Without the ramp the first weights, which are random, would stay in
@@ -244,7 +244,7 @@ def update_ema(ema: T, params: T, *, decay: float, updates: jax.typing.ArrayLike
 
 
 def decay_mask(name: str) -> Callable[[Any], Any]:
-    """A function: params → the same tree with True where weight decay applies.
+    """Return a function: params → the same tree with True where weight decay applies.
 
     What a leaf is for is read off its path: ``blocks/0/norm/scale`` is not decayed, and neither is
     a stacked bias [L, D] of scanned blocks. A leaf with fewer than two dimensions never is.

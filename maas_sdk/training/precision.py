@@ -1,4 +1,4 @@
-"""In which dtypes a model is trained.
+"""Precision policies: the dtypes in which a model is trained.
 
 The rule it keeps: parameters and optimizer state are masters and stay in ``params`` (float32 unless
 said otherwise: an update that is small against a bfloat16 weight is lost in rounding); each step
@@ -89,7 +89,7 @@ class Policy:
 
     @classmethod
     def parse(cls, text: str) -> Policy:
-        """Read ``"bf16"``, ``"int8"`` or ``"params=float32,compute=bfloat16,output=float32"``.
+        """Parse ``"bf16"``, ``"int8"`` or ``"params=float32,compute=bfloat16,output=float32"``.
 
         A dtype without a field is for ``compute``, a name out of ``QUANTIZED`` for ``quantized``,
         so that ``"int8,bf16"`` and ``"quantized=int8,compute=bfloat16"`` are one policy. Fields may
@@ -119,20 +119,20 @@ class Policy:
         return dtypes if self.quantized is None else f"{dtypes},quantized={self.quantized}"
 
     def cast_params(self, tree: T) -> T:
-        """The floating-point arrays of ``tree`` in the masters' dtype."""
+        """Cast the floating-point arrays of ``tree`` to the masters' dtype."""
         return _cast(tree, self.params)
 
     def cast_compute(self, tree: T) -> T:
-        """The floating-point arrays of ``tree`` in the dtype that the model computes in."""
+        """Cast the floating-point arrays of ``tree`` to the dtype that the model computes in."""
         return _cast(tree, self.compute)
 
     def cast_output(self, tree: T) -> T:
-        """The floating-point arrays of ``tree`` in the dtype that the model returns."""
+        """Cast the floating-point arrays of ``tree`` to the dtype that the model returns."""
         return _cast(tree, self.output)
 
 
 def keep_compute_dtype(model: Module) -> Module:
-    """A module like ``model`` whose batch norms give what they are given: bfloat16 for bfloat16.
+    """Return a copy of ``model`` whose batch norms keep their inputs' dtype, as in bfloat16.
 
     It has variables of its own over the same arrays. Statistics are taken and kept in float32; a
     batch norm that was made with a ``promote_dtype`` of its own is left alone.
@@ -148,7 +148,7 @@ def keep_compute_dtype(model: Module) -> Module:
 def _promote_all_but_statistics(
     values: tuple[Any, ...], /, *, dtype: Any = None, inexact: bool = True
 ) -> tuple[Any, ...]:
-    """What ``nnx.BatchNorm`` asks for: inputs, running mean and variance, scale and bias."""
+    """Promote dtypes for ``nnx.BatchNorm``: inputs, running mean and variance, scale and bias."""
     x, mean, variance, scale, bias = values
     x, scale, bias = promote_dtype((x, scale, bias), dtype=dtype, inexact=inexact)
     return x, mean, variance, scale, bias
@@ -165,7 +165,7 @@ def _dtype(name: str, where: str) -> str:
 
 
 def _cast(tree: T, dtype: str) -> T:
-    """Integers, booleans and random keys pass as they are."""
+    """Cast floating-point arrays; integers, booleans and random keys pass unchanged."""
 
     def cast(leaf: jax.Array) -> jax.Array:
         return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf

@@ -70,7 +70,7 @@ _numerics: Any = jax.make_user_context(None)  # type: ignore[no-untyped-call]
 
 
 def prepare(model: Module, policy: Policy) -> Module:
-    """A module like ``model`` whose calls are computed as ``policy`` says.
+    """Return a copy of ``model`` whose calls are computed as ``policy`` says.
 
     It has variables of its own over the same arrays, and a state of the same structure, so weights
     trained with the one fit the other. Casting to the policy's dtypes is left to the caller.
@@ -83,7 +83,7 @@ def prepare(model: Module, policy: Policy) -> Module:
 
 
 def quantize_calls(model: Module, name: str, *, paths: str = ".*") -> Module:
-    """A module like ``model`` whose ``__call__`` computes products with weights in ``name``.
+    """Return a copy of ``model`` whose ``__call__`` computes products with weights in ``name``.
 
     Args:
         model: of any kind; only ``__call__`` of it is changed, and what that calls.
@@ -127,7 +127,7 @@ def _at(rule: qwix.QtRule, paths: str) -> qwix.QtRule:
 
 
 class _Provider(qwix.QtProvider):  # type: ignore[misc]
-    """qwix tells weights from activations by their shapes, and refuses a batch of a weight's shape.
+    """Provider for qwix, which tells weights from activations by their shapes.
 
     Here both operands are quantized alike, so it is told that neither is a weight.
     """

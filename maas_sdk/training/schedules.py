@@ -1,4 +1,4 @@
-"""Learning rates over a run, by name; each is optax's.
+"""Learning-rate schedules by name, made with optax.
 
 The rule it keeps: a schedule is a function of the number of updates made so far alone, so it is
 compiled into the step, and every length of run has one, a single update included. Its shape is
@@ -33,7 +33,7 @@ _ONECYCLE_START: Final = 25.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScheduleShape:
-    """What a schedule is made of; counts are of updates, the warm-up's among them."""
+    """Shape of a schedule; counts are of updates, the warm-up's included."""
 
     # The highest learning rate.
     peak: float
@@ -56,7 +56,7 @@ class ScheduleShape:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Named:
-    """A schedule with what it takes where nothing is said."""
+    """A schedule with its default parameters."""
 
     # What comes after the warm-up, as a function of the updates since.
     make: Callable[[ScheduleShape], optax.Schedule]
@@ -76,7 +76,7 @@ def make_schedule(
     cooldown_fraction: float = 0.2,
     pieces: Sequence[tuple[float, float]] = ((0.5, 0.1), (0.75, 0.1)),
 ) -> optax.Schedule:
-    """A function: updates made so far → learning rate of the next one.
+    """Return a function: updates made so far → learning rate of the next one.
 
     Args:
         name: out of ``SCHEDULES``.

@@ -74,7 +74,7 @@ def initial_state(
     optimizer: optax.GradientTransformation,
     ema: bool = False,
 ) -> TrainState:
-    """The state before the first step, of master weights and the module's other variables."""
+    """Return the state before the first step, of master weights and other variables."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -60,7 +60,7 @@ Batch = Mapping[str, ArrayLike]
 @partial(jax.tree_util.register_dataclass, data_fields=["total", "count"], meta_fields=[])
 @dataclass(frozen=True, kw_only=True)
 class Mean:
-    """A weighted sum and its weights: what adds up over batches, devices and hosts."""
+    """A weighted sum and its total weight, which add up over batches, devices and hosts."""
 
     # float32[]
     total: jax.Array
@@ -69,7 +69,7 @@ class Mean:
 
     @property
     def value(self) -> jax.Array:
-        """Total / count, float32[]; 0 where nothing counts."""
+        """Total / count, float32[]; 0 where the count is zero."""
         return self.total / jnp.maximum(self.count, _TINY)
 
     def __add__(self, other: Mean) -> Mean:
@@ -88,7 +88,7 @@ EvalStep = Callable[[TrainState, Batch], Metrics]
 
 
 def mean_of(values: jax.Array, weights: ArrayLike | None = None) -> Mean:
-    """The mean of values [B] or [B, T], weighted per row [B] or token [B, T].
+    """Return the mean of values [B] or [B, T], weighted per row [B] or token [B, T].
 
     Values of weight 0 count for nothing in the mean, NaN among them or not. That does not hold for
     its gradient: what goes back to such a value is 0, but through a function that has no finite
@@ -103,7 +103,7 @@ def mean_of(values: jax.Array, weights: ArrayLike | None = None) -> Mean:
 
 
 def supervised(loss_fn: LossFn) -> Objective:
-    """The usual objective: the mean loss of ``model(batch["inputs"])`` against ``batch["labels"]``.
+    """Compute the mean loss of ``model(batch["inputs"])`` against ``batch["labels"]``.
 
     Where the labels are integers and the outputs have one dimension more, of classes, the share of
     rows whose largest output is at their label is reported as "accuracy".
@@ -152,7 +152,7 @@ def make_train_step(
     skip_nonfinite: int | None = 0,
     out_shardings: Any = None,
 ) -> TrainStep:
-    """Compile-ready ``(state, batch) → (state, metrics)``.
+    """Return a compilable ``(state, batch) → (state, metrics)``.
 
     The given state is donated: its buffers become the new state's, and it must not be used again.
     To the objective's metrics come "grad_norm", the gradients' global L2 norm before clipping,
@@ -229,19 +229,19 @@ def make_eval_step(graphdef: nnx.GraphDef[Any], policy: Policy, objective: Objec
 
 
 def _counted(opt_state: Any) -> jax.Array | None:
-    """Updates that ``optax.MultiSteps`` has made; None where every step makes one."""
+    """Return the count of ``optax.MultiSteps``'s updates; None where every step makes one."""
     count: jax.Array | None = optax.tree.get(opt_state, "gradient_step", None)
     return count
 
 
 def _updates_made(state: TrainState) -> jax.Array:
-    """Updates before this step, int32[]; steps that only accumulate gradients make none."""
+    """Return updates before this step, int32[]; steps that only accumulate count as none."""
     counted = _counted(state.opt_state)
     return jnp.asarray(state.step - state.skipped if counted is None else counted)
 
 
 def _averaged(state: TrainState, params: Any, opt_state: Any, decay: float | None) -> Any:
-    """The average of the weights after an update; that before where gradients only add up."""
+    """Return the weights' average after an update; the old one where gradients accumulate."""
     if state.ema is None or decay is None:
         return state.ema
     new = update_ema(state.ema, params, decay=decay, updates=_updates_made(state))
@@ -252,7 +252,7 @@ def _averaged(state: TrainState, params: Any, opt_state: Any, decay: float | Non
 def _guarded(
     old: TrainState, new: TrainState, finite: jax.Array, skip_nonfinite: int | None
 ) -> TrainState:
-    """``new`` where it may be taken, ``old`` where not, with bad steps counted."""
+    """Select ``new`` where it may be taken, ``old`` where not, and count bad steps."""
     if skip_nonfinite is None:
         return new
     # Once there were too many in a row, nothing is good any more.
@@ -283,5 +283,5 @@ def _where(condition: jax.Array, new: Any, old: Any) -> Any:
 
 
 def _dtypes_as_in(found: Any, given: Any) -> Any:
-    """State keeps its dtype: one that drifts would compile the step anew."""
+    """Cast to the old state's dtypes: a changed one would compile the step again."""
     return jax.tree.map(lambda new, old: new.astype(old.dtype), found, given)

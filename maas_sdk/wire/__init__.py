@@ -1,4 +1,4 @@
-"""The contract between client and service: bytes on the wire, and nothing that sends them.
+"""The wire formats between client and service, as bytes; nothing here sends them.
 
 Reading order: ``frames`` (our msgpack dialect, many calls in one body), ``tfserving`` (TensorFlow
 Serving's REST v1 in JSON), ``tfserving_metadata`` (what it says of a

@@ -1,4 +1,4 @@
-"""What travels in a frame: calls one way, a result or a failure for each on the way back."""
+"""Contents of a frame: calls one way, a result or a failure for each on the way back."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Result(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """Why one call has no answer, while others in its frame may have theirs."""
+    """Error of one call; other calls of its frame may succeed."""
 
     id: str
     # A code of ``errors.TRAITS``, or of a newer release.
@@ -45,13 +45,13 @@ class Failure(NamedTuple):
 
     @classmethod
     def from_error(cls, id: str, error: BaseException) -> Failure:
-        """What a caller is told about ``error``; nothing of a foreign one but its class."""
+        """Describe ``error`` for a caller; of a foreign error only its class is told."""
         if isinstance(error, MaasError):
             return cls(id, traits(error).code, error.message, error.retry_after_s)
         return cls(id, traits(error).code, f"internal error: {type(error).__name__}")
 
     def to_error(self) -> MaasError:
-        """The error that this failure stands for, to be raised on the caller's side."""
+        """Return the error that this failure describes, to be raised on the caller's side."""
         return error_from_code(
             self.code, self.message, retry_after_s=self.retry_after_s, call_id=self.id
         )

@@ -1,4 +1,4 @@
-"""A frame's bytes → calls and results. Nothing in it is believed before it has been measured."""
+"""Frame decoding: bytes → calls and results, every length checked before it is used."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["FrameLimits", "decode_calls", "decode_results"]
 
 
 class FrameLimits(NamedTuple):
-    """What a frame may ask of the side that reads it. Over any of them: ``TooLargeError``."""
+    """Limits on a frame that is read; beyond any of them: ``TooLargeError``."""
 
     # Bytes of the whole frame; also of all its tensors that are narrower than a byte, once each
     # element has a byte of its own.
@@ -59,7 +59,7 @@ _MAX_SPAN: Final = 2**58
 def decode_calls(
     data: bytes | bytearray | memoryview, limits: FrameLimits | None = None
 ) -> list[Call | Failure]:
-    """The calls of a frame, in its order; the arrays are read-only views of ``data``.
+    """Return the calls of a frame, in its order; the arrays are read-only views of ``data``.
 
     A call that can be read but not be meant (unknown dtype, unknown field, …) becomes a
     ``Failure`` with its id, and the others are not disturbed.
@@ -74,7 +74,7 @@ def decode_calls(
 def decode_results(
     data: bytes | bytearray | memoryview, limits: FrameLimits | None = None
 ) -> list[Result | Failure]:
-    """The results of a frame, in its order; as ``decode_calls``.
+    """Return the results of a frame, in its order; as ``decode_calls``.
 
     Fields that a newer server adds are passed over.
     """
@@ -108,7 +108,7 @@ def _decode(
 
 
 def _split(kind: int, body: memoryview, limits: FrameLimits) -> tuple[memoryview, memoryview]:
-    """Head and bulk of a frame, every length compared with the bytes that are there."""
+    """Split head and bulk of a frame, every length compared with the bytes that are there."""
     if body.nbytes > limits.max_bytes:
         raise TooLargeError(
             f"a frame of {body.nbytes} bytes is over the limit of {limits.max_bytes}: "
@@ -149,7 +149,7 @@ def _split(kind: int, body: memoryview, limits: FrameLimits) -> tuple[memoryview
 
 
 def _items(head: memoryview, limits: FrameLimits) -> Iterator[Any]:
-    """The values of the head's array, one by one, after all of them have been measured."""
+    """Yield the values of the head's array, one by one, after all of them have been measured."""
     scanner = _unpacker(head, limits)
     try:
         count = scanner.read_array_header()
@@ -203,7 +203,7 @@ def _kind(value: object) -> str:
 
 
 class _Reader:
-    """Values of the head → checked values; it walks the bulk forward only."""
+    """Reader of checked values from the head; it walks the bulk forward only."""
 
     def __init__(self, bulk: memoryview, limits: FrameLimits) -> None:
         self._bulk = bulk

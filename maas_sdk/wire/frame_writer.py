@@ -1,4 +1,4 @@
-"""Calls and results → the buffers of a frame. Large tensors are handed on, never copied."""
+"""Frame encoding: calls and results → buffers; large tensors are never copied."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class _Bulk:
 
 
 def encode_calls(calls: Iterable[Call]) -> list[bytes | memoryview]:
-    """Buffers to be sent one after another; large tensors are views of the callers' arrays.
+    """Return buffers to be sent one after another; large tensors are views of the callers' arrays.
 
     The arrays must not change until the buffers are sent.
 
@@ -90,7 +90,7 @@ def encode_calls(calls: Iterable[Call]) -> list[bytes | memoryview]:
 
 
 def encode_results(results: Sequence[Result | Failure]) -> list[bytes | memoryview]:
-    """As ``encode_calls``, for the way back."""
+    """Return the buffers of a reply; as ``encode_calls``."""
     return _encode(RESULTS, results, _result_out)
 
 

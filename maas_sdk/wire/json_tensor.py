@@ -30,12 +30,12 @@ _KINDS: Final[dict[type, str]] = {
 
 
 def json_kind(value: object) -> str:
-    """What JSON calls the type of a parsed value."""
+    """Return JSON's word for the type of a parsed value."""
     return _KINDS.get(type(value), type(value).__name__)
 
 
 def array_from_json(value: Any, spec: TensorSpec, where: str, suffix: str = "") -> Array:
-    """Nested lists → an array of the spec's dtype; its shape is the lists', not held to the spec's.
+    """Nested lists → an array of the spec's dtype; its shape is the lists', unchecked.
 
     Args:
         value: what ``json`` made of the document.
@@ -83,7 +83,7 @@ def array_from_json(value: Any, spec: TensorSpec, where: str, suffix: str = "") 
 
 
 def _shape(value: Any, where: str, suffix: str) -> tuple[int, ...]:
-    """Dimensions of nested lists, read off the first element of each; then all are compared."""
+    """Return dimensions of nested lists, read off the first elements and then compared with all."""
     shape: list[int] = []
     first = value
     while type(first) is list:
@@ -126,7 +126,7 @@ def _refuse(
 
 
 def _kinds_of(dtype: str) -> tuple[frozenset[type], str]:
-    """Which JSON values a dtype takes, as Python types and in words."""
+    """Return the JSON values that a dtype takes, as Python types and in words."""
     if dtype == "bool":
         return frozenset({bool}), "true or false"
     if "complex" in dtype:
@@ -146,7 +146,7 @@ def _bounds(dtype: np.dtype[Any]) -> tuple[int, int]:
 
 
 def array_to_json(name: str, array: Array) -> Any:
-    """Nested lists of what JSON has: every digit that tells a number from its neighbours."""
+    """Return nested lists of JSON values, floats with enough digits to be exact."""
     kind = array.dtype.name
     if "complex" in kind:
         raise InputError(f"output {name!r}: dtype {kind} has no form in JSON: ask with msgpack")

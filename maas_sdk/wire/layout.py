@@ -1,4 +1,4 @@
-"""The fixed parts of a frame: what ``frame_writer`` puts there and ``frame_reader`` expects."""
+"""The fixed parts of a frame, shared by ``frame_writer`` and ``frame_reader``."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ CONTENT_TYPE: Final = "application/json"
 
 
 class PredictRequest(NamedTuple):
-    """What a predict body asks for."""
+    """Contents of a predict request's body."""
 
     # ``signature_name`` as it came; None where it is absent or empty.
     program: str | None

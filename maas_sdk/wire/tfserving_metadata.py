@@ -1,4 +1,4 @@
-"""What TensorFlow Serving's REST v1 says of a model: its state, and its programs' signatures.
+"""Model metadata in TensorFlow Serving's REST v1: state, and signatures of the programs.
 
 Written by a server and read by a client, here side by side, so that the two cannot part. TensorFlow
 has no name for some dtypes; those travel as ``DT_INVALID`` and are read as None.
@@ -42,7 +42,7 @@ _DEFAULT_SIGNATURE: Final = "serving_default"
 
 
 class TensorInfo(NamedTuple):
-    """What a server says of one tensor."""
+    """A server's description of one tensor."""
 
     # A name of ``tensors.BITS``; None where TensorFlow has none for it.
     dtype: str | None
@@ -51,7 +51,7 @@ class TensorInfo(NamedTuple):
 
 
 def status_body(versions: Mapping[str, tuple[str, str, str]]) -> dict[str, Any]:
-    """The answer to ``GET /v1/models/<name>``.
+    """Return the answer to ``GET /v1/models/<name>``.
 
     Args:
         versions: version → (state, error code, error message): state is one of START, LOADING,
@@ -76,7 +76,7 @@ def metadata_body(
     *,
     default_program: str | None = None,
 ) -> dict[str, Any]:
-    """The answer to ``GET /v1/models/<name>/metadata``.
+    """Return the answer to ``GET /v1/models/<name>/metadata``.
 
     Args:
         name: of the model.

@@ -1,4 +1,4 @@
-"""Encrypted bundles: what the manifest says of it, and the key that opens them.
+"""Encrypted bundles: the manifest's field ``encryption``, and the key that decrypts the files.
 
 Every file but the manifest and its signature is encrypted (``stream.py``) with a data key that is
 made for this one bundle, and that key lies in the manifest, wrapped by a key of the user's, which
@@ -48,7 +48,7 @@ _HEX: Final = re.compile(r"(?:[0-9a-f]{2})*")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Encryption:
-    """How the files of a bundle are encrypted: the manifest's field ``encryption``."""
+    """Encryption of a bundle's files: the manifest's field ``encryption``."""
 
     # AES-256-GCM, the only one.
     algorithm: str = _ALGORITHM
@@ -101,12 +101,12 @@ def read_encryption(value: Any, path: str) -> Encryption:
 
 
 def associated(encryption: Encryption, relative_path: str) -> bytes:
-    """What is authenticated with each chunk of a file: which file of which sealing it is."""
+    """Return the associated data authenticated with each chunk: the file's path and its bundle."""
     return f"maas-sdk file 1\0{encryption.id}\0{relative_path}".encode()
 
 
 def wrap(data_key: bytes, key: bytes, manifest: bytes) -> str:
-    """A data key as the manifest has it.
+    """Wrap a data key in the form that the manifest holds.
 
     Args:
         data_key: 32 bytes.
@@ -118,7 +118,7 @@ def wrap(data_key: bytes, key: bytes, manifest: bytes) -> str:
 
 
 def unwrap(encryption: Encryption, manifest: bytes, reference: str | None = None) -> bytes:
-    """The data key of a bundle.
+    """Unwrap the data key of a bundle.
 
     Args:
         encryption: the manifest's.
@@ -155,7 +155,7 @@ def unwrap(encryption: Encryption, manifest: bytes, reference: str | None = None
 
 
 class Vault:
-    """The files of one encrypted bundle, as they were before. Thread-safe."""
+    """The decrypted view of one encrypted bundle's files. Thread-safe."""
 
     def __init__(self, encryption: Encryption, manifest: bytes, reference: str | None) -> None:
         """Fetch and unwrap the key. Arguments and errors are those of ``unwrap``."""
@@ -163,7 +163,7 @@ class Vault:
         self._cipher = Cipher(unwrap(encryption, manifest, reference))
 
     def read(self, relative_path: str, sealed: bytes) -> bytes:
-        """What a file held before, from the bytes that lie in the bundle.
+        """Decrypt a file of the bundle from its encrypted bytes.
 
         Raises:
             SealError: they are altered, cut, or another file's.
@@ -173,7 +173,7 @@ class Vault:
         return bytes(clear)
 
     def open(self, relative_path: str, sealed: memoryview) -> memoryview:
-        """What a file held before, in anonymous memory that starts on a page; else as ``read``."""
+        """Decrypt a file into anonymous, page-aligned memory; else as ``read``."""
         clear = _anonymous(self._size(relative_path, sealed.nbytes))
         self._decrypt(relative_path, sealed, clear)
         return clear.toreadonly()
@@ -193,7 +193,7 @@ class Vault:
 
 
 def _anonymous(nbytes: int) -> memoryview:
-    """Memory of no file, which no core dump shows."""
+    """Return memory of no file, left out of core dumps."""
     if not nbytes:
         return memoryview(bytearray())
     mapping = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

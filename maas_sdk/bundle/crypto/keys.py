@@ -1,4 +1,4 @@
-"""Keys as lines of text, and where they are kept: by reference, never in a bundle.
+"""Keys as lines of text, kept outside the bundle and named by reference.
 
 A key is one line that says what it is for, so that one in another's place is told at once:
 
@@ -42,7 +42,7 @@ _KINDS_OF_REFERENCE: Final = (
 
 
 class KeyKind(StrEnum):
-    """What a key is for; the word before the colon."""
+    """Purpose of a key; the word before the colon."""
 
     PUBLIC = "ed25519"
     PRIVATE = "ed25519-private"
@@ -57,7 +57,7 @@ _WORDS: Final = {
 
 
 def new_key() -> bytes:
-    """A private signing key or an encryption key: 32 bytes of the system's randomness."""
+    """Return a new signing or encryption key: 32 bytes of the system's randomness."""
     return os.urandom(KEY_BYTES)
 
 
@@ -168,12 +168,12 @@ def trusted(keys: Sequence[str]) -> tuple[bytes, ...]:
 
 
 def key_id(key: bytes) -> str:
-    """A name by which an encryption key is known without being told: 32 hex digits."""
+    """Return an identifier of an encryption key that does not reveal it: 32 hex digits."""
     return hashlib.sha256(b"maas-sdk key id\0" + key).hexdigest()[:32]
 
 
 class Made(NamedTuple):
-    """Keys that were made."""
+    """Keys that ``write_keys`` made."""
 
     files: tuple[Path, ...]
     # As a line; None where no signing pair was asked for.
@@ -181,7 +181,7 @@ class Made(NamedTuple):
 
 
 def write_keys(folder: Path, *, signing: bool = True, encryption: bool = True) -> Made:
-    """Make keys and write each into a file of its own.
+    """Make keys and write each into its own file.
 
     Private ones, ``signing.key`` and ``encryption.key``, are readable by their owner alone;
     ``signing.pub`` is for everybody.

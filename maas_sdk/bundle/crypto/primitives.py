@@ -42,12 +42,12 @@ class Cipher:
         self._invalid = InvalidTag
 
     def encrypt(self, nonce: bytes, data: bytes | memoryview, associated: bytes) -> bytes:
-        """The ciphertext and its tag; a nonce is used once under a key."""
+        """Return the ciphertext and its tag; use a nonce only once under a key."""
         sealed: bytes = self._aead.encrypt(nonce, data, associated)
         return sealed
 
     def decrypt(self, nonce: bytes, sealed: bytes | memoryview, associated: bytes) -> bytes | None:
-        """The data, or None where key, nonce, bytes or associated data are not those of then."""
+        """Return the plaintext, or None when key, nonce, bytes or associated data do not match."""
         try:
             data: bytes = self._aead.decrypt(nonce, sealed, associated)
         except self._invalid:
@@ -57,7 +57,7 @@ class Cipher:
     def decrypt_into(
         self, nonce: bytes, sealed: memoryview, associated: bytes, out: memoryview
     ) -> bool:
-        """Decrypt into ``out``, 16 bytes shorter than ``sealed``; False as ``decrypt`` has None."""
+        """Decrypt into ``out``, 16 bytes shorter than ``sealed``; return False on a mismatch."""
         try:
             self._aead.decrypt_into(nonce, sealed, associated, out)
         except self._invalid:
@@ -84,7 +84,7 @@ def _private(seed: bytes) -> Any:
 
 
 def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    """Whether the owner of the public key signed the message (RFC 8032, 5.1.7)."""
+    """Return True when the owner of the public key signed the message (RFC 8032, 5.1.7)."""
     try:
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

@@ -1,4 +1,4 @@
-"""One secret out of Google's Secret Manager, over its REST API, with the standard library alone.
+"""One secret from Google's Secret Manager, over its REST API, with the standard library alone.
 
 The rule: a token goes to Secret Manager and nowhere else, so redirects are not followed. Who asks
 is the machine's service account, by the metadata server's token, or whoever's token is in
@@ -71,7 +71,7 @@ def read_secret(name: str) -> bytes:
 
 
 def _crc32c(data: bytes) -> int:
-    """The checksum with Castagnoli's polynomial. zlib has another one; a secret is short."""
+    """Return the CRC-32C checksum (Castagnoli's polynomial), which zlib does not provide."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc ^= byte
@@ -122,7 +122,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def _get(url: str, headers: Mapping[str, str], *, proxied: bool = True) -> tuple[int, bytes]:
-    """Status and body. Raises ``TransportError`` where no answer came, or faults went on."""
+    """Return status and body. Raises ``TransportError`` when no answer came or faults persisted."""
     handlers: list[Any] = [_NoRedirect()]
     if not proxied:
         handlers.append(urllib.request.ProxyHandler({}))

@@ -1,4 +1,4 @@
-"""One file encrypted by chunks, so that it can be decrypted in place, in parallel, and not in part.
+"""A file encrypted by chunks, decrypted in place and in parallel, always as a whole.
 
     16 bytes   magic "maasseal", version 1, nonce prefix of 7 random bytes
     then       chunks of chunk_bytes, the last one shorter, each followed by its tag of 16 bytes
@@ -39,7 +39,7 @@ class _Binary(Protocol):
 
 
 class _Layout(NamedTuple):
-    """Where chunks lie in a file of a given size."""
+    """Positions of the chunks in a file of a given size."""
 
     chunk_bytes: int
     # At least 1.
@@ -82,7 +82,7 @@ def encrypt(
 
 
 def _chunks(source: _Binary, size: int) -> Iterator[tuple[int, bool, bytes]]:
-    """Index, whether it is the last one, and bytes; one ahead, to know which is the last."""
+    """Yield index, whether the chunk is the last, and bytes; reads one chunk ahead to know."""
     index, chunk = 0, _read(source, size)
     while True:
         following = _read(source, size) if len(chunk) == size else b""
@@ -93,7 +93,7 @@ def _chunks(source: _Binary, size: int) -> Iterator[tuple[int, bool, bytes]]:
 
 
 def _read(source: _Binary, size: int) -> bytes:
-    """As many bytes as there are, also from a source that gives fewer at a time."""
+    """Read ``size`` bytes or to the end, also from a source that gives fewer at a time."""
     parts = []
     while size and (part := source.read(size)):
         parts.append(part)
@@ -106,7 +106,7 @@ def _nonce(prefix: bytes, index: int, last: bool) -> bytes:
 
 
 def clear_size(sealed_bytes: int, chunk_bytes: int, where: str) -> int:
-    """Size of what an encrypted file of ``sealed_bytes`` holds.
+    """Return the decrypted size of an encrypted file of ``sealed_bytes``.
 
     Raises:
         SealError: no encrypted file has this size.
@@ -136,7 +136,7 @@ def decrypt_into(
     chunk_bytes: int,
     where: str,
 ) -> None:
-    """Decrypt a file into memory, on a few threads, all of which have ended at the return.
+    """Decrypt a file into memory on a few threads, all of which have ended at the return.
 
     What ``out`` holds after an error is not authentic.
 

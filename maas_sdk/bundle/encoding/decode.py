@@ -40,16 +40,16 @@ __all__ = [
 
 
 class EncodedPart(Protocol):
-    """What a formula is made from: a stored tensor, or one that is decoded in turn."""
+    """One input of a formula: a stored tensor, or one that is decoded in turn."""
 
     spec: Spec
 
     def whole(self) -> Any:
-        """All of it; what is decoded for that is kept."""
+        """Return the whole part; its decoded values are kept."""
         ...
 
     def rows(self, cut: slice | None) -> Any:
-        """Some rows of the first axis; None: all."""
+        """Return some rows of the first axis; None: all."""
         ...
 
 
@@ -96,7 +96,7 @@ def scaled(work: Work, cut: slice | None, out: Array | None) -> Any:
 
 
 def _rows_of_groups(side: Any, shape: tuple[int, ...], cut: slice | None) -> Any:
-    """What of a scale belongs to some rows: one each, or one for all."""
+    """Return the scale's entries for some rows: one for each, or one for all."""
     if cut is None or side.shape[0] == 1:
         return side
     group = shape[0] // side.shape[0]
@@ -233,7 +233,7 @@ def _counts(name: str, mask: Array, values: Array) -> Array:
 
 
 def _flat(shape: tuple[int, ...], cut: slice | None) -> tuple[int, int, tuple[int, ...]]:
-    """Where some rows begin and end in the flattened tensor, and their shape."""
+    """Return start and end of some rows in the flattened tensor, and their shape."""
     if cut is None:
         return 0, math.prod(shape), shape
     row = math.prod(shape[1:])
@@ -253,7 +253,7 @@ def hashed(work: Work, cut: slice | None, out: Array | None) -> Any:
 
 
 def hash_buckets(index: Any, buckets: int, seed: int, xp: Any = np) -> tuple[Any, Any]:
-    """Which bucket an element shares, and with which sign.
+    """Return the bucket that each element shares, and its sign.
 
     The finalizer of MurmurHash3 (Appleby 2011, fmix32) on index ^ seed: the top bit is the sign
     (1: minus, as in a float), the rest modulo K the bucket. Chen et al. 2015, "Compressing Neural
@@ -279,7 +279,7 @@ def hash_buckets(index: Any, buckets: int, seed: int, xp: Any = np) -> tuple[Any
 
 
 def entropy(codec: str) -> Callable[[Work, slice | None, Array | None], Any]:
-    """The formula of a stream of compressed bytes: those in which the tensor travels."""
+    """Decompress the stream of bytes in which a tensor is stored."""
 
     def formula(work: Work, cut: slice | None, out: Array | None) -> Any:
         dtype, shape = work.spec

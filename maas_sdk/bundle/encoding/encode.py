@@ -1,4 +1,4 @@
-"""The writing side of encodings: numbers that are already chosen, laid out as the schemes have it.
+"""The writing side of encodings: numbers that are already chosen, laid out as the schemes require.
 
 Nothing here decides on a value: codes, scales and codebooks come from whoever compresses. The rule:
 what comes out decodes to what went in, bit by bit.
@@ -78,7 +78,7 @@ _LOW_BITS: Final = {3: 2, 5: 4, 6: 4, 7: 4}
 def pack_codes(
     name: str, codes: Array, *, bits: int, axis: int = -1, signed: bool = False
 ) -> Stored:
-    """Codes of 1 to 8 bits in as few bytes as they take.
+    """Pack codes of 1 to 8 bits into as few bytes as possible.
 
     Codes of 1, 2 and 4 bits become the scheme packed; those of 3, 5, 6 and 7 are joined from such,
     and are unsigned; those of 8 are stored as they are.
@@ -166,7 +166,7 @@ def _packed(codes: Array, bits: int, axis: int) -> Array:
 
 
 def pack_bitmap(name: str, dense: Array) -> Stored:
-    """A tensor with many zeros: a bit for each element, and those that are not zero.
+    """Store a sparse tensor as one bit for each element and the nonzero values.
 
     Negative zero counts as zero.
 
@@ -186,7 +186,7 @@ def pack_bitmap(name: str, dense: Array) -> Stored:
 
 
 def hash_of(count: int, buckets: int, seed: int) -> tuple[Array, Array]:
-    """Bucket and sign of each element, for whoever fits the buckets.
+    """Return bucket and sign of each element, for fitting the buckets.
 
     Args:
         count: elements of the flattened tensor, at most 2^32.
@@ -208,7 +208,7 @@ def hash_of(count: int, buckets: int, seed: int) -> tuple[Array, Array]:
 def compress_tensor(
     name: str, tensor: Array, *, codec: str = "zstd", level: int | None = None
 ) -> Stored:
-    """A tensor as a stream of zstd or zlib; decoded on the host alone.
+    """Store a tensor as a stream of zstd or zlib; decoded on the host alone.
 
     Args:
         name: of the tensor.

@@ -1,4 +1,4 @@
-"""Compressed bytes, and back: zstd (RFC 8878) and zlib (RFC 1950), bounded by what is expected.
+"""Compression and decompression by zstd (RFC 8878) and zlib (RFC 1950), bounded in size.
 
 The rule: a stream is written into memory that the caller has, and never beyond it. A stream that is
 cut, goes on, or holds another number of bytes is refused; what a stream claims of itself is not
@@ -100,7 +100,7 @@ _RLE: Final = 1
 
 
 def _frame_end(stream: memoryview, header: int, has_checksum: bool) -> int:
-    """Where a zstd frame ends by its block headers (RFC 8878, section 3.1.1.2).
+    """Return the end of a zstd frame by its block headers (RFC 8878, section 3.1.1.2).
 
     A reader that has all the bytes it asked for does not notice a frame without its end.
     """

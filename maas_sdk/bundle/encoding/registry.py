@@ -1,4 +1,4 @@
-"""The schemes that make a tensor from stored ones: for each, what must hold, and its formula.
+"""Registry of encoding schemes: the checks and the formula of each.
 
 The rule: ``fits`` holds dtypes, shapes and parameters against one another, before any data is
 touched; the formulas (``formulas.py``) rely on it.
@@ -107,7 +107,7 @@ def _codebook_fits(
 
 
 def _one_or_equal(side: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Whether all sizes but the last are 1 or those of ``shape``."""
+    """Return True when all sizes but the last are 1 or those of ``shape``."""
     return len(side) == len(shape) + 1 and all(
         count in (1, size) for count, size in zip(side[:-1], shape, strict=True)
     )

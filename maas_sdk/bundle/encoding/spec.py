@@ -1,4 +1,4 @@
-"""Encoded tensors: made from stored ones, the parts, by a named scheme.
+"""Encoded tensors: made from stored tensors, their parts, by a named scheme.
 
 Parts may be encoded themselves: 4-bit codes that are packed, scaled by scales that are scaled. The
 rule: ``check_encodings`` holds every encoding against what is stored before any data is touched, so
@@ -36,7 +36,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Encoding:
-    """How one tensor is made from others."""
+    """Scheme, parts and parameters of one encoded tensor."""
 
     # A key of SCHEMES.
     scheme: str
@@ -89,7 +89,7 @@ def read_encoding(value: Any, path: str) -> Encoding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stored:
-    """One tensor as it lies in a bundle, with all that it is made from."""
+    """One tensor as stored in a bundle, with all the parts that it is made from."""
 
     # Its own name: a key of encodings; of tensors where it is stored as it is.
     name: str
@@ -112,7 +112,7 @@ class Stored:
         return spec_of(self.tensors[self.name]) if made is None else made.spec
 
     def decode(self) -> Array:
-        """The tensor itself. Raises as the function ``decode``."""
+        """Decode the tensor. Raises as the function ``decode``."""
         found: Array = decode(self.name, self.encodings, self.tensors)
         return found
 
@@ -123,7 +123,7 @@ def spec_of(array: Any) -> Spec:
 
 
 def check_encodings(encodings: Mapping[str, Encoding], stored: Mapping[str, Spec]) -> None:
-    """Hold encodings against one another and against the specs of the stored tensors.
+    """Check encodings against one another and against the specs of the stored tensors.
 
     Raises:
         CorruptError: an unknown scheme, role, parameter or part, a circle, a dtype or shape that
@@ -179,7 +179,7 @@ def _prove(
 
 
 def _check_names(name: str, encoding: Encoding, scheme: Scheme) -> None:
-    """Hold roles and parameters against the scheme."""
+    """Check roles and parameters against the scheme."""
     roles = encoding.parts.keys()
     if not scheme.roles <= roles <= scheme.roles | scheme.optional:
         optional = f", and may have {sorted(scheme.optional)}" if scheme.optional else ""
@@ -203,7 +203,7 @@ def _check_names(name: str, encoding: Encoding, scheme: Scheme) -> None:
 def decode(
     name: str, encodings: Mapping[str, Encoding], tensors: Mapping[str, Any], xp: Any = np
 ) -> Any:
-    """Make a tensor from what is stored of it.
+    """Decode a tensor from its stored parts.
 
     Args:
         name: of an encoding, or of a stored tensor, which comes back as it is.
@@ -231,7 +231,7 @@ def decode(
 def decode_blocks(
     name: str, encodings: Mapping[str, Encoding], tensors: Mapping[str, Array]
 ) -> Iterator[tuple[slice, Array]]:
-    """``decode`` with numpy, some rows at a time: which rows, and these rows.
+    """Decode with numpy block by block: yields the rows' slice, and the rows.
 
     For who looks at a large tensor once and does not want to hold it. Raises as ``decode``.
     """
@@ -248,7 +248,7 @@ def decode_blocks(
 def _reach(
     name: str, encodings: Mapping[str, Encoding], tensors: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Stored tensors that one is made from, as far as they are there."""
+    """Collect the stored tensors that a tensor is made from, as far as they exist."""
     seen: set[str] = set()
     ahead = [name]
     while ahead:
@@ -302,7 +302,7 @@ _BLOCK_BYTES: Final = 1024 * 1024
 
 
 class _Made:
-    """A tensor that is decoded: whole at once, kept then, or by rows for another's formula."""
+    """A decoded tensor: whole and then kept, or by rows for another's formula."""
 
     def __init__(self, work: Work, scheme: Scheme) -> None:
         self.spec = work.spec
@@ -325,7 +325,7 @@ class _Made:
         return self._scheme.formula(self._work, cut, None)
 
     def cuts(self, nbytes: int) -> list[slice | None]:
-        """Rows of the blocks that it is made in; None for all of them."""
+        """Return the row blocks to decode by; None for all rows at once."""
         shape = self.spec.shape
         if not (self._scheme.by_rows and nbytes > _BLOCK_BYTES and shape):
             return [None]
@@ -333,7 +333,7 @@ class _Made:
         return [slice(at, min(at + rows, shape[0])) for at in range(0, shape[0], rows)]
 
     def _in_blocks(self) -> Array:
-        """The tensor in memory of its own, some rows of it after the others."""
+        """Decode the tensor into its own memory, block by block."""
         dtype, shape = self.spec
         out = aligned_empty(dtype_from_name(dtype), shape)
         for cut in self.cuts(out.nbytes):

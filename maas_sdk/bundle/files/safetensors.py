@@ -1,4 +1,4 @@
-"""The safetensors format, as bytes: a header made, and a header proven. Nothing here does I/O.
+"""The safetensors format as bytes: headers written and headers checked. Nothing here does I/O.
 
 The format is that of the specification: a little-endian u64 with the header's length, the header (a
 JSON object: tensor name → dtype, shape, begin and end in the data), then the data without holes.
@@ -78,7 +78,7 @@ _MAX_ARRAY_BYTES: Final = 2**63 - 1  # numpy's
 
 
 class Spec(NamedTuple):
-    """Dtype name and shape of a tensor, be it stored or decoded."""
+    """Dtype name and shape of a tensor, stored or decoded."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -88,7 +88,7 @@ class Spec(NamedTuple):
 
 
 class TensorSlot(NamedTuple):
-    """Where in the data a tensor lies, and what it is."""
+    """Position in the data, dtype and shape of a tensor."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -155,7 +155,7 @@ def make_header(
 def parse_header(
     header: bytes, data_nbytes: int, where: str
 ) -> tuple[dict[str, TensorSlot], dict[str, str]]:
-    """Prove a header against the number of data bytes; tensors in the order of the file."""
+    """Check a header against the number of data bytes; tensors in the order of the file."""
     document = _json(header, where, "its header")
     metadata = document.pop(_METADATA, {})
     if not isinstance(metadata, dict) or any(type(v) is not str for v in metadata.values()):
@@ -207,7 +207,7 @@ def _place(name: str, entry: object, where: str) -> TensorSlot:
 
 
 def _logical_place(name: str, entry: object, stored: TensorSlot | None, where: str) -> TensorSlot:
-    """What a tensor stored as U8 stands for."""
+    """Return the slot of the tensor that a stored U8 tensor represents."""
     if stored is None or stored.dtype != "uint8" or len(stored.shape) != 1:
         raise corrupt(where, f"{_LOGICAL} speaks of {name!r}, which is no U8 tensor of rank 1")
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape"}:
@@ -251,5 +251,5 @@ def _json(data: bytes, where: str, what: str) -> dict[str, Any]:
 
 
 def corrupt(where: str, fault: str) -> CorruptError:
-    """The error for a fault of the file ``where``."""
+    """Return the error for a fault in the file ``where``."""
     return CorruptError(f"{where}: {fault}; {_REMEDY}", file=where)

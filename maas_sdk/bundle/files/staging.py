@@ -1,4 +1,4 @@
-"""A folder on its way to being one: written beside its target, then renamed.
+"""A new folder, written beside its target and then renamed to it.
 
 The rule: at every moment, also after kill -9 or a power cut, the target is the old folder, the new
 one, or absent where there was none; never a part of one.

@@ -1,4 +1,4 @@
-"""Strict JSON: values are read by type and field, and refused with the path of what is wrong.
+"""Strict JSON: values are read by type and field, and refused with the path of the fault.
 
 A reader is a function (value, path) → checked value; readers combine: ``record`` of ``map_of`` of
 ``string``. The rule: nothing is converted, skipped or filled in. A field that is missing, unknown
@@ -42,7 +42,7 @@ _KINDS: Final = {
 
 
 def kind_of(value: object) -> str:
-    """What JSON calls a value, for messages."""
+    """Return JSON's word for a value, for messages."""
     return _KINDS.get(type(value), type(value).__name__)
 
 
@@ -79,7 +79,7 @@ def string(value: Any, path: str) -> str:
 
 
 def _encodable(text: str, path: str) -> None:
-    """JSON can spell half a surrogate pair, which no UTF-8 can hold."""
+    """Refuse half a surrogate pair, which JSON can spell and UTF-8 cannot hold."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -111,7 +111,7 @@ def number(value: Any, path: str) -> float:
 
 
 def list_of(read: Reader) -> Reader:
-    """A reader of a list whose items ``read`` takes; gives a tuple."""
+    """Return a reader of a list whose items ``read`` takes, as a tuple."""
 
     def read_list(value: Any, path: str) -> tuple[Any, ...]:
         exactly(list)(value, path)

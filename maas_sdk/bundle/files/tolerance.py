@@ -1,4 +1,4 @@
-"""How far an answer may lie from the one that the model gave at export, and the comparison itself.
+"""Allowed distance between an answer and the model's own at export, and the comparison.
 
 Float noise is relative to the scale of an output, not of each element: a sum that cancels to
 nearly zero carries the noise of its large terms. So the rule is, for every output,
@@ -48,7 +48,7 @@ class Difference:
 
 
 def compare(packaged: Array, reference: Array) -> Difference:
-    """Find the largest difference; arrays must have the same shape."""
+    """Return the largest difference; arrays must have the same shape."""
     left, right = _wide(packaged), _wide(reference)
     if left.size == 0:
         return Difference(max_abs_error=0.0, where=())
@@ -66,5 +66,5 @@ def _is_inexact(array: Array) -> bool:
 
 
 def _wide(array: Array) -> Array:
-    """In an arithmetic that holds every value of the array exactly (int64 beyond 2^53 aside)."""
+    """Convert to a dtype that holds every value of the array exactly (int64 beyond 2^53 aside)."""
     return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)

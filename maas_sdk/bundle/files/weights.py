@@ -124,7 +124,7 @@ class Weights(Mapping[str, Array]):
 
     @property
     def specs(self) -> dict[str, Spec]:
-        """Dtype name and shape of every tensor, by name; none is read for it."""
+        """Dtype name and shape of every tensor, by name, without reading any."""
         return {name: Spec(place.dtype, place.shape) for name, place in self._places.items()}
 
     def __iter__(self) -> Iterator[str]:
@@ -134,7 +134,7 @@ class Weights(Mapping[str, Array]):
         return len(self._places)
 
     def prefault(self) -> None:
-        """Bring in all pages, from memory or from disk, in order and ahead of their use.
+        """Load all pages, from memory or from disk, in order and ahead of their use.
 
         For a thread beside the start of a process: the interpreter is not locked meanwhile. Only
         hurries: where the kernel lacks the call (Linux has it since 5.14), pages come as they are
@@ -152,7 +152,7 @@ class Weights(Mapping[str, Array]):
                 return
 
     def close(self) -> None:
-        """Let go of the mapping; arrays handed out stay valid and keep it alive."""
+        """Release the mapping; arrays handed out stay valid and keep it alive."""
         self._data = None
         self._arrays = {}
 
@@ -171,14 +171,14 @@ def open_weights(path: str | os.PathLike[str]) -> Weights:
 
 
 def map_file(descriptor: int) -> memoryview:
-    """The whole of an open file, mapped and read-only; the descriptor may then be closed."""
+    """Map the whole of an open file read-only; the descriptor may then be closed."""
     size = os.fstat(descriptor).st_size
     # Nothing cannot be mapped.
     return memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ) if size else b"")
 
 
 def weights_in(memory: memoryview, where: str) -> Weights:
-    """The tensors of a safetensors file that is in memory, which they keep alive.
+    """Return the tensors of a safetensors file held in memory; they keep it alive.
 
     Args:
         memory: the whole file. Where it starts at a multiple of 64 bytes, tensors are used in place
@@ -203,7 +203,7 @@ def weights_in(memory: memoryview, where: str) -> Weights:
 
 
 def aligned_empty(dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-    """An array of any content whose first element lies at a multiple of 64 bytes."""
+    """Return an uninitialized array whose first element lies at a multiple of 64 bytes."""
     nbytes = math.prod(shape) * dtype.itemsize
     room = np.empty(nbytes + ALIGNMENT, np.uint8)
     start = -room.ctypes.data % ALIGNMENT

@@ -55,7 +55,7 @@ def adaquant(
     steps: int = 200,
     learning_rate: float = 0.02,
 ) -> Codes:
-    """Codes and scales that keep a layer's output on calibration rows.
+    """Learn codes and scales that keep a layer's output on calibration rows.
 
     Args:
         w: float [O, I], finite.
@@ -127,7 +127,7 @@ def adaquant(
 
 
 def _check_rows(inputs: int, x: Any, received: Any) -> tuple[Array, Array]:
-    """Rows in float and as received, float32 [n, I] each."""
+    """Return rows in float and as received, float32 [n, I] each."""
     rows: Array = np.asarray(x)
     got: Array = rows if received is None else np.asarray(received)
     for name, array in (("x", rows), ("received", got)):
@@ -149,7 +149,7 @@ def _check_rows(inputs: int, x: Any, received: Any) -> tuple[Array, Array]:
 
 
 def _reduced(rows: Array, got: Array) -> tuple[Array, Array]:
-    """No more rows than there are numbers in a pair of them, with the same sums of squares."""
+    """Reduce to no more rows than a pair has numbers, with the same sums of squares."""
     same = got is rows
     both = rows if same else np.concatenate([rows, got], axis=1)
     if len(both) <= both.shape[1]:
@@ -171,7 +171,7 @@ def _learn(
     top: int,
     steps: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """The best codes [O, I] and scales [O, I/g] of some output channels."""
+    """Learn codes [O, I] and scales [O, I/g] of some output channels."""
     target = rows @ w.T
     folded = w.reshape(*scale.shape, -1) / scale[..., None]
 

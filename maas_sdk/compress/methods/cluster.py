@@ -1,4 +1,4 @@
-"""Codebooks: weights as indices into the few values that stand for them, found by k-means.
+"""Codebooks by k-means: weights as indices into a few shared values.
 
 The rule it keeps: a codebook is sorted, a weight has the code of the nearest of its values, and
 each value is about the mean of the weights that have its code.
@@ -74,7 +74,7 @@ class Clusters:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SparseClusters:
-    """A matrix as a mask, with indices into a codebook for what the mask keeps."""
+    """A matrix as a mask, with indices into a codebook for the kept weights."""
 
     # bool [O, I]: where a weight is kept.
     mask: Array
@@ -91,7 +91,7 @@ class SparseClusters:
 
 
 def kmeans(w: Any, *, bits: int, granularity: Literal["tensor", "channel"] = "tensor") -> Clusters:
-    """Indices of ``bits`` bits into the codebook that minimises Σ (w − c[code])².
+    """Return indices of ``bits`` bits into the codebook that minimises Σ (w − c[code])².
 
     Args:
         w: float [O, I], finite.
@@ -134,7 +134,7 @@ def kmeans(w: Any, *, bits: int, granularity: Literal["tensor", "channel"] = "te
 
 
 def sparse(w: Any, *, bits: int, sparsity: float | None = None) -> SparseClusters:
-    """Zeros in a mask, and a codebook for the rest: pruning and weight sharing together.
+    """Prune weights by a mask and share the rest by a codebook.
 
     Zeros would take a value of the codebook, and bits of a code each (Han, Mao and Dally 2016,
     sections 2 and 3).
@@ -174,7 +174,7 @@ def _values(bits: int) -> int:
 
 
 def _kept(w: Array, mask: Array | None) -> Iterator[Array]:
-    """Tile by tile the weights that count, float32 [n], in order."""
+    """Yield the kept weights tile by tile, float32 [n], in order."""
     for cell in cells(w.shape, "tensor"):
         for tile in cell.tiles:
             values = read(w, tile).reshape(-1)
@@ -191,17 +191,17 @@ def _encode(w: Array, books: Array, codes: Array, granularity: Granularity) -> N
 
 
 def _nearest(values: Array, book: Array) -> Array:
-    """Index of the nearest value of a sorted codebook: [n] → uint8 [n]."""
+    """Return the index of the nearest value of a sorted codebook: [n] → uint8 [n]."""
     return np.searchsorted(_midpoints(book), values).astype(np.uint8)
 
 
 def _midpoints(books: Array) -> Array:
-    """Halfway between neighbours, [..., K] → [..., K−1], without overflow."""
+    """Return midpoints of neighbours, [..., K] → [..., K−1], without overflow."""
     return np.asarray(books[..., :-1] / 2 + books[..., 1:] / 2)
 
 
 def _fit_large(w: Array, count: int, mask: Array | None) -> Array:
-    """The codebook [K] of all weights, or of those in a mask: on a sample first, then on all."""
+    """Fit the codebook [K] of all or masked weights: on a sample first, then on all."""
     distinct = _distinct(_kept(w, mask), count)
     if distinct is not None:
         return _padded(distinct, count)
@@ -228,7 +228,7 @@ def _fit_large(w: Array, count: int, mask: Array | None) -> Array:
 
 
 def _distinct(parts: Iterable[Array], count: int) -> Array | None:
-    """The distinct numbers, sorted, if they are no more than ``count``."""
+    """Return the distinct numbers, sorted, if they are no more than ``count``."""
     found = np.empty(0, np.float32)
     for part in parts:
         found = np.union1d(found, part)
@@ -238,12 +238,12 @@ def _distinct(parts: Iterable[Array], count: int) -> Array | None:
 
 
 def _padded(distinct: Array, count: int) -> Array:
-    """A codebook of fewer values than it has room for: the last is repeated."""
+    """Pad a codebook to its full size by repeating the last value."""
     return np.pad(distinct, (0, count - distinct.size), mode="edge").astype(np.float32)
 
 
 def _fit(ordered: Array, count: int) -> Array:
-    """Codebooks float32 [R, K] for sorted weights [R, n]: the best of the three starts."""
+    """Fit codebooks float32 [R, K] to sorted weights [R, n]: the best of the three starts."""
     ordered = ordered.astype(np.float64)
     best = np.empty((len(ordered), count))
     least = np.full(len(ordered), np.inf)
@@ -269,7 +269,7 @@ def _quantiles(ordered: Array, count: int) -> Array:
 
 
 def _by_density(ordered: Array, count: int) -> Array:
-    """Quantiles of density^(1/3).
+    """Return quantiles of density^(1/3).
 
     Between quantiles that are d apart the density is as 1 / d, so the integral of its cube root
     grows by d^(2/3).
@@ -284,7 +284,7 @@ def _by_density(ordered: Array, count: int) -> Array:
 
 
 def _lloyd(ordered: Array, books: Array) -> tuple[Array, Array]:
-    """Rounds of Lloyd's method on each row.
+    """Run rounds of Lloyd's method on each row.
 
     Args:
         ordered: float64 [R, n], sorted.
@@ -302,7 +302,7 @@ def _lloyd(ordered: Array, books: Array) -> tuple[Array, Array]:
     np.cumsum(ordered, axis=1, out=sums[:, 1:])
 
     def clusters(row: Array) -> tuple[Array, Array, Array]:
-        """Of these rows, edges [., K+1], how many weights there are between, and their sums."""
+        """Return for these rows edges [., K+1], counts of weights between, and their sums."""
         places = (_midpoints(books[row]) - low[row]) / width[row] + 2 * row[:, None]
         found = np.searchsorted(moved, places.reshape(-1)).reshape(places.shape)
         edges = np.full((len(row), books.shape[1] + 1), size)

@@ -1,4 +1,4 @@
-"""GPTQ: rounding weights one input at a time, each time making up for it with those to come.
+"""GPTQ: rounding weights one input at a time, compensating each error in the inputs to come.
 
 The rule it keeps: what is minimised is the error of the layer's output on calibration rows, not
 that of the weights, and every output channel is solved by itself with what all of them share.
@@ -51,7 +51,7 @@ def gptq(
     order: Literal["given", "activation"] = "activation",
     clip: Clip = "max",
 ) -> Codes:
-    """Codes of the grid of ``grids.symmetric`` that keep the layer's output.
+    """Return codes of the grid of ``grids.symmetric`` that keep the layer's output.
 
     An input that no calibration row used (H_jj = 0) says nothing about its weights: they are
     rounded to the nearest, and nothing makes up for it. Where H is singular, as with fewer rows
@@ -117,7 +117,7 @@ def gptq(
 
 
 def check_gram(gram: Any, inputs: int) -> Array:
-    """Σ x xᵀ as float64 [I, I], not copied if it is that.
+    """Return Σ x xᵀ as float64 [I, I], not copied if it is that already.
 
     Raises:
         InputError: another shape, numbers that are not finite, or a negative one on the diagonal.
@@ -144,7 +144,7 @@ def check_gram(gram: Any, inputs: int) -> Array:
 
 
 def _factor(hessian: Array, damping: float) -> Array:
-    """U of H⁻¹ = Uᵀ U, times any factor: float32 [I, I], upper triangular. Destroys H."""
+    """Return U of H⁻¹ = Uᵀ U, times any factor: float32 [I, I], upper triangular. Destroys H."""
     diagonal = np.diag(hessian).copy()
     dead = diagonal == 0
     mean = diagonal.mean()
@@ -178,7 +178,7 @@ def _solve(
     block: int,
     top: int,
 ) -> Array:
-    """Algorithm 1 for some output channels.
+    """Run algorithm 1 for some output channels.
 
     Args:
         left: float32 [I, O], what is still to be rounded; changed on the way.
@@ -210,7 +210,7 @@ def _solve(
 
 
 def _blocks(inputs: int, group: int, block: int) -> Iterator[tuple[int, int]]:
-    """Runs of at most ``block`` inputs, or one group if that is larger, that end where groups do.
+    """Yield runs of at most ``block`` inputs, or one larger group, that end where groups do.
 
     A group's scales are found from weights that have been made up to date.
     """

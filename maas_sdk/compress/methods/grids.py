@@ -1,4 +1,4 @@
-"""Uniform grids: weights as whole numbers, or as float8, times a scale.
+"""Uniform grids: weights as integers or float8, times a scale.
 
 The rule it keeps: a weight is at most half a step from what stands for it, unless its group's range
 was clipped on purpose, and zero stays zero. All grids are symmetric around zero, so that a product
@@ -92,7 +92,7 @@ class Codes:
 def symmetric(
     w: Any, *, bits: int, granularity: Granularity = "channel", clip: Clip = "max"
 ) -> Codes:
-    """Whole numbers of ``bits`` bits, round(w / s) with s = max|w| / (2^(bits−1) − 1).
+    """Quantize to integers of ``bits`` bits, round(w / s), s = max|w| / (2^(bits−1) − 1).
 
     Args:
         w: float [O, I], finite.
@@ -118,7 +118,7 @@ def symmetric(
 
 
 def scales(w: Any, *, bits: int, granularity: Granularity = "channel", clip: Clip = "max") -> Array:
-    """The scales of ``symmetric`` alone: float32 [1, 1], [O, 1] or [O, I/g]; raises the same."""
+    """Return the scales of ``symmetric``: float32 [1, 1], [O, 1] or [O, I/g]; raises the same."""
     w = check_matrix(w)
     check_bits(bits)
     choose = _CLIPS.get(clip)
@@ -131,7 +131,7 @@ def scales(w: Any, *, bits: int, granularity: Granularity = "channel", clip: Cli
 
 
 def float8(w: Any, granularity: Granularity = "channel", dtype: str = "float8_e4m3fn") -> Codes:
-    """Float8 numbers of w / s, s = max|w| / (largest number of the dtype).
+    """Quantize to float8 numbers of w / s, s = max|w| / (largest number of the dtype).
 
     With p bits of mantissa a weight keeps a relative error of 2^−(p+1) (e4m3fn: 1/16) down to the
     dtype's subnormals (Micikevicius et al. 2022, FP8 Formats for Deep Learning, section 3).
@@ -170,7 +170,7 @@ def fixed_point(
     granularity: Granularity = "tensor",
     clip: Clip = "max",
 ) -> Codes:
-    """Fixed point Qm.n: sign, m integer and n fractional bits, value = code · 2^−n.
+    """Quantize to fixed point Qm.n: sign, m integer, n fractional bits; value = code · 2^−n.
 
     Dynamic fixed point (Courbariaux, Bengio and David 2014, section 5): each group has its own
     place of the point, here found once from the weights. m may be negative (all weights are
@@ -220,7 +220,7 @@ def fixed_point(
 
 
 def check_bits(bits: int) -> int:
-    """The largest code of so many bits, 2^(bits−1) − 1.
+    """Return the largest code of so many bits, 2^(bits−1) − 1.
 
     Raises:
         ConfigError: ``bits`` is not in ``BITS``.
@@ -236,7 +236,7 @@ def check_bits(bits: int) -> int:
 
 @lru_cache(maxsize=len(FLOAT8))
 def largest(dtype: str) -> float:
-    """The largest finite number of a float8 dtype: 448 of e4m3fn, 57344 of e5m2.
+    """Return the largest finite number of a float8 dtype: 448 of e4m3fn, 57344 of e5m2.
 
     Raises:
         ConfigError: ``dtype`` is not in ``FLOAT8``.
@@ -248,7 +248,7 @@ def largest(dtype: str) -> float:
 
 
 def _absmax(w: Array, cell: Cell) -> Array:
-    """max|w| of every group of a cell: float32 [R, G]."""
+    """Return max|w| of every group of a cell: float32 [R, G]."""
     found = np.zeros(cell.shape, np.float32)
     for tile in cell.tiles:
         values = read(w, tile)
@@ -257,7 +257,7 @@ def _absmax(w: Array, cell: Cell) -> Array:
 
 
 def _positive(scale: Array) -> Array:
-    """1 where a scale is zero or subnormal, which XLA takes for zero: nothing to be told apart."""
+    """Replace scales that are zero or subnormal, which XLA takes for zero, by 1."""
     return np.where(scale < np.finfo(np.float32).tiny, np.float32(1), scale)
 
 
@@ -277,7 +277,7 @@ _CLIPS: Final[dict[str, Callable[[Array, Cell, int], Array]]] = {
 
 
 def _least_error(w: Array, cell: Cell, candidates: Array, top: int) -> Array:
-    """Of scales [C, R, G] the ones with the least squared error per group, the first of equals."""
+    """Return the scales of [C, R, G] with the least squared error per group; first of equals."""
     if len(candidates) == 1:
         return np.asarray(candidates[0])
     errors = np.zeros(candidates.shape, np.float64)
@@ -304,5 +304,5 @@ def _encode(w: Array, cell: Cell, scale: Array, top: int, codes: Array) -> None:
 
 
 def _spread(shared: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """[O, I] folded so that an array of ``shared`` shape broadcasts: (O, I/g, g)."""
+    """Fold [O, I] so that an array of ``shared`` shape broadcasts: (O, I/g, g)."""
     return shape[0], shared[1], shape[1] // shared[1]

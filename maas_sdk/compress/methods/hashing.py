@@ -1,4 +1,4 @@
-"""HashedNets: a matrix of K numbers, each shared by the weights whose places hash to it.
+"""HashedNets: a matrix of K numbers, each shared by the weights whose indices hash to it.
 
 The rule it keeps: where a weight's number is, and with which sign it counts, follows from the
 weight's place alone, by the same function as in a bundle that is opened. Nothing but the K numbers
@@ -32,7 +32,7 @@ __all__ = ["Hashed", "hashed"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hashed:
-    """A matrix as shared numbers; whose is which says ``bundle.encoding.decode.hash_buckets``."""
+    """A matrix as shared numbers, assigned by ``bundle.encoding.decode.hash_buckets``."""
 
     # float32 [K]; 0 where no weight is.
     buckets: Array
@@ -49,7 +49,7 @@ class Hashed:
 
 
 def hashed(w: Any, *, buckets: int, seed: int = 0) -> Hashed:
-    """The K numbers that minimise Σ (w[i] − ξ(i) · c[h(i)])².
+    """Return the K numbers that minimise Σ (w[i] − ξ(i) · c[h(i)])².
 
     A weight's place i is its index in the matrix, rows first: hand in the matrix in the layout in
     which the tensor will be decoded.
@@ -88,7 +88,7 @@ def hashed(w: Any, *, buckets: int, seed: int = 0) -> Hashed:
 
 
 def _places(shape: tuple[int, int], buckets: int, seed: int) -> Iterator[tuple[Tile, Array, Array]]:
-    """Tile by tile the buckets of its weights, and their signs ±1: [n] each."""
+    """Yield tile by tile the buckets of its weights, and their signs ±1: [n] each."""
     (cell,) = cells(shape, "tensor")
     for tile in cell.tiles:
         rows, columns = tile.at

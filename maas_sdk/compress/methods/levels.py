@@ -60,7 +60,7 @@ class Levels:
 
 
 def signs(w: Any, *, order: int, granularity: Granularity = "channel", rounds: int = 10) -> Levels:
-    """Signs and their factors.
+    """Compute signs and their factors.
 
     Args:
         w: float [O, I], finite.
@@ -102,7 +102,7 @@ def signs(w: Any, *, order: int, granularity: Granularity = "channel", rounds: i
 
 
 def activations(x: Any, order: int, axis: int = -1, xp: Any = np) -> tuple[Any, Any]:
-    """Signs and factors of activations, found as they come, by the published formulas.
+    """Compute signs and factors of activations at run time, by the published formulas.
 
     Traces under jax.jit with ``xp`` jax.numpy: no value decides about a shape or a branch.
 
@@ -140,7 +140,7 @@ def _check_order(order: int) -> None:
 
 
 def _mean(w: Array, cell: Cell, beta: Array | None) -> Array:
-    """mean|w|, or mean||w| − β|, of each group of a cell: float32 [R, G]."""
+    """Return mean|w|, or mean||w| − β|, of each group of a cell: float32 [R, G]."""
     total, count = np.zeros(cell.shape), 0
     for tile in cell.tiles:
         values = np.abs(read(w, tile))
@@ -152,7 +152,7 @@ def _mean(w: Array, cell: Cell, beta: Array | None) -> Array:
 
 
 def _refit(w: Array, cell: Cell, first: Array, second: Array) -> tuple[Array, Array]:
-    """β₁ and β₂ that are best for the signs that follow from β₁: [R, G] each."""
+    """Return the best β₁ and β₂ for the signs that follow from β₁: [R, G] each."""
     upper, lower = np.zeros(cell.shape), np.zeros(cell.shape)
     count, above_count = 0, np.zeros(cell.shape)
     for tile in cell.tiles:

@@ -1,4 +1,4 @@
-"""Which weights of a matrix are large: the mask of magnitude pruning.
+"""Magnitude pruning: the mask of a matrix's large weights.
 
 The rule it keeps: exactly the asked share of the weights is cut, ties included, and finding them
 takes no copy of the matrix.
@@ -28,7 +28,7 @@ _DIGIT: Final = 16
 
 
 def magnitude_mask(w: Any, sparsity: float | None = None) -> Array:
-    """True where a weight stays: bool [O, I].
+    """Return a mask, True where a weight stays: bool [O, I].
 
     Args:
         w: float [O, I], finite.
@@ -72,13 +72,13 @@ def magnitude_mask(w: Any, sparsity: float | None = None) -> Array:
 
 
 def _magnitudes(w: Array, tiles: list[Tile]) -> Iterator[Array]:
-    """Tile by tile the bits of |w| as whole numbers, uint32 [n]."""
+    """Yield tile by tile the bits of |w| as whole numbers, uint32 [n]."""
     for tile in tiles:
         yield np.abs(read(w, tile)).reshape(-1).view(np.uint32)
 
 
 def _digit(rank: int, parts: Iterator[Array]) -> tuple[int, int]:
-    """The digit of the number of this rank, and how many numbers have a smaller one."""
+    """Return the digit of the number of this rank, and the count of numbers with a smaller one."""
     counts = np.zeros(2**_DIGIT, np.int64)
     for part in parts:
         counts += np.bincount(part, minlength=2**_DIGIT)

@@ -1,4 +1,4 @@
-"""How a weight of any shape is a matrix: which of its axes are summed over and which are put out.
+"""A weight of any shape viewed as a matrix: which axes are summed over, and which are outputs.
 
 The rule it keeps: quantization is about sums of products, so every weight is seen as ``[O, I]``, a
 row per output channel and a column per input, whatever its own axes are: dense kernels
@@ -22,7 +22,7 @@ __all__ = ["MatrixView"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MatrixView:
-    """The axes of one weight, those of a stack of layers apart.
+    """Input and output axes of one weight, apart from those of a stack of layers.
 
     ``shape`` and axes are those of one layer: a stacked weight ``[S, …]`` has ``stack`` = S, and
     its layers are looked at one by one.
@@ -41,12 +41,12 @@ class MatrixView:
 
     @property
     def channels(self) -> int:
-        """O."""
+        """Number O of output channels."""
         return math.prod(self.shape[axis] for axis in self.out_axes)
 
     @property
     def inputs(self) -> int:
-        """I."""
+        """Number I of inputs."""
         return math.prod(self.shape[axis] for axis in self.in_axes)
 
     def stored(self) -> tuple[MatrixView, tuple[int, ...]]:
@@ -75,15 +75,15 @@ class MatrixView:
         return fitting if fitting * 4 >= wanted else None
 
     def layers(self, weight: Array) -> list[Array]:
-        """The weight's layers, ``shape`` each; one for a weight that is no stack."""
+        """Return the weight's layers, ``shape`` each; one for a weight that is no stack."""
         return [weight] if self.stack is None else list(weight)
 
     def to_matrix(self, layer: Array) -> Array:
-        """One layer, ``shape`` → [O, I], a view where that is possible."""
+        """Convert one layer, ``shape`` → [O, I], a view where that is possible."""
         return layer.transpose(self.out_axes + self.in_axes).reshape(self.channels, self.inputs)
 
     def from_matrix(self, matrix: Array) -> Array:
-        """[O, I] or [O | 1, I/g | 1], as scales are, → an array of the weight's rank.
+        """Convert [O, I] or scales' [O | 1, I/g | 1] to an array of the weight's rank.
 
         [O, I] gives ``shape``; I/g divides the last summed axis by g; a 1 shares one number.
         """
@@ -98,6 +98,6 @@ class MatrixView:
         return np.ascontiguousarray(matrix.reshape(*out, *inner).transpose(inverse))
 
     def from_levels(self, matrix: Array) -> Array:
-        """[O | 1, I/g | 1, M], M numbers for each, → an array of the weight's rank and one more."""
+        """Convert [O | 1, I/g | 1, M] to an array of the weight's rank and one more."""
         parts = [self.from_matrix(matrix[..., index]) for index in range(matrix.shape[-1])]
         return np.stack(parts, axis=-1)

@@ -1,4 +1,4 @@
-"""NormalFloat: four-bit codes whose sixteen levels are where normal weights are.
+"""NormalFloat: four-bit codes whose sixteen levels fit normally distributed weights.
 
 The rule it keeps: the levels are computed, not copied, zero and ±1 are among them, and a weight has
 the code of the nearest level of its group.
@@ -62,12 +62,12 @@ def _levels() -> tuple[float, ...]:
 
 
 def levels() -> Array:
-    """The sixteen levels, float32 [16], ascending."""
+    """Return the sixteen levels, float32 [16], ascending."""
     return np.array(_levels(), np.float32)
 
 
 def nf4(w: Any, *, granularity: Granularity = GROUP) -> NormalFloats:
-    """Codes of the nearest levels, with the largest |w| of each group as its scale.
+    """Return codes of the nearest levels, with the largest |w| of each group as its scale.
 
     Args:
         w: float [O, I], finite.

@@ -1,4 +1,4 @@
-"""How far the grid of an activation reaches, from what calibration rows went through it.
+"""Range of an activation's grid, chosen from its values on calibration rows.
 
 The rule it keeps: statistics of batches merge into those of all rows exactly, in any order, however
 the range grows on the way. Bins are as wide as a power of two asks for, so a range that grows
@@ -49,7 +49,7 @@ _LEAST_EXPONENT: Final = -126
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Histogram:
-    """What values an activation took.
+    """Distribution of an activation's values.
 
     Invariants: all numbers are finite; low ≤ high; bins reach from 0 to ``span``.
     """
@@ -64,12 +64,12 @@ class Histogram:
 
     @property
     def limit(self) -> float:
-        """max|x|."""
+        """Largest magnitude, max|x|."""
         return max(-self.low, self.high)
 
     @property
     def span(self) -> float:
-        """Where the last bin ends: the least power of two above ``limit``."""
+        """End of the last bin: the least power of two above ``limit``."""
         return _span(self.limit)
 
     @property
@@ -78,7 +78,7 @@ class Histogram:
         return self.span / BINS
 
     def merge(self, other: Histogram) -> Histogram:
-        """The histogram of the rows of both."""
+        """Return the histogram of the rows of both."""
         span = max(self.span, other.span)
         return Histogram(
             counts=_widened(self, span) + _widened(other, span),
@@ -89,7 +89,7 @@ class Histogram:
 
 
 def histogram(x: Any) -> Histogram:
-    """The histogram of one batch.
+    """Return the histogram of one batch.
 
     Args:
         x: float [B, …], B rows.
@@ -131,7 +131,7 @@ def histogram(x: Any) -> Histogram:
 def choose(
     histogram: Histogram, method: str = "minmax", *, bits: int = 8, percentile: float = 99.99
 ) -> float:
-    """The limit of a symmetric grid: numbers beyond ± it are clipped, the scale is limit / (L − 1).
+    """Choose the limit of a symmetric grid, which clips beyond ±limit; scale is limit / (L − 1).
 
     Args:
         histogram: of the activation, over all calibration rows.
@@ -172,13 +172,13 @@ def choose(
 
 
 def _span(limit: float) -> float:
-    """The least power of two above a limit."""
+    """Return the least power of two above a limit."""
     exponent = math.frexp(limit)[1] if limit > 0 else _LEAST_EXPONENT
     return math.ldexp(1.0, max(exponent, _LEAST_EXPONENT))
 
 
 def _widened(histogram: Histogram, span: float) -> Array:
-    """Counts with bins that reach to a larger span: int64 [2048]."""
+    """Return counts with bins that reach to a larger span: int64 [2048]."""
     # The span's ratio is a power of two; from 2048 on, all falls into the first bin.
     merged = int(min(span / histogram.span, BINS))
     counts = np.zeros_like(histogram.counts)
@@ -199,7 +199,7 @@ def _percentile(histogram: Histogram, levels: int, percentile: float) -> float:
 
 
 def _entropy(histogram: Histogram, levels: int, percentile: float) -> float:
-    """The number of first bins with the least divergence, in units of x.
+    """Return the limit of the first bins with the least divergence, in units of x.
 
     Of every number of bins i from L on: P is the first i counts, with all that is beyond added to
     the last; Q the first i counts in L equal parts, each spread evenly over its bins that are not

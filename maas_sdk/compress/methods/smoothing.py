@@ -39,7 +39,7 @@ _LEAST_SHARE: Final = 1e-4
 
 
 def smoothquant(limits: Any, w: Any, *, alpha: float = 0.5) -> Array:
-    """s_i = max|x_i|^α / max|w_i|^(1−α).
+    """Compute s_i = max|x_i|^α / max|w_i|^(1−α).
 
     Args:
         limits: float [I], max|x_i| over calibration rows.
@@ -81,7 +81,7 @@ def awq(
     clip: Clip = "max",
     steps: int = 20,
 ) -> Array:
-    """s_i = mean|x_i|^α with the α whose rounded weights change the output least.
+    """Compute s_i = mean|x_i|^α with the α whose rounded weights change the output least.
 
     Of ``steps`` exponents from 0 (s = 1, nothing changes) to 1, the one with the least
     ‖(W − Q(W·s)/s) X‖² = tr(D G Dᵀ) with D the difference and G = X Xᵀ, on up to 512 output
@@ -151,5 +151,5 @@ def _magnitudes(given: Any, inputs: int, name: str) -> Array:
 
 
 def _safe(scale: Array) -> Array:
-    """As float32, away from where it or its inverse leaves the normal numbers."""
+    """Convert to float32, with values and inverses within the normal numbers."""
     return np.clip(scale, 2.0**-60, 2.0**60).astype(np.float32)

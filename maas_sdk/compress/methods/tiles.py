@@ -65,7 +65,7 @@ class Cell:
 
 
 def check_matrix(w: Any) -> Array:
-    """``w`` as an array [O, I] of floats, not copied if it is one.
+    """Return ``w`` as an array [O, I] of floats, not copied if it is one.
 
     Raises:
         InputError: another rank, no element, or a dtype that is not of floats.
@@ -87,7 +87,7 @@ def check_matrix(w: Any) -> Array:
 
 
 def shared_shape(shape: tuple[int, int], granularity: Granularity) -> tuple[int, int]:
-    """Shape of an array with one entry per group: [1, 1], [O, 1] or [O, I/g].
+    """Return the shape of an array with one entry per group: [1, 1], [O, 1] or [O, I/g].
 
     Raises:
         ConfigError: a name that is none, or a group that does not divide I.
@@ -115,7 +115,7 @@ def shared_shape(shape: tuple[int, int], granularity: Granularity) -> tuple[int,
 
 
 def cells(shape: tuple[int, int], granularity: Granularity) -> Iterator[Cell]:
-    """All groups of a matrix, in order.
+    """Yield all groups of a matrix, in order.
 
     Args:
         shape: O and I.
@@ -150,7 +150,7 @@ def cells(shape: tuple[int, int], granularity: Granularity) -> Iterator[Cell]:
 
 
 def read(w: Array, tile: Tile) -> Array:
-    """The weights of a tile, folded: float32 [R, G, m].
+    """Return the weights of a tile, folded: float32 [R, G, m].
 
     Raises:
         InputError: a weight is NaN or infinite; the message says the first such place.
@@ -172,7 +172,7 @@ def read(w: Array, tile: Tile) -> Array:
 
 
 def _rectangles(shape: tuple[int, int], step: int) -> Iterator[tuple[slice, slice]]:
-    """Whole rows where one fits a tile, else pieces of one row, a multiple of ``step`` wide."""
+    """Yield whole rows where one fits a tile, else pieces of a row, multiples of ``step``."""
     outputs, inputs = shape
     if inputs <= TILE:
         for start, stop in _steps(0, outputs, TILE // inputs):

@@ -1,4 +1,4 @@
-"""Where the numbers of a product lie: scales, shifts and divisors, beside its operands and result.
+"""Alignment of a product's per-channel and per-input numbers with its operands and result.
 
 The rule it keeps: numbers are laid out by the weight's own layout operations, so they follow it
 through any transpose and reshape; what comes out broadcasts against what it is meant for.
@@ -41,21 +41,21 @@ _FEW_ROWS: Final = 128
 
 
 def over_inputs(layout: MatrixView, vector: Any) -> Any:
-    """[I] → the weight's rank, 1 along its channels."""
+    """Reshape [I] to the weight's rank, 1 along its channels."""
     sizes = [layout.shape[axis] for axis in layout.in_axes]
     spread = vector.reshape([1] * len(layout.out_axes) + sizes)
     return jnp.transpose(spread, np.argsort(layout.out_axes + layout.in_axes).tolist())
 
 
 def over_channels(layout: MatrixView, vector: Any) -> Any:
-    """[O] → the weight's rank, 1 along its inputs."""
+    """Reshape [O] to the weight's rank, 1 along its inputs."""
     sizes = [layout.shape[axis] for axis in layout.out_axes]
     spread = vector.reshape(sizes + [1] * len(layout.in_axes))
     return jnp.transpose(spread, np.argsort(layout.out_axes + layout.in_axes).tolist())
 
 
 def for_result(use: Use, numbers: Any) -> Any:
-    """Numbers per channel, of the weight's rank → to be broadcast against the result."""
+    """Align per-channel numbers of the weight's rank with the result, for broadcasting."""
     # What is shared is not spread before it has to be: a reshape wants the weight's own sizes.
     laid = _laid(use, numbers) if use.weight.steps else numbers
     picked = laid[tuple(0 if dim in use.summed else slice(None) for dim in range(laid.ndim))]
@@ -68,7 +68,7 @@ def for_result(use: Use, numbers: Any) -> Any:
 
 
 def for_input(use: Use, other: Any, numbers: Any) -> Any:
-    """Numbers per input, of the weight's rank → to be broadcast against a dense product's input."""
+    """Align per-input numbers of the weight's rank with a dense product's input."""
     laid = _laid(use, numbers)
     picked = laid[tuple(slice(None) if dim in use.summed else 0 for dim in range(laid.ndim))]
     mine, theirs = _contracted(use)
@@ -81,7 +81,7 @@ def for_input(use: Use, other: Any, numbers: Any) -> Any:
 
 
 def as_stored(use: Use, order: Sequence[int] | None) -> dict[str, Any]:
-    """What changes of a dense product where the weight's axes lie in another order; {}: cannot.
+    """Return a dense product's changes for the weight's axes in another order; {}: impossible.
 
     A transpose in between means the same, but XLA:CPU knows products of int8 by their form: it
     would widen the whole weight to int32 first.
@@ -105,12 +105,12 @@ def as_stored(use: Use, order: Sequence[int] | None) -> dict[str, Any]:
 
 
 def bound(use: Use, other: Any, array: Any, **changes: Any) -> Any:
-    """The equation with another array in the weight's place."""
+    """Bind the equation with another array in the weight's place."""
     return use.bind(array, other, **changes) if use.first else use.bind(other, array, **changes)
 
 
 def weight_first(use: Use, other: Any, array: Any, **changes: Any) -> Any:
-    """A dense product without batch dimensions, with channels first: [channels…, rows…].
+    """Compute a dense product with channels first: [channels…, rows…]; no batch dimensions.
 
     XLA:CPU multiplies few rows up to twice as fast this way round.
     """
@@ -122,7 +122,7 @@ def weight_first(use: Use, other: Any, array: Any, **changes: Any) -> Any:
 
 
 def rows_first(use: Use, found: Any) -> Any:
-    """What ``weight_first`` gives, as the program has it."""
+    """Transpose the result of ``weight_first`` to the program's order."""
     if use.first:
         return found
     kept = len(use.kept)
@@ -130,7 +130,7 @@ def rows_first(use: Use, found: Any) -> Any:
 
 
 def turns(use: Use, other: Any) -> bool:
-    """Whether ``weight_first`` can be had and pays: for few rows, and no batch dimensions.
+    """Return True when ``weight_first`` is possible and pays: few rows, no batch dimensions.
 
     Of many rows the result would be turned back through memory, and a weight that is decoded for
     all of them costs little beside their product.
@@ -142,7 +142,7 @@ def turns(use: Use, other: Any) -> bool:
 
 
 def row_axes(use: Use, other: Any) -> tuple[int, ...]:
-    """Dimensions of the input over which one row's scale is taken."""
+    """Return dimensions of the input over which one row's scale is taken."""
     if use.kind == "dense":
         return tuple(_contracted(use)[1])
     rows = use.params["dimension_numbers"].lhs_spec[0]
@@ -150,7 +150,7 @@ def row_axes(use: Use, other: Any) -> tuple[int, ...]:
 
 
 def row_dims(use: Use, other: Any) -> list[tuple[int, int]]:
-    """Of a dense product, the dimensions that are not summed over: of the input, of the result."""
+    """Return a dense product's dimensions that are not summed over: of input, and of result."""
     batch = use.params["dimension_numbers"][1][1 if use.first else 0]
     summed = _contracted(use)[1]
     free = [dim for dim in range(other.ndim) if dim not in (*summed, *batch)]
@@ -159,7 +159,7 @@ def row_dims(use: Use, other: Any) -> list[tuple[int, int]]:
 
 
 def rows_for_result(use: Use, numbers: Any) -> Any:
-    """A number per row of the input, 1 where shared → to be broadcast against the result."""
+    """Align a number per input row, 1 where shared, with the result."""
     if use.kind == "conv":
         rows = use.params["dimension_numbers"]
         shape = [1] * len(use.shape)
@@ -176,7 +176,7 @@ def rows_for_result(use: Use, numbers: Any) -> Any:
 
 
 def in_levels(values: Any, order: int, axes: tuple[int, ...]) -> Any:
-    """Values as sums of signs, with factors of their own for what lies along ``axes``."""
+    """Return values as sums of signs, with their own factors for each index along ``axes``."""
     rest = [dim for dim in range(values.ndim) if dim not in axes]
     moved = jnp.transpose(values, [*rest, *axes])
     flat = moved.reshape(*moved.shape[: len(rest)], -1)
@@ -186,11 +186,11 @@ def in_levels(values: Any, order: int, axes: tuple[int, ...]) -> Any:
 
 
 def _laid(use: Use, numbers: Any) -> Any:
-    """Numbers of the weight's rank, 1 where shared, laid out as the weight is."""
+    """Lay out numbers of the weight's rank, 1 where shared, as the weight is."""
     return use.weight.laid_out(jnp.broadcast_to(numbers, use.weight.shape))
 
 
 def _contracted(use: Use) -> tuple[Sequence[int], Sequence[int]]:
-    """Of a dense product: dimensions summed over, of the weight and of the input."""
+    """Return a dense product's dimensions summed over, of the weight and of the input."""
     left, right = use.params["dimension_numbers"][0]
     return (left, right) if use.first else (right, left)

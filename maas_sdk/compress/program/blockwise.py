@@ -1,4 +1,4 @@
-"""Products with a weight that is decoded a piece at a time, some output channels after others.
+"""Products with a weight that is decoded piece by piece along its output channels.
 
 A weight that is decoded whole goes through memory in float32, at four to eight times the bytes of
 its codes: on a CPU that is slower than the float model, and holds the largest weight once more.
@@ -35,7 +35,7 @@ _LARGE: Final = 2**23
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rows:
-    """What a weight is stored as, told apart by whether each row of the weight has its own."""
+    """Stored parts of a weight: those with an entry per row of the weight, and the others."""
 
     # Rows of the weight, along its first axis as it is stored.
     count: int
@@ -46,11 +46,11 @@ class Rows:
 
     @property
     def nbytes(self) -> int:
-        """Of the weight in float32."""
+        """Bytes of the weight in float32."""
         return 4 * max(math.prod(found.shape) for found in self.encodings.values())
 
     def some(self, size: int) -> dict[str, Encoding]:
-        """The encodings of ``size`` of the rows."""
+        """Return the encodings of ``size`` of the rows."""
         return {
             name: replace(found, shape=(size, *found.shape[1:]))
             for name, found in self.encodings.items()
@@ -58,7 +58,7 @@ class Rows:
 
 
 def rows_of(encodings: Mapping[str, Encoding], parts: Mapping[str, Any], count: int) -> Rows | None:
-    """What is stored of a weight by rows, or None where a row cannot be decoded by itself.
+    """Split a weight's storage by rows; None where a row cannot be decoded by itself.
 
     Args:
         encodings: of the weight and of what it is made from.
@@ -84,7 +84,7 @@ def by_piece(
     rows: Rows,
     multiply: Callable[[Mapping[str, Encoding], Mapping[str, Any]], Any],
 ) -> Any:
-    """A product whose result is filled in piece by piece.
+    """Compute a product whose result is filled in piece by piece.
 
     Args:
         rows: of the weight.
@@ -111,7 +111,7 @@ def by_piece(
 
 
 def _cut(part: Any, start: Any, size: int) -> Any:
-    """Rows of an array; of float8 as bytes: XLA:CPU would make it all float16 first."""
+    """Slice rows of an array; float8 as bytes, since XLA:CPU would convert all to float16 first."""
     if part.dtype.itemsize > 1 or jnp.issubdtype(part.dtype, jnp.integer):
         return jax.lax.dynamic_slice_in_dim(part, start, size)
     raw = jax.lax.bitcast_convert_type(part, jnp.uint8)
@@ -119,7 +119,7 @@ def _cut(part: Any, start: Any, size: int) -> Any:
 
 
 def _by_row(encoding: Encoding, count: int) -> bool:
-    """Whether rows of what is encoded can be decoded by themselves."""
+    """Return True when rows of an encoded tensor can be decoded by themselves."""
     return (
         encoding.scheme not in ("bitmap", "hashed")
         and encoding.shape[:1] == (count,)

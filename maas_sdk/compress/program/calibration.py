@@ -1,4 +1,4 @@
-"""Calibration rows: whatever they come from, a bounded number of checked batches.
+"""Calibration rows as a bounded number of checked batches.
 
 The rule it keeps: bad rows are refused before any work is done, with the row and what is wrong.
 
@@ -23,7 +23,7 @@ _BATCH: Final = 64
 def batches_of(
     calibration: Any, *, rows: int, like: Mapping[str, Array] | None = None
 ) -> list[dict[str, Array]]:
-    """Calibration rows as batches of inputs by name; ``input`` for those without one.
+    """Yield calibration rows as batches of inputs by name; ``input`` for those without one.
 
     Args:
         calibration: an array [N, …], a dict of arrays, an object with ``inputs``, or an iterable of
@@ -61,7 +61,7 @@ def batches_of(
 
 
 def example_of(given: Any) -> dict[str, Array]:
-    """Inputs by name, from one array or a dict of them."""
+    """Return inputs by name, from one array or a dict of them."""
     if hasattr(given, "inputs"):
         given = given.inputs
     if isinstance(given, Mapping):

@@ -1,4 +1,4 @@
-"""Convolutions of int8 as XLA:CPU computes them fastest.
+"""Convolutions of int8 in the form that XLA:CPU computes fastest.
 
 It has no convolution of whole numbers to speak of (up to five times slower than that of floats),
 but a fast product of int8 matrices. So the last dimension of the window is laid beside the
@@ -35,7 +35,7 @@ _WIDE: Final = 128
 
 
 def convolve(use: Use, given: Any, codes: Any, **changes: Any) -> Any:
-    """A convolution of int8 codes, summed in int32.
+    """Convolve int8 codes, summed in int32.
 
     Args:
         use: of kind "conv".
@@ -66,7 +66,7 @@ def convolve(use: Use, given: Any, codes: Any, **changes: Any) -> Any:
 
 
 def _by_rows(use: Use, given: Any, codes: Any) -> Any:
-    """The sum of matrix products; [B, …, C] and [window…, C, O]."""
+    """Sum matrix products; [B, …, C] and [window…, C, O]."""
     params = use.params
     window, features = codes.shape[:-2], codes.shape[-2]
     edges = [(0, 0, 0), *((low, high, 0) for low, high in params["padding"]), (0, 0, 0)]
@@ -74,7 +74,7 @@ def _by_rows(use: Use, given: Any, codes: Any) -> Any:
     sizes, steps, gaps = use.shape[1:-1], params["window_strides"], params["rhs_dilation"]
 
     def shifted(array: Any, dim: int, place: int) -> Any:
-        """What a place of the window meets along a dimension."""
+        """Return the elements that one offset of the window meets along a dimension."""
         begin = place * gaps[dim]
         end = begin + (sizes[dim] - 1) * steps[dim] + 1
         return jax.lax.slice_in_dim(array, begin, end, steps[dim], axis=dim + 1)

@@ -1,4 +1,4 @@
-"""One weight and a recipe: codes, scales and what else the program needs for it.
+"""Quantization of one weight by a recipe: codes, scales and the program's other numbers.
 
 The rule it keeps: layers of a stack are fitted one by one, each to what its own inputs were; the
 float weight is read, never kept.
@@ -140,7 +140,7 @@ _NEED_VECTORS: Final = frozenset({"smoothquant", "gptq", "awq", "adaquant"})
 
 
 def folded(site: Site, array: Array) -> Array:
-    """The weight with what follows its product multiplied into its channels."""
+    """Multiply into the weight's channels the factor that follows its product."""
     if site.fold is None:
         return array
     factor = np.ones([len(site.fold.factor), 1], np.float32) * site.fold.factor[:, None]
@@ -148,7 +148,7 @@ def folded(site: Site, array: Array) -> Array:
 
 
 def _seen(observed: Observed | None) -> bool:
-    """Whether the product's inputs could be seen as vectors."""
+    """Return True when the product's inputs could be observed as vectors."""
     return observed is not None and observed.gram is not None
 
 
@@ -159,7 +159,7 @@ def _layers(layout: MatrixView, array: Array) -> list[tuple[int | None, Array]]:
 def _fit_layer(
     name: str, layer: Array, layout: MatrixView, recipe: Recipe, form: Format, observed: Observed
 ) -> tuple[Stored, Array | None]:
-    """One layer by a method that looks at its inputs: as stored, and the inputs' divisors."""
+    """Fit one layer by a method that uses its inputs: storage, and the inputs' divisors."""
     matrix = layout.to_matrix(layer)
     smooth: Array | None = None
     if recipe.method == "smoothquant":
@@ -188,7 +188,7 @@ def _fit_layer(
 
 
 def _input_scales(site: Site, recipe: Recipe, observed: Observed, smooth: Array | None) -> Array:
-    """The static scale of the input: [], or [S] of a stack."""
+    """Return the static scale of the input: [], or [S] of a stack."""
     activations = recipe.activations
     assert activations is not None
     found = []
@@ -207,7 +207,7 @@ def _input_scales(site: Site, recipe: Recipe, observed: Observed, smooth: Array 
 
 
 def _aligned(array: Array) -> Array:
-    """The array where XLA:CPU takes it as it lies, without a copy of its own: at 64 bytes."""
+    """Copy the array to 64-byte alignment, so that XLA:CPU takes it without its own copy."""
     if array.ctypes.data % _ALIGNMENT == 0 and array.flags.c_contiguous:
         return array
     found = aligned_empty(array.dtype, array.shape)
@@ -216,7 +216,7 @@ def _aligned(array: Array) -> Array:
 
 
 def _error(target: Array, weight: QuantizedWeight, layout: MatrixView) -> tuple[float, float]:
-    """Σ w² and Σ (w - ŵ)², both as they are stored, some rows at a time."""
+    """Return Σ w² and Σ (w - ŵ)², computed some rows at a time."""
     smooth = weight.roles.get("smooth")
     whole = weight.decoded()
     signal = noise = 0.0

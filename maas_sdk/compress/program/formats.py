@@ -1,4 +1,4 @@
-"""What a weight may become: the one place where algorithms meet the bundle's schemes.
+"""Formats of a quantized weight: the one place that maps algorithms to the bundle's schemes.
 
 The rule it keeps: a format is a value, says all that its bytes depend on, and refuses what cannot
 be before any weight is read.
@@ -49,7 +49,7 @@ FORMATS: Final[Mapping[str, tuple[int, ...]]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Format:
-    """How the numbers of one weight are kept."""
+    """Number format of one weight."""
 
     kind: Kind = "integer"
     # Of a code. Of "hashed": of the share of buckets, bits / 32 as many as weights.
@@ -88,7 +88,7 @@ class Format:
             raise ConfigError(f"Format.sparsity: expected 0 ≤ share < 1, got {self.sparsity}")
 
     def __str__(self) -> str:
-        """Short, for tables: "int8/channel", "kmeans4/tensor", "nf4/g64"."""
+        """Return a short name for tables: "int8/channel", "kmeans4/tensor", "nf4/g64"."""
         word = {"integer": "int", "levels": "order"}.get(self.kind, self.kind)
         bits = "" if self.kind in ("float8", "nf4") else str(self.bits)
         if self.kind in ("hashed", "sparse"):
@@ -97,7 +97,7 @@ class Format:
         return f"{word}{bits}/{group}"
 
     def fitted(self, layout: MatrixView) -> Format:
-        """The format with a group size that divides this weight's inputs."""
+        """Return the format with a group size that divides this weight's inputs."""
         if not isinstance(self.granularity, int):
             return self
         return replace(self, granularity=layout.group(self.granularity) or "channel")
@@ -106,7 +106,7 @@ class Format:
 def encode(
     name: str, weight: Array, layout: MatrixView, form: Format
 ) -> tuple[Stored, MatrixView, bool]:
-    """A weight in a format.
+    """Encode a weight in a format.
 
     Args:
         name: of the weight; what it is made from is called ``<name>/codes``, ``<name>/scale``, ….
@@ -137,7 +137,7 @@ def encode(
 
 
 def stack(layers: list[Stored]) -> Stored:
-    """Layers of one weight as one: tensors stacked, encodings those of a layer."""
+    """Stack layers into one weight: tensors stacked, encodings those of a layer."""
     first = layers[0]
     return Stored(
         name=first.name,
@@ -149,7 +149,7 @@ def stack(layers: list[Stored]) -> Stored:
 
 
 def store_codes(name: str, codes: Array, scale: Array, layout: MatrixView, bits: int) -> Stored:
-    """Whole numbers or float8 [O, I] with their scales, laid out as the weight is."""
+    """Store integer or float8 codes [O, I] with their scales, laid out as the weight is."""
     laid = layout.from_matrix(codes)
     part: Stored | Array = laid
     if bits < 8:
@@ -166,7 +166,7 @@ def store_codes(name: str, codes: Array, scale: Array, layout: MatrixView, bits:
 
 
 def _pack_axis(shape: tuple[int, ...], bits: int) -> int:
-    """The last axis, unless another wastes less at its end."""
+    """Return the axis to pack: the last, unless another wastes less at its end."""
     planes = 8 // min(bits & -bits, bits) if bits in (1, 2, 4) else 8
     waste = [-(-size // planes) * planes / max(size, 1) for size in shape]
     return min(range(len(shape)), key=lambda axis: (round(waste[axis], 2), -axis))
@@ -218,7 +218,7 @@ def _nf4(name: str, weight: Array, layout: MatrixView, form: Format) -> Stored:
 
 
 def _book(codebook: Array, rank: int, layout: MatrixView) -> Array:
-    """A codebook for all: [K]; of a stack's layer [1, …, 1, K], so that it can be stacked."""
+    """Reshape a shared codebook: [K], or [1, …, 1, K] in a stack's layer."""
     return codebook if layout.stack is None else codebook.reshape(*[1] * rank, -1)
 
 

@@ -1,4 +1,4 @@
-"""What goes into the products of a model while it answers calibration rows.
+"""Observation of the inputs of a model's products on calibration rows.
 
 The rule it keeps: the float program is run, once per batch, and nothing is kept but sums, extremes
 and histograms of each product's input, and a few of its vectors; so calibration may be as long as
@@ -39,7 +39,7 @@ _PATCH_IMAGES: Final = 8
 
 @dataclass(kw_only=True)
 class Observed:
-    """The inputs of one product; of a stack, with S in front of every array."""
+    """Observed inputs of one product; of a stack, with S in front of every array."""
 
     # Histograms of |x|; one, or one for each layer of a stack.
     histograms: list[Histogram] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Observed:
     sample: Array | None = None
 
     def layer(self, index: int | None) -> Observed:
-        """What one layer of a stack saw; ``None`` for what is no stack."""
+        """Return one layer's part of a stack; ``None`` for what is no stack."""
         if index is None:
             return self
         cut = {
@@ -63,7 +63,7 @@ class Observed:
         return Observed(histograms=[self.histograms[index]], vectors=self.vectors, **cut)
 
     def add(self, found: Mapping[str, Array], name: str, stack: int | None) -> None:
-        """Take in what one batch gave."""
+        """Add one batch's observations."""
         low, high = found["low"], found["high"]
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             raise InputError(
@@ -107,7 +107,7 @@ def observe(
     vectors: bool,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Observed]:
-    """Run the float model on calibration rows and note what goes into products.
+    """Run the float model on calibration rows and note the inputs of its products.
 
     Args:
         program: the model's.
@@ -150,7 +150,7 @@ def observe(
 
 
 class _Eye(Products):
-    """Computes every product as it stands, and notes its input."""
+    """Computes every product unchanged, and notes its input."""
 
     def __init__(self, layouts: Mapping[str, MatrixView], *, vectors: bool) -> None:
         self.seen: dict[str, dict[str, Any]] = {}
@@ -186,7 +186,7 @@ class _Eye(Products):
             self._note(name, seen, 1 if apart else 0)
 
     def _note(self, name: str, seen: Mapping[str, Any], axis: int) -> None:
-        """Take in what a product saw; ``axis`` 1 where layers of a stack lie in front."""
+        """Add an observation of a product; ``axis`` 1 where layers of a stack lie in front."""
         old = self.seen.get(name)
         if old is not None:
             seen = {key: _together(key, old[key], value, axis) for key, value in seen.items()}
@@ -223,7 +223,7 @@ _APART: Final = frozenset({"low", "high", "counts", "rows", "vectors"})
 
 
 def _together(key: str, old: Any, new: Any, axis: int) -> Any:
-    """What two uses of a weight saw."""
+    """Merge the observations of two uses of a weight."""
     if key in _APART:
         return jnp.concatenate([old, new], axis=axis)
     if key == "sample":
@@ -232,7 +232,7 @@ def _together(key: str, old: Any, new: Any, axis: int) -> Any:
 
 
 def _over_steps(key: str, values: Any) -> Any:
-    """What the steps of a loop saw, in front of ``values``."""
+    """Merge the observations of a loop's steps, in front of ``values``."""
     if key in _APART:
         return values.reshape(-1, *values.shape[2:])
     if key == "sample":
@@ -241,7 +241,7 @@ def _over_steps(key: str, values: Any) -> Any:
 
 
 def _vectors(use: Use, values: Any, layout: MatrixView) -> Any:
-    """The input as vectors that are multiplied with the weight's matrix: [N, I], or None.
+    """Return the input as vectors multiplied with the weight's matrix: [N, I], or None.
 
     Inputs are in the order of ``Layout.to_matrix``.
     """

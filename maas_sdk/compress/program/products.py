@@ -64,7 +64,7 @@ class Quantized(Products):
     plans: Mapping[str, WeightPlan]
 
     def weight(self, name: str, arrays: Mapping[str, Any]) -> Weight:
-        """The weight for the program; ``arrays`` holds its leaves."""
+        """Return the weight for the program; ``arrays`` holds its leaves."""
         plan = self.plans[name]
         shape = plan.layout.shape
         if plan.layout.stack is not None:
@@ -75,7 +75,7 @@ class Quantized(Products):
         return replace(found, cuts=plan.cuts)
 
     def array(self, weight: Weight) -> Any:
-        """The weight decoded, its smoothing undone."""
+        """Decode the weight and undo its smoothing."""
         plan = self.plans[weight.name]
         whole = len(weight.shape) > len(plan.layout.shape)
         encodings = whole_encodings(plan) if whole else plan.encodings
@@ -88,11 +88,11 @@ class Quantized(Products):
         return found / over_inputs(plan.layout, smooth)
 
     def chain(self, use: Use) -> int:
-        """How many operations behind it are folded into the weight."""
+        """Return the number of following operations that are folded into the weight."""
         return self.plans[use.weight.name].operations
 
     def product(self, use: Use, other: Any) -> Any:
-        """The product as the module says, in the dtype of the program."""
+        """Compute the product by the module's formulas, in the program's dtype."""
         plan = self.plans[use.weight.name]
         if use.kind == "lookup":
             return self._lookup(plan, use, other)
@@ -110,7 +110,7 @@ class Quantized(Products):
         return result.astype(use.dtype)
 
     def _multiply(self, plan: WeightPlan, use: Use, other: Any) -> Any:
-        """The product alone, in float32 or the program's own dtype."""
+        """Compute the product alone, in float32 or the program's own dtype."""
         kind = plan.activations
         if kind is not None and kind.dtype.startswith("levels"):
             order = int(kind.dtype.removeprefix("levels"))
@@ -133,7 +133,7 @@ class Quantized(Products):
         return found * steps * scale
 
     def _wide(self, plan: WeightPlan, use: Use, other: Any, name: str) -> Any:
-        """The product with a weight, or with the codes of it alone, decoded to floats."""
+        """Compute the product with a weight, or its codes alone, decoded to floats."""
         dtype = use.weight.dtype
         if name != plan.name:
             dtype = jnp.promote_types(other.dtype, use.dtype)
@@ -164,7 +164,7 @@ class Quantized(Products):
         )
 
     def _input(self, plan: WeightPlan, use: Use, other: Any) -> tuple[Any, Any]:
-        """The input on its grid, and its scale for the result."""
+        """Return the quantized input, and its scale for the result."""
         kind = plan.activations
         assert kind is not None
         values = other.astype(jnp.float32)
@@ -179,7 +179,7 @@ class Quantized(Products):
         return jnp.clip(scaled, -kind.top, kind.top).astype(kind.dtype), steps
 
     def _lookup(self, plan: WeightPlan, use: Use, rows: Any) -> Any:
-        """Rows of a table: what is stored per row is looked up, and decoded then."""
+        """Look up rows of a table: stored rows first, decoded afterwards."""
         count = plan.layout.shape[0]
         parts = {name: use.weight.parts[name] for name in plan.tensors}
         table = rows_of(plan.encodings, parts, count)
@@ -213,7 +213,7 @@ class Quantized(Products):
 
 
 def _largest(values: Any, axes: tuple[int, ...]) -> Any:
-    """max|x| of float32 over some axes, which are kept; NaN where there is one.
+    """Return max|x| of float32 over some axes, which are kept; NaN where there is one.
 
     Numbers without their sign are ordered as their bits are, NaN above infinity. The maximum of
     floats will not do: XLA:CPU drops NaN from it where it computes several numbers at once.
@@ -231,7 +231,7 @@ _FEW: Final = 32
 
 
 def _halving(bits: Any, axes: tuple[int, ...]) -> Any:
-    """The maximum over axes, the last one halved until it is short.
+    """Return the maximum over axes, the last one halved until it is short.
 
     XLA:CPU compares whole vectors between two halves, and single numbers along the last dimension:
     1024 numbers of 4096 rows take 2.2 ms in place of 4.5.
@@ -248,7 +248,7 @@ def _halving(bits: Any, axes: tuple[int, ...]) -> Any:
 
 
 def _sum(use: Use, given: Any, codes: Any, total: Any, **changes: Any) -> Any:
-    """The product of codes, summed in ``total``.
+    """Compute the product of codes, summed in ``total``.
 
     One row alone is multiplied as two, the second of zeros: XLA:CPU has a fast product of int8
     matrices, but computes matrix times vector by widening the whole matrix to int32 first.

@@ -1,4 +1,4 @@
-"""A quantized model: codes, scales and codebooks instead of weights, and the program they go into.
+"""A quantized model: codes, scales and codebooks, and the program that uses them.
 
 The rule it keeps: it holds no float copy of what it has quantized, and it is exported like any
 model. What is stored can be served in two ways, chosen by ``decode``:
@@ -64,7 +64,7 @@ class QuantizedWeight:
 
     @property
     def arrays(self) -> dict[str, Array]:
-        """What a program takes for it, by leaf name."""
+        """Arrays that a program takes for the weight, by leaf name."""
         return {
             **self.stored.tensors,
             **{f"{self.plan.name}/{role}": value for role, value in self.roles.items()},
@@ -78,7 +78,7 @@ class QuantizedWeight:
         )
 
     def to_float(self) -> Array:
-        """The weight that the codes stand for, float32, in the order of its own axes."""
+        """Decode the weight to float32, in the order of its own axes."""
         found = self.decoded().decode()
         order = self.plan.order
         if order is None:
@@ -88,7 +88,7 @@ class QuantizedWeight:
         return found.transpose([0, *(axis + 1 for axis in inverse)] if stacked else inverse)
 
     def decoded(self) -> Stored:
-        """The whole weight with what it is decoded from."""
+        """Return the decoded weight together with its stored parts."""
         return Stored(
             name=self.stored.name,
             encodings=whole_encodings(self.plan),
@@ -114,7 +114,7 @@ class QuantizedModel:
     _compiled: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
-        """The model's answer: one array [B, …], a dict of them, or arrays by keyword."""
+        """Return the model's answer: an array [B, …], a dict of them, or arrays by keyword."""
         given: Any = dict(named) if named else inputs[0]
         arrays = dict(given) if isinstance(given, Mapping) else {"input": given}
         if "call" not in self._compiled:
@@ -131,7 +131,7 @@ class QuantizedModel:
     def serving(
         self, *, decode: Decode | None = None, entropy: Entropy | Literal["none"] | None = None
     ) -> QuantizedModel:
-        """The same model to be served in another way; None leaves a setting as it is."""
+        """Return the same model, served in another way; None leaves a setting as it is."""
         check_serving(decode, entropy)
         return replace(
             self,
@@ -141,7 +141,7 @@ class QuantizedModel:
         )
 
     def as_model(self) -> Model:
-        """What ``export`` takes: leaves by name, and the program over them."""
+        """Return the model as ``export`` takes it: leaves by name, and the program over them."""
         leaves = list(self.kept.values())
         plans: dict[str, WeightPlan] = {}
         encodings: dict[str, Encoding] = {}
@@ -175,7 +175,7 @@ class QuantizedModel:
 
 
 def check_serving(decode: str | None, entropy: str | None) -> None:
-    """Hold the ways of serving against those that there are, the codec's package included.
+    """Check the ways of serving against those that exist, the codec's package included.
 
     Raises:
         ConfigError: another one, or zstd without its package.
@@ -195,7 +195,7 @@ def _leaf(name: str, array: Array, entropy: Entropy | None) -> Leaf:
 
 
 def _squeezed(stored: Stored, entropy: Entropy | None) -> Stored:
-    """The tensor with those of its parts entropy-coded that become smaller by it."""
+    """Entropy-code those of a tensor's parts that become smaller by it."""
     if entropy is None:
         return stored
     tensors: dict[str, Array] = {}
@@ -246,7 +246,7 @@ class _Model(Model):
 
 
 def hollow(model: Model) -> Model:
-    """A model's structure without its arrays."""
+    """Return a model's structure without its arrays."""
     struct: Any = jax.ShapeDtypeStruct
     return replace(
         model,
@@ -258,7 +258,7 @@ def hollow(model: Model) -> Model:
 
 
 def needed(model: Model, inputs: Mapping[str, Any], *, bare: bool) -> set[str]:
-    """Names of the leaves that any output depends on."""
+    """Return names of the leaves that any output depends on."""
     run = model.bind(None)
     struct: Any = jax.ShapeDtypeStruct
     leaves = [struct(np.shape(leaf.value), leaf.value.dtype) for leaf in model.leaves]

@@ -1,4 +1,4 @@
-"""A quantized weight as a program finds it: how it is stored, and how its inputs are taken.
+"""Storage of a quantized weight, and quantization of its inputs, as a program sees them.
 
 The rule it keeps: a plan is a value that says all that a product with the weight depends on; it
 holds no array.
@@ -31,7 +31,7 @@ _INPUTS: Final = ("int8", "float8_e4m3fn", "levels1", "levels2")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Activations:
-    """How the inputs of a product are quantized."""
+    """Quantization of a product's inputs."""
 
     # "int8", "float8_e4m3fn"; or "levels1", "levels2": first and second order (``levels.py``).
     dtype: str = "int8"
@@ -62,7 +62,7 @@ class Activations:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightPlan:
-    """One quantized weight, as a program finds it."""
+    """One quantized weight, as a program sees it."""
 
     name: str
     layout: MatrixView
@@ -85,7 +85,7 @@ class WeightPlan:
     order: tuple[int, ...] | None = None
 
     def as_used(self, array: Any, *, whole: bool = False) -> Any:
-        """What is stored of a layer, or of a whole stack, in the order of the weight's own axes."""
+        """Return a layer's or a whole stack's stored array, in the weight's own axis order."""
         if self.order is None:
             return array
         inverse = [self.order.index(axis) for axis in range(len(self.order))]
@@ -101,7 +101,7 @@ class WeightPlan:
         return self.encodings.get(self.name)
 
     def per_channel(self) -> bool:
-        """Whether the weight is whole numbers or float8 with one scale per output channel."""
+        """True for integer or float8 weights with one scale per output channel."""
         own = self.encoded()
         if own is None or own.scheme != "scaled" or "zero" in own.parts:
             return False
@@ -118,7 +118,7 @@ class WeightPlan:
 
 
 def whole_encodings(plan: WeightPlan) -> dict[str, Encoding]:
-    """The encodings of the whole weight: of a stack, all of its layers."""
+    """Return the encodings of the whole weight: of a stack, all of its layers."""
     stack = plan.layout.stack
     if stack is None:
         return dict(plan.encodings)
@@ -126,7 +126,7 @@ def whole_encodings(plan: WeightPlan) -> dict[str, Encoding]:
 
 
 def _stacked(encoding: Encoding, stack: int) -> Encoding:
-    """The encoding of a whole stack, where ``encoding`` is that of one layer."""
+    """Return the encoding of a whole stack from that of one layer."""
     params = dict(encoding.params)
     if "axis" in params and params["axis"] >= 0:
         params["axis"] += 1

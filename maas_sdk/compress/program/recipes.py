@@ -1,4 +1,4 @@
-"""Recipes: what quantization does to which layers, as values with names, listed in ``SUMMARIES``.
+"""Quantization recipes: named, frozen settings, listed in ``SUMMARIES``.
 
 The rule it keeps: a recipe is frozen and complete; the same recipe, model and data give the same
 bytes.
@@ -25,7 +25,7 @@ _RANGES: Final = ("minmax", "percentile", "entropy", "mse")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """What is done to which layers."""
+    """Formats and methods of quantization, and the layers that they apply to."""
 
     name: str = "custom"
     weights: Format = field(default_factory=Format)
@@ -80,7 +80,7 @@ class Recipe:
 
     @property
     def calibrates(self) -> bool:
-        """Whether it needs calibration data."""
+        """True when the recipe needs calibration data."""
         return self.method != "round" or (
             self.activations is not None and self.activations.ranges == "static"
         )
@@ -143,7 +143,7 @@ _HASHED: Final = re.compile(r"hashed(\d+)")
 
 
 def find_recipe(recipe: str | Recipe, **changes: Any) -> Recipe:
-    """A recipe by name, with fields changed.
+    """Return a recipe by name, with fields changed.
 
     Args:
         recipe: a name of the list above, or a recipe.

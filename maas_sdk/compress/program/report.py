@@ -1,4 +1,4 @@
-"""What quantization took and what it cost, as a table, JSON and a record for the bundle.
+"""Report of a quantization, as a table, JSON and a record for the bundle.
 
 The rule it keeps: every figure is measured, on the models themselves; what was not measured is
 absent, not guessed.
@@ -75,13 +75,13 @@ class QuantizationReport:
 
     @property
     def drop(self) -> float | None:
-        """What was lost in the metric; negative where something was won."""
+        """Loss in the metric; negative for a gain."""
         if self.before is None or self.after is None:
             return None
         return self.before - self.after
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values, ``ratio`` and ``drop`` included."""
+        """Return JSON-ready values, ``ratio`` and ``drop`` included."""
         found = asdict(self)
         found["latency_s"] = {
             str(size): {"before": pair.before, "after": pair.after}
@@ -90,11 +90,11 @@ class QuantizationReport:
         return {**found, "ratio": self.ratio, "drop": self.drop}
 
     def to_json(self) -> str:
-        """``to_dict`` as text."""
+        """Return ``to_dict`` as text."""
         return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """One row per weight, as text: name, shape, format, bits, bytes, SQNR, what it costs."""
+        """Return a row of text per weight: name, shape, format, bits, bytes, SQNR, cost."""
         return [
             (
                 layer.name,
@@ -109,7 +109,7 @@ class QuantizationReport:
         ]
 
     def table(self) -> str:
-        """The report as text for a terminal."""
+        """Return the report as text for a terminal."""
         heads = ("weight", "shape", "format", "bits", "stored", "SQNR", "drop alone")
         # Names to the left, numbers to the right.
         lines = columns([heads, *self.rows()], left=range(3))
@@ -117,7 +117,7 @@ class QuantizationReport:
         return "\n".join(lines)
 
     def summary(self) -> list[str]:
-        """The model's figures in words, a line each."""
+        """Return the model's figures in words, a line each."""
         found = [
             f"{self.recipe}: {data_size(self.bytes_before)} → {data_size(self.bytes_stored)} "
             f"stored ({self.ratio:.3f}), {data_size(self.bytes_memory)} while served"
@@ -138,7 +138,7 @@ class QuantizationReport:
         return found
 
     def compression(self) -> Compression:
-        """The record that the bundle's manifest holds."""
+        """Return the record that the bundle's manifest holds."""
         return Compression(
             recipe=self.recipe,
             metric=self.metric,

@@ -1,4 +1,4 @@
-"""A traced program, evaluated with another meaning for its products with weights.
+"""Evaluation of a traced program with its products with weights replaced.
 
 Any model that jax can trace is a list of equations (a jaxpr) over its weights and inputs. Walking
 that list and answering for the products with weights ourselves quantizes nnx modules, linen modules
@@ -33,7 +33,7 @@ __all__ = ["evaluate"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Pending:
-    """A product's result while the operations behind it may still be folded into it."""
+    """A product's result while the operations that follow may still be folded into it."""
 
     use: Use
     # What the program holds here.
@@ -81,7 +81,7 @@ def evaluate(
 def _run(
     jaxpr: Any, values: Sequence[Any], products: Products, place: tuple[int, ...]
 ) -> list[Any]:
-    """Results of an open jaxpr, constants first among ``values``; they may be special."""
+    """Return results of an open jaxpr, constants first among ``values``; they may be special."""
     env: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
     uses = Counter(v for eqn in jaxpr.eqns for v in eqn.invars if not isinstance(v, Literal))
     uses.update(v for v in jaxpr.outvars if not isinstance(v, Literal))
@@ -143,7 +143,7 @@ def _equation(
 
 
 def _plain(eqn: Any, given: Sequence[Any], products: Products, *, known: bool = False) -> list[Any]:
-    """The equation as it stands."""
+    """Evaluate the equation unchanged."""
     values = [_settle(value, products) for value in given]
     parameters = eqn.primitive.get_bind_params(eqn.params)
     # jax 0.10 gives (functions, parameters), later ones may give the parameters alone.
@@ -157,7 +157,7 @@ def _plain(eqn: Any, given: Sequence[Any], products: Products, *, known: bool = 
 
 
 def _settle(value: Any, products: Products) -> Any:
-    """A special value as the array that the program as written would hold."""
+    """Return a special value as the array that the original program would hold."""
     match value:
         case Weight():
             return value.laid_out(products.array(value)).astype(value.dtype)
@@ -175,7 +175,7 @@ def _settle(value: Any, products: Products) -> Any:
 
 
 def _followed(eqn: Any, given: Sequence[Any], products: Products) -> Any:
-    """A pending product after one more operation, or None where it cannot be folded."""
+    """Fold one more operation into a pending product; None where that is impossible."""
     mine = [index for index, value in enumerate(given) if isinstance(value, _Pending)]
     if len(mine) != 1 or not isinstance(given[1 - mine[0]], Known):
         return None
@@ -195,7 +195,7 @@ def _followed(eqn: Any, given: Sequence[Any], products: Products) -> Any:
 
 
 def _per_channel(pending: _Pending, numbers: Any) -> bool:
-    """Whether numbers differ along the product's channels only."""
+    """Return True when numbers differ along the product's channels only."""
     shape = np.shape(numbers)
     if not shape:
         return True
@@ -206,7 +206,7 @@ def _per_channel(pending: _Pending, numbers: Any) -> bool:
 
 
 def _scan(eqn: Any, given: Sequence[Any], products: Products, place: tuple[int, ...]) -> list[Any]:
-    """A scan whose weights stay weights: shared ones inside its body, stacked ones cut per step."""
+    """Evaluate a scan with weights kept as weights: shared in its body, or cut per step."""
     params = eqn.params
     closed, consts, carried = params["jaxpr"], params["num_consts"], params["num_carry"]
     shared = [

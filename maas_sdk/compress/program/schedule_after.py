@@ -1,4 +1,4 @@
-"""Codes that wait for their turn, so that a program holds one decoded weight at a time.
+"""Decoding deferred until use, so that a program holds one decoded weight at a time.
 
 XLA:CPU runs what is ready as early as it likes, and a weight's codes are ready from the start: it
 decodes all weights of a program before the first product, and holds them in float beside each other
@@ -25,7 +25,7 @@ _NUMBERS: Final = 4096
 
 
 def schedule_after(parts: Mapping[str, Any], other: Any) -> dict[str, Any]:
-    """What a weight is made of, its large parts read no earlier than ``other``, the input."""
+    """Return a weight's parts, the large ones read no earlier than ``other``, the input."""
     return {
         name: _after(part, other) if part.size >= _NUMBERS and other.size else part
         for name, part in parts.items()
@@ -37,7 +37,7 @@ def _after(part: Any, other: Any) -> Any:
 
 
 def _tied(part: Any, other: Any) -> Any:
-    """``part``, with a zero added that the compiler does not see to be one."""
+    """Add to ``part`` a zero that the compiler does not recognise as one."""
     first = jax.lax.slice(other, (0,) * other.ndim, (1,) * other.ndim).reshape(())
     first = first.astype(jnp.float32)
     never = (first != first) & (first == first)

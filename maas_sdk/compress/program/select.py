@@ -1,4 +1,4 @@
-"""Which weights a recipe is for, what becomes of each, and whether that can run where it shall.
+"""Selection of a recipe's weights and their formats, and the check of the target.
 
 The rule it keeps: a pattern that matches nothing is an error that shows what it may have meant,
 before any weight is read.
@@ -20,7 +20,7 @@ __all__ = ["check_target", "chosen", "format_of"]
 
 
 def chosen(recipe: Recipe, sites: Sequence[Site]) -> tuple[Site, ...]:
-    """The weights that a recipe is for, in the order of the program.
+    """Return the weights that a recipe applies to, in the order of the program.
 
     Raises:
         ConfigError: a pattern that matches no weight and no layer, an override for a weight that is
@@ -68,7 +68,7 @@ def chosen(recipe: Recipe, sites: Sequence[Site]) -> tuple[Site, ...]:
 
 
 def format_of(recipe: Recipe, site: Site) -> Format | None:
-    """What a weight becomes; None where it stays in float."""
+    """Return the format of a weight; None where it stays in float."""
     if site.name in recipe.overrides:
         return recipe.overrides[site.name]
     return recipe.weights
@@ -103,7 +103,7 @@ _TARGETS: Final = ("cpu", "cuda-sm", "tpu-v")
 
 
 def check_target(recipe: Recipe, target: str | None) -> None:
-    """Hold a recipe against what it shall run on.
+    """Check a recipe against its target.
 
     Raises:
         ConfigError: a target of no known kind, or arithmetic that it does not have.

@@ -1,4 +1,4 @@
-"""A float model as quantization sees it: named leaves, and the products that its weights are in.
+"""A traced float model for quantization: named leaves, and the products that use its weights.
 
 The rule it keeps: the model is looked at, never changed or copied. It is traced from shapes alone;
 its arrays are read one at a time.
@@ -30,7 +30,7 @@ _struct: Any = jax.ShapeDtypeStruct
 
 
 def is_weight(leaf: Leaf) -> bool:
-    """Whether a leaf may be a product's weight: floats, in two dimensions or more.
+    """Return True when a leaf may be a product's weight: floats, in two dimensions or more.
 
     Biases of heads, [heads, head_dim], are none: they are few and added to float sums.
     """
@@ -53,7 +53,7 @@ class TracedModel:
     _traced: dict[Any, tuple[Any, Any]] = field(default_factory=dict)
 
     def trace(self, inputs: Mapping[str, Any]) -> tuple[Any, Any]:
-        """The closed jaxpr over all leaves, then the inputs by name; and the tree of its results.
+        """Trace to a closed jaxpr over all leaves, then inputs by name; and its results' tree.
 
         Raises:
             ExportError: the model raised.
@@ -87,7 +87,7 @@ class TracedModel:
         return self._traced[key]
 
     def run(self, values: Sequence[Any], inputs: Mapping[str, Any], products: Products) -> Any:
-        """The program's result, products as ``products`` has them.
+        """Return the program's result, with products computed by ``products``.
 
         Args:
             values: one per leaf: an array, a ``Weight`` or a ``Known``.
@@ -101,7 +101,7 @@ class TracedModel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fold:
-    """What follows a product and can be folded into it: y = (x·w)·factor + shift."""
+    """Operations that follow a product and fold into it: y = (x·w)·factor + shift."""
 
     # float32 [O] each.
     factor: Array
@@ -112,7 +112,7 @@ class Fold:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Site:
-    """One weight and what is done with it."""
+    """One weight and the products that use it."""
 
     # The leaf's name, such as "hidden/kernel".
     name: str
@@ -133,7 +133,7 @@ class Site:
 
 
 def find_sites(program: TracedModel, inputs: Mapping[str, Any], *, fold: bool) -> tuple[Site, ...]:
-    """The weights that are in products, in the order of the program.
+    """Return the weights that are in products, in the order of the program.
 
     Args:
         program: the model's.
@@ -167,7 +167,7 @@ def find_sites(program: TracedModel, inputs: Mapping[str, Any], *, fold: bool) -
 
 
 class _Finder(Products):
-    """Notes every product, and computes it as it stands."""
+    """Notes every product, and computes it unchanged."""
 
     eager = True
 
@@ -240,7 +240,7 @@ _OPERATIONS: dict[str, Callable[[Array, Array, Array], tuple[Array, Array]]] = {
 
 
 def _fold(use: Use, steps: Sequence[tuple[str, Any]]) -> Fold | None:
-    """The operations as one, if there is a multiplication among them to be saved."""
+    """Merge the operations into one, if there is a multiplication among them to be saved."""
     sizes = [use.shape[dim] for dim in use.channel_dims]
     # One dimension of channels: where a norm follows. More would have to be put in order.
     if len(sizes) != 1 or not any(word in ("mul", "div") for word, _ in steps):

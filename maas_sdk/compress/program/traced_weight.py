@@ -1,4 +1,4 @@
-"""A weight on its way through a traced program, and what becomes of its axes there.
+"""A weight in a traced program, with its axes followed through layout operations.
 
 The rule it keeps: layout operations (transposes, reshapes, dimensions of size one) are followed
 exactly, axis by axis; after anything else a weight is an array like any other.
@@ -21,7 +21,7 @@ LAYOUT: Final = frozenset({"transpose", "reshape", "squeeze", "broadcast_in_dim"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weight:
-    """A weight on its way through the program, not yet an array."""
+    """A weight in the program before it is used as an array."""
 
     name: str
     # What stands for it, opaque to this file: handed to ``Products`` and, of a stack of layers,
@@ -42,7 +42,7 @@ class Weight:
 
     @classmethod
     def of(cls, name: str, parts: Any, shape: Sequence[int], dtype: Any) -> Weight:
-        """A weight as the program is given it."""
+        """Return a weight as the program is given it."""
         return cls(
             name=name,
             parts=parts,
@@ -53,7 +53,7 @@ class Weight:
         )
 
     def laid_out(self, array: Any) -> Any:
-        """An array of ``shape`` after the weight's layout operations."""
+        """Return an array of ``shape`` after the weight's layout operations."""
         for step in self.steps:
             array = step(array)
         return array
@@ -67,7 +67,7 @@ class Known:
 
 
 def moved(eqn: Any, weight: Weight) -> Weight | None:
-    """The weight after a layout operation, or None where it is more than that."""
+    """Return the weight after a layout operation; None for any other operation."""
     sizes = tuple(eqn.outvars[0].aval.shape)
     if eqn.primitive.name == "transpose":
         order = eqn.params["permutation"]
@@ -87,7 +87,7 @@ def moved(eqn: Any, weight: Weight) -> Weight | None:
 
 
 def _reshaped(weight: Weight, sizes: Sequence[int]) -> tuple[tuple[int, ...], ...] | None:
-    """Which axes each dimension is made of after a reshape; None where they cannot be told."""
+    """Return the axes of each dimension after a reshape; None where they cannot be told."""
     dims: list[tuple[int, ...]] = []
     old = [(n, axes) for n, axes in zip(weight.sizes, weight.dims, strict=True) if n != 1]
     room = 1

@@ -1,4 +1,4 @@
-"""Products with weights, told apart in a traced program, and who answers for them.
+"""Products with weights, recognised in a traced program, and their evaluators.
 
 The rule it keeps: an equation counts as a product only where every axis of the weight is either
 summed over or put out, whole; any other is left to be computed as it stands.
@@ -18,7 +18,7 @@ __all__ = ["Products", "Use", "use_of"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Use:
-    """One product of a weight with something else."""
+    """One product of a weight with another operand."""
 
     # "dense", "conv" or "lookup".
     kind: str
@@ -44,44 +44,44 @@ class Use:
 
 
 class Products(ABC):
-    """What products with weights mean."""
+    """Evaluator of products with weights."""
 
     @abstractmethod
     def array(self, weight: Weight) -> Any:
-        """The weight as a float array of its own shape, layout operations not yet done."""
+        """Return the weight as a float array of its own shape, before layout operations."""
 
     @abstractmethod
     def product(self, use: Use, other: Any) -> Any:
-        """The result of a product; ``other`` is the input, or the row numbers of a lookup."""
+        """Compute a product; ``other`` is the input, or the row numbers of a lookup."""
 
     # Whether what depends on weights alone is computed at once, so that ``followed`` gets numbers.
     eager: bool = False
 
     def chain(self, use: Use) -> int | None:
-        """How many operations behind it ``product`` has answered for; None to be told them."""
+        """Return the number of following operations in ``product``; None to be told them."""
         return 0
 
     def followed(self, use: Use, steps: Sequence[tuple[str, Any]]) -> None:  # noqa: B027
-        """Told the operations behind a product that might be folded into it.
+        """Receive the operations after a product that might be folded into it.
 
         Each is "add", "sub", "rsub" (numbers - x), "mul" or "div", and its numbers: one per
         channel, or one for all.
         """
 
     def scope(self) -> Any:
-        """Called before the body of a scan is traced; gives what ``leave`` is given."""
+        """Enter the body of a scan before it is traced; the result goes to ``leave``."""
         return None
 
     def leave(self, scope: Any) -> Any:
-        """Called when the body has been traced; what it gives leaves the scan with its results."""
+        """Leave a traced scan body; returned values leave the scan with its results."""
         return ()
 
     def gathered(self, values: Any, *, looped: bool) -> None:  # noqa: B027
-        """What ``leave`` gave, stacked over the steps of the scan."""
+        """Receive the values of ``leave``, stacked over the steps of the scan."""
 
 
 def use_of(eqn: Any, given: Sequence[Any], place: tuple[int, ...]) -> Use | None:
-    """The product that an equation is, where exactly one of its operands is a weight."""
+    """Return the product that an equation is, where exactly one of its operands is a weight."""
     at = [index for index, value in enumerate(given[:2]) if isinstance(value, Weight)]
     name = eqn.primitive.name
     if len(at) != 1 or name not in ("dot_general", "conv_general_dilated", "gather"):

@@ -1,1 +1,1 @@
-"""Targets: what executables are compiled for, and the processes that compile and run them."""
+"""Compile targets of executables, and the processes that compile and run them."""

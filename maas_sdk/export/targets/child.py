@@ -1,4 +1,4 @@
-"""The process beside the exporting one: it compiles for one target, or runs packaged programs.
+"""Child process of an export: compiles for one target, or runs packaged programs.
 
 The rule: jaxlib, the runtime and the formats, never jax; what works here works where the model
 is served. So this file is run as a script: importing it as ``maas_sdk.export.targets.child`` would
@@ -31,7 +31,7 @@ _MOST_RUNS = 200
 
 
 def compile_programs(job: dict[str, Any], say: Say) -> dict[str, Any]:
-    """StableHLO files to executables; returns by what and for which processor features."""
+    """Compile StableHLO files to executables; return compiler and processor features."""
     client = _client(job)
     if client.platform != "cpu" and client.arch != job["arch"]:
         raise IncompatibleError(
@@ -49,7 +49,7 @@ def compile_programs(job: dict[str, Any], say: Say) -> dict[str, Any]:
 
 
 def run_programs(job: dict[str, Any], say: Say) -> dict[str, Any]:
-    """Run packaged programs on stored inputs and store what they answer.
+    """Run packaged programs on stored inputs and store their answers.
 
     The job: ``weights``, the path of the tensors, and ``encodings`` by name, as in a manifest.
     Each run: ``file`` and ``kind`` ("executable" or "program"), ``weights`` in argument order,
@@ -83,18 +83,18 @@ def run_programs(job: dict[str, Any], say: Say) -> dict[str, Any]:
 
 
 def describe(job: dict[str, Any], say: Say) -> dict[str, Any]:
-    """What the device is that a job names."""
+    """Describe the device that a job names."""
     return {"arch": _client(job).arch, "jaxlib": xla.jaxlib_build()}
 
 
 def _client(job: dict[str, Any]) -> xla.XlaClient:
-    """The processor, or the first device of the job's platform."""
+    """Return the client for the processor, or for the first device of the job's platform."""
     platform = job.get("platform", "cpu")
     return xla.XlaClient() if platform == "cpu" else xla.XlaClient(find_plugin(platform))
 
 
 def _fastest_s(program: xla.Executable, arguments: list[Any], specs: list[Any]) -> float:
-    """Seconds of the fastest run: of a few, or of many short ones, as others disturb."""
+    """Return seconds of the fastest run: of a few, or of many short ones, as others disturb."""
     fastest_s, spent_s, runs = math.inf, 0.0, 0
     while runs < _TIMED_RUNS or (spent_s < _TIMED_S and runs < _MOST_RUNS):
         began = time.perf_counter()

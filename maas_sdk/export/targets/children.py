@@ -35,7 +35,7 @@ class Child:
 
 
 def cores() -> int:
-    """Processors that this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -75,7 +75,7 @@ def run_children(
 
 
 class _Crew:
-    """The children that are alive."""
+    """The running children."""
 
     def __init__(self, timeout_s: float, on_step: Callable[[Child, dict[str, Any]], None]) -> None:
         self._timeout_s = timeout_s
@@ -85,7 +85,7 @@ class _Crew:
         self._stopped = False
 
     def stop(self) -> None:
-        """Kill whoever is left; nobody starts after this."""
+        """Kill the running children and prevent new ones."""
         with self._lock:
             self._stopped = True
             for process in self._alive:

@@ -1,4 +1,4 @@
-"""Which of a bundle's targets can be run on this machine, its accelerators included.
+"""Targets of a bundle that can run on this machine, its accelerators included.
 
 The rule: an accelerator is asked what it is by a process of its own, since whoever opens one keeps
 its memory and its threads.
@@ -19,7 +19,7 @@ __all__ = ["accelerator", "obstacles"]
 
 
 def obstacles(targets: Mapping[str, Target], *, timeout_s: float) -> dict[str, str]:
-    """Why some targets cannot run here, by name; the others can.
+    """Return the reasons why some targets cannot run here, by name; the others can.
 
     Args:
         targets: a bundle's.
@@ -38,7 +38,7 @@ def obstacles(targets: Mapping[str, Target], *, timeout_s: float) -> dict[str, s
 
 
 def accelerator(platform: str, *, timeout_s: float = 120.0) -> Host | str:
-    """The device of a platform, or why there is none.
+    """Return the device of a platform, or why there is none.
 
     Args:
         platform: "cuda", "tpu", or another with a plugin.

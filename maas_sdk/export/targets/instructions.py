@@ -1,4 +1,4 @@
-"""What a compiled CPU executable asks of a processor, in LLVM's words.
+"""Processor features that a compiled CPU executable needs, as LLVM names.
 
 XLA writes into an executable the features that its compiler was *free* to use: all that the
 compiling machine has, capped by ``--xla_cpu_max_isa``, and the cap knows only the large families.
@@ -39,7 +39,7 @@ _NEVER_GENERATED: Final = frozenset(
 
 
 def _bytes_with(mask: int, value: int) -> bytes:
-    """A character class of the bytes whose bits under ``mask`` are ``value``."""
+    """Return a character class of the bytes whose bits under ``mask`` are ``value``."""
     return b"[" + b"".join(b"\\x%02x" % byte for byte in range(256) if byte & mask == value) + b"]"
 
 
@@ -48,12 +48,12 @@ _NONE, _66, _F3 = 0, 1, 2
 
 
 def _vex(opcode_map: int, pp: int, opcodes: bytes) -> bytes:
-    """C4, RXB.mmmmm, W.vvvv.L.pp, opcode (Intel SDM volume 2, 2.3)."""
+    """Match a VEX prefix: C4, RXB.mmmmm, W.vvvv.L.pp, opcode (Intel SDM volume 2, 2.3)."""
     return b"\\xc4" + _bytes_with(0x1F, opcode_map) + _bytes_with(0x03, pp) + b"[" + opcodes + b"]"
 
 
 def _evex(opcode_map: int, pp: int | None, opcodes: bytes) -> bytes:
-    """62, RXBR'.0mmm, W.vvvv.1.pp, any third byte, opcode (Intel SDM volume 2, 2.7)."""
+    """Match EVEX: 62, RXBR'.0mmm, W.vvvv.1.pp, any third byte, opcode (Intel SDM volume 2, 2.7)."""
     prefix = _bytes_with(0x04, 0x04) if pp is None else _bytes_with(0x07, 0x04 | pp)
     return b"\\x62" + _bytes_with(0x0F, opcode_map) + prefix + b".[" + opcodes + b"]"
 
@@ -100,7 +100,7 @@ _FEATURE_LIST: Final = re.compile(rb"[+-][a-z0-9][a-z0-9.\-]*(?:,[+-][a-z0-9][a-
 
 
 def features_of_executable(data: bytes) -> tuple[str, ...]:
-    """Features without which a serialized CPU executable cannot run, as LLVM names, sorted.
+    """Return LLVM names of features that a serialized CPU executable needs, sorted.
 
     Of those that XLA recorded, the ones are left out of which the executable certainly has no
     instruction. Empty if it records none, as those of other platforms do not.

@@ -1,4 +1,4 @@
-"""Targets: what executables are compiled for, by name, and what that takes.
+"""Compile targets by name, and the compiler settings of each.
 
 The rule: a target's processor level is capped by an XLA flag in the environment of the compiling
 process; XLA reads it once, and compile options do not change it. So every target is compiled in a
@@ -23,7 +23,7 @@ __all__ = ["TARGETS", "TargetSpec", "default_targets", "find_targets"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TargetSpec:
-    """One thing to compile for."""
+    """One compile target."""
 
     name: str
     # Machine architecture as ``platform.machine()`` says it; of a TPU its generation, of a GPU its
@@ -76,7 +76,7 @@ _ON_REQUEST: Final = frozenset(
 
 
 def default_targets() -> tuple[str, ...]:
-    """The targets that this machine can compile for, best level first."""
+    """Return the targets that this machine can compile for, best level first."""
     return tuple(
         name
         for name, spec in TARGETS.items()
@@ -85,7 +85,7 @@ def default_targets() -> tuple[str, ...]:
 
 
 def find_targets(names: Iterable[str] | None) -> tuple[TargetSpec, ...]:
-    """The targets asked for, or this machine's own for None; "cuda" is the GPU that is here.
+    """Return the named targets, or this machine's own for None; "cuda" is the GPU that is here.
 
     Raises:
         ExportError: a name is unknown, or this machine cannot compile for it.
@@ -114,7 +114,7 @@ def find_targets(names: Iterable[str] | None) -> tuple[TargetSpec, ...]:
 
 
 def _gpu_here() -> str:
-    """The target of this machine's first GPU."""
+    """Return the target of this machine's first GPU."""
     found = accelerator("cuda")
     if isinstance(found, str):
         raise ExportError(f"target cuda: {found}", target="cuda")

@@ -31,7 +31,7 @@ _MIB: Final = 2**20
 
 
 def libtpu_version() -> str:
-    """Of the TPU compiler here. Raises ``ConfigError`` where there is none."""
+    """Return the version of the TPU compiler here. Raises ``ConfigError`` where there is none."""
     return find_libtpu().version
 
 
@@ -106,7 +106,7 @@ def compile_for_tpus(
 
 
 def _check(answer: Answer) -> None:
-    """Raise what went wrong."""
+    """Raise the error of a failed compilation."""
     if isinstance(answer.error, MaasError):
         raise ExportError(answer.error.message) from answer.error
     assert answer.result is not None

@@ -1,1 +1,1 @@
-"""Packaged answers held against the reference model."""
+"""Packaged answers compared with the reference model."""

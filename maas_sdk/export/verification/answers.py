@@ -1,4 +1,4 @@
-"""Packaged answers against the reference, per target, program, bucket and output.
+"""Packaged answers compared with the reference, per target, program, bucket and output.
 
 The rule: what is compared is what will be served. A process without jax loads the packaged files
 and answers; this process only compares. Every executable that this host can run is run in every
@@ -174,7 +174,7 @@ def run_cases(
     timeout_s: float,
     report: Reporter,
 ) -> VerificationReport:
-    """Ask a bundle's folder, sealed or not yet, every case on every target that can run here.
+    """Run every case of a bundle's folder, sealed or not yet, on every target that can run here.
 
     Raises:
         ExportError: a packaged program could not be run.

@@ -1,4 +1,4 @@
-"""What a verification asks, what it compares, and what it found: values only."""
+"""Values of a verification: its inputs, its comparisons, and its results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Case", "Check", "VerificationReport"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """What one bucket of a program is asked, and what the reference answers."""
+    """Inputs of one bucket of a program, and the reference's answers."""
 
     program: str
     bucket: int
@@ -26,7 +26,7 @@ class Case:
 
     @property
     def stem(self) -> str:
-        """Its name in files and messages; a program is asked once per bucket."""
+        """Name in files and messages; a program has one case per bucket."""
         return f"{self.program}-b{self.bucket}"
 
 
@@ -46,7 +46,7 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Whether the error is allowed."""
+        """True when the error is allowed."""
         return self.max_abs_error <= self.allowed
 
     def __str__(self) -> str:
@@ -59,7 +59,7 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerificationReport:
-    """Everything that was compared."""
+    """All comparisons of a verification."""
 
     checks: tuple[Check, ...]
     tolerances: Mapping[str, Tolerance]
@@ -72,12 +72,12 @@ class VerificationReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every answer is within tolerance."""
+        """True when every answer is within tolerance."""
         return not self.failures
 
     @property
     def failures(self) -> tuple[Check, ...]:
-        """Checks that are not, the worst first."""
+        """Checks that failed, the worst first."""
         failed = [check for check in self.checks if not check.ok]
         worst = sorted(failed, key=lambda c: c.max_abs_error / (c.allowed or 1e-300), reverse=True)
         return tuple(worst)
@@ -95,7 +95,7 @@ class VerificationReport:
         )
 
     def of_program(self, name: str) -> Verification:
-        """What the manifest records about one program."""
+        """Return the manifest's record about one program."""
         checks = [check for check in self.checks if check.program == name]
         runs = {(check.target, check.bucket) for check in checks}
         errors: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Does a row's answer depend on other rows? Asked of the reference model, in numbers.
+"""Test of row independence, computed on the reference model.
 
 A batch is padded up to a bucket and split above the largest, so a row must get the same answer
 whatever stands in the other rows. Models break this more often than one thinks: batch norm in
@@ -28,7 +28,7 @@ _SAME_PLACE = Tolerance(atol=0.0, rtol=2.0**-22)
 
 
 def row_dependence(run: Run, inputs: Mapping[str, Array], tolerance: Tolerance) -> str | None:
-    """Say how rows influence one another, or None when none does.
+    """Describe how rows influence one another; None when they do not.
 
     Args:
         run: the reference model: inputs by name, each [B, …], to outputs, each [B, …].
@@ -71,7 +71,7 @@ def _zeros(array: Array) -> Array:
 
 
 def _large(array: Array) -> Array:
-    """Values far outside the examples' range; for whole numbers, which may be indices, others."""
+    """Return values far outside the examples' range; other valid ones for whole numbers."""
     if array.dtype.kind == "b":
         return ~array
     if _is_whole(array):

@@ -1,4 +1,4 @@
-"""Which relative tolerance fits a program: it follows from the coarsest arithmetic in it.
+"""Default relative tolerance of a program, from the coarsest arithmetic in it.
 
 The rule that it goes into, and the comparison, are in ``bundle/files/tolerance.py``.
 """
@@ -24,7 +24,7 @@ _RTOL_DOUBLE: Final = 1e-10
 
 
 def default_rtol(jaxpr: Any) -> float:
-    """The relative tolerance that fits the arithmetic of a program.
+    """Return the relative tolerance that fits the arithmetic of a program.
 
     Args:
         jaxpr: a closed jaxpr.
@@ -33,7 +33,7 @@ def default_rtol(jaxpr: Any) -> float:
 
 
 def rtol_of_dtypes(dtypes: Iterable[str]) -> float:
-    """The relative tolerance that fits the coarsest of some dtypes; 0 for none."""
+    """Return the relative tolerance that fits the coarsest of some dtypes; 0 for none."""
     found = set(dtypes)
     for names, rtol in _RTOL:
         if any(dtype.startswith(name) for dtype in found for name in names):
@@ -42,7 +42,7 @@ def rtol_of_dtypes(dtypes: Iterable[str]) -> float:
 
 
 def _arithmetic(jaxpr: Any) -> Iterator[str]:
-    """Dtype names of the inexact results, and of the integers that floats are rounded to."""
+    """Return dtype names of inexact results, and of the integers that floats are rounded to."""
     for eqn in jaxpr.eqns:
         rounds = eqn.primitive.name == "convert_element_type" and any(
             "float" in _dtype(v) for v in eqn.invars

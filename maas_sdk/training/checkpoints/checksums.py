@@ -1,4 +1,4 @@
-"""Checksums of a folder's files: what tells a damaged checkpoint from a whole one.
+"""Checksums of a checkpoint's files, to detect damage.
 
 Tensors are stored without checksums of their own, so that a flipped bit would come back as another
 weight. The rule: checksums are written last, over files that no longer change, and name every file
@@ -40,7 +40,7 @@ def write_checksums(folder: Path) -> None:
 
 
 def check_checksums(folder: Path) -> None:
-    """Hold every file against ``checksums.json``; a folder without one passes.
+    """Check every file against ``checksums.json``; a folder without one passes.
 
     Raises:
         CorruptError: a file is missing, or its size or bytes are not those that were written.
@@ -95,7 +95,7 @@ def _files(folder: Path) -> list[str]:
 
 
 def _pool() -> ThreadPoolExecutor:
-    """Reading and crc32 both let other threads run."""
+    """Return a pool of threads; both reading and crc32 release the interpreter lock."""
     return ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
 
 
@@ -104,7 +104,7 @@ def _parts(size: int) -> range:
 
 
 def _checksum(file: Path, begin: int) -> str:
-    """Of one part of a file."""
+    """Return the checksum of one part of a file."""
     left, checksum = _PART_BYTES, 0
     buffer = bytearray(_CHUNK_BYTES)
     with open(file, "rb", buffering=0) as source:

@@ -1,4 +1,4 @@
-"""A second copy of a state, in memory that is kept from one checkpoint to the next.
+"""A second copy of a state, in memory that is reused from one checkpoint to the next.
 
 A training step donates its state, so what is saved must be read before the next step or lie
 elsewhere. Without a copy there are two bad ways: on an accelerator the loop waits until the state
@@ -35,7 +35,7 @@ class Snapshot:
         self._copies: dict[Any, Any] = {}
 
     def take(self, arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Copies of ``arrays`` with the same shardings; typed random keys come out as numbers.
+        """Copy ``arrays`` with the same shardings; typed random keys become numbers.
 
         What the last call gave is written over, or let go where it is still being read.
         """
@@ -47,12 +47,12 @@ class Snapshot:
         return dict(self._kept)
 
     def drop(self) -> None:
-        """Let go of the memory."""
+        """Release the memory."""
         self._kept = {}
 
 
 def snapshot_pays(arrays: Mapping[str, jax.Array]) -> bool:
-    """Whether a copy of these arrays is worth its memory, and the devices have room for it.
+    """Return True when a copy of these arrays is worth its memory, and the devices have room.
 
     False with several processes: the copy is a program that all must run, and each would decide by
     what its own devices have free.

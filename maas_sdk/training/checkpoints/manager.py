@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written beside it, kept by policy, restored onto any mesh.
+"""Checkpoints of a training run: saved during it, kept by policy, restored onto any mesh.
 
     checkpoints = Checkpoints(CheckpointConfig(folder="run/checkpoints", every_steps=100))
     checkpoints.save(step, state, data_state, {"loss": loss})
@@ -45,7 +45,7 @@ __all__ = ["CheckpointConfig", "Checkpoints", "Restored"]
 
 
 class Restored(NamedTuple):
-    """What ``Checkpoints.restore`` gives."""
+    """Result of ``Checkpoints.restore``."""
 
     # A tree like the abstract one that was asked for, of arrays of its own, safe to donate.
     state: Any
@@ -87,7 +87,7 @@ class Checkpoints:
         self.close()
 
     def due(self, step: int) -> bool:
-        """Whether ``config.every_steps`` asks for a checkpoint after step ``step``."""
+        """Return True when ``config.every_steps`` asks for a checkpoint after step ``step``."""
         return self.config.every_steps is not None and step % self.config.every_steps == 0
 
     def save(
@@ -162,7 +162,7 @@ class Checkpoints:
         *,
         partial: bool = False,
     ) -> Restored:
-        """Read a checkpoint into arrays that lie where ``abstract_state`` says.
+        """Read a checkpoint into arrays with the shardings of ``abstract_state``.
 
         Args:
             abstract_state: a pytree of ``jax.ShapeDtypeStruct`` with the shardings to restore to
@@ -206,7 +206,7 @@ class Checkpoints:
         return Restored(state, data_state, wanted)
 
     def steps(self) -> list[int]:
-        """Steps of all whole checkpoints, ascending; waits for one that is being written."""
+        """Return steps of all whole checkpoints, ascending; waits for one being written."""
         self.wait()
         return sorted(
             int(found.name)
@@ -215,30 +215,30 @@ class Checkpoints:
         )
 
     def latest_step(self) -> int | None:
-        """Step of the newest whole checkpoint; None where there is none."""
+        """Return the step of the newest whole checkpoint; None where there is none."""
         return max(self.steps(), default=None)
 
     def best_step(self) -> int | None:
-        """Step of the checkpoint with the best metric; the newest of equals; None for none."""
+        """Return the step of the best checkpoint by metric, the newest of equals; None for none."""
         found = [(score(self.config, self._metrics_of(step)), step) for step in self.steps()]
         return max((pair for pair in found if pair[0] > -math.inf), default=(0.0, None))[1]
 
     def metrics(self, step: int) -> dict[str, float]:
-        """The metrics that a checkpoint was saved with. Raises ``NotFoundError``."""
+        """Return the metrics that a checkpoint was saved with. Raises ``NotFoundError``."""
         return dict(self._metrics_of(self._resolve(step)))
 
     def data_state(self, step: int | Literal["best"] | None = None) -> Any:
-        """What ``restore`` gives beside the arrays, which are not read. Raises as it does."""
+        """Return the data state of ``restore`` without reading arrays. Raises as it does."""
         return data_state_of(self.folder / str(self._resolve(step)))
 
     def discard_after(self, step: int) -> None:
-        """Remove every checkpoint of a later step: the run goes on from ``step`` anew."""
+        """Remove every checkpoint of a later step, to continue the run from ``step``."""
         for later in [found for found in self.steps() if found > step]:
             with _translated(f"{self.folder}: step {later} could not be removed"):
                 self._manager.delete(later)
 
     def wait(self) -> None:
-        """Return when what was begun is on the disk.
+        """Wait until every save begun is on the disk.
 
         Raises:
             StorageError: it could not be written.
@@ -253,7 +253,7 @@ class Checkpoints:
                 raise
 
     def close(self) -> None:
-        """Finish what was begun and let go of the folder."""
+        """Finish the saves begun and release the folder."""
         try:
             self.wait()
         finally:

@@ -31,7 +31,7 @@ __all__ = [
 
 
 def named_arrays(state: Any) -> dict[str, jax.Array]:
-    """The arrays of a pytree by name, in the tree's order.
+    """Return the arrays of a pytree by name, in the tree's order.
 
     Raises:
         ConfigError: a leaf that is no ``jax.Array``, or two of one name.
@@ -94,7 +94,7 @@ def stored_spec(spec: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 def differences(
     expected: Mapping[str, jax.ShapeDtypeStruct], found: Mapping[str, tuple[str, tuple[int, ...]]]
 ) -> list[str]:
-    """How a saved state differs from an expected one: a sentence per leaf; none if they fit.
+    """Describe how a saved state differs from an expected one, a sentence per leaf.
 
     Args:
         expected: by name.
@@ -120,19 +120,19 @@ def differences(
 
 
 def raw(array: jax.Array) -> jax.Array:
-    """A typed random key as the uint32 numbers it is made of; anything else as it is."""
+    """Convert a typed random key to its uint32 numbers; anything else passes unchanged."""
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         return jax.random.key_data(array)
     return array
 
 
 def typed(array: jax.Array, dtype: str) -> jax.Array:
-    """The inverse of ``raw``, for the dtype that it was taken from."""
+    """Invert ``raw``, for the dtype that it was taken from."""
     return jax.random.wrap_key_data(array, impl=_key_impl(dtype)) if _is_key(dtype) else array
 
 
 def nest(named: Mapping[str, Any], among: Collection[str] | None = None) -> dict[str, Any]:
-    """{"a/b": x} → {"a": {"b": x}}.
+    """Convert {"a/b": x} to {"a": {"b": x}}.
 
     Args:
         named: what to nest.
@@ -194,7 +194,7 @@ def _is_key(dtype: str) -> bool:
 
 @functools.cache
 def _key_impl(dtype: str) -> str:
-    """The generator that a typed key is of: "key<fry>" → "threefry2x32"."""
+    """Return the generator of a typed key: "key<fry>" → "threefry2x32"."""
     for impl in ("threefry2x32", "rbg", "unsafe_rbg"):
         if str(_key_dtype(impl)) == dtype:
             return impl

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run stay: the newest, and the best by a metric.
+"""Retention of a run's checkpoints: the newest, and the best by a metric.
 
 The rule it keeps: a NaN is never the best, and neither is a checkpoint that was not measured.
 """
@@ -20,7 +20,7 @@ __all__ = ["CheckpointConfig", "Retention", "score"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointConfig:
-    """Where checkpoints go, how often, and which of them stay."""
+    """Folder, interval and retention of checkpoints."""
 
     # Made where it is absent. One run per folder.
     folder: Path | str
@@ -58,7 +58,7 @@ class CheckpointConfig:
 
 
 def score(config: CheckpointConfig, metrics: Mapping[str, float] | None) -> float:
-    """How good a checkpoint is: greater is better, -inf for no number at all."""
+    """Return a checkpoint's score: greater is better, -inf for no number at all."""
     value = float((metrics or {}).get(config.best_metric, math.nan))
     if math.isnan(value):
         return -math.inf
@@ -66,7 +66,7 @@ def score(config: CheckpointConfig, metrics: Mapping[str, float] | None) -> floa
 
 
 class _Measured(NamedTuple):
-    """What orbax's policies look at."""
+    """Step and metrics, as orbax's policies read them."""
 
     step: int
     metrics: Mapping[str, float] | None
@@ -97,7 +97,7 @@ class Retention:
         self._policy = policies.AnyPreservationPolicy(kept)
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        """For each checkpoint, ascending by step, whether it stays."""
+        """Return for each checkpoint, ascending by step, whether it stays."""
         measured = [_Measured(found.step, self.metrics.get(found.step)) for found in checkpoints]
         kept: Sequence[bool] = self._policy.should_preserve(measured, context=context)
         return kept

@@ -1,4 +1,4 @@
-"""One checkpoint on the disk: what is written into it, and how it is read.
+"""One checkpoint on disk: its layout, written and read.
 
 ``<folder>/<step>/`` is orbax's: the state under ``state``, nested by name so that orbax alone can
 read it too; what describes it, and the position in the data, in its metadata; and beside that our
@@ -39,7 +39,7 @@ _SHOWN: Final = 8
 def described(
     arrays: Mapping[str, jax.Array], data_state: Any, metrics: Mapping[str, float]
 ) -> dict[str, Any]:
-    """The words that go with named arrays: what each is, the position in the data, the metrics.
+    """Return metadata of named arrays: their specs, the position in the data, the metrics.
 
     Raises:
         ConfigError: the position is not JSON-able.
@@ -59,7 +59,7 @@ def described(
 
 
 def storable(arrays: Mapping[str, jax.Array]) -> dict[str, Any]:
-    """The tree that orbax stores: random keys as numbers, and no array without elements.
+    """Return the tree that orbax stores: random keys as numbers, no array without elements.
 
     Orbax refuses those; their shape and dtype, which ``described`` has, are all there is to them.
     """
@@ -73,7 +73,7 @@ def read_step(
     former: Mapping[str, Sequence[str]] | None = None,
     partial: bool = False,
 ) -> tuple[dict[str, jax.Array], Any]:
-    """The arrays of a checkpoint by name, placed as ``expected`` says, and the data position.
+    """Return a checkpoint's arrays by name, placed as ``expected`` says, and the data position.
 
     Args:
         folder: of the one checkpoint.
@@ -93,7 +93,7 @@ def read_step(
 
 
 def metrics_of(folder: Path) -> dict[str, float]:
-    """The metrics of a checkpoint; none where what says so cannot be read."""
+    """Return the metrics of a checkpoint; none where its metadata cannot be read."""
     try:
         return dict(_about(folder)["metrics"])
     except (_Unreadable, ConfigError):
@@ -101,7 +101,7 @@ def metrics_of(folder: Path) -> dict[str, float]:
 
 
 def data_state_of(folder: Path) -> Any:
-    """The position in the data that a checkpoint was saved with.
+    """Return the position in the data that a checkpoint was saved with.
 
     Raises:
         ConfigError: it is not of this kind.
@@ -114,7 +114,7 @@ def data_state_of(folder: Path) -> Any:
 
 
 class _Unreadable(Exception):
-    """What orbax raised while it read."""
+    """Error that orbax raised while reading."""
 
 
 def _read(

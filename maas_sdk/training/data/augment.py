@@ -1,4 +1,4 @@
-"""Batches changed at random so that a model learns what does not matter: on the host, in NumPy.
+"""Random augmentation of batches, on the host, in NumPy.
 
 The rule it keeps: each is a pure function of a batch and its rows' keys. What happens to a row
 depends on (seed, epoch, row) alone, never on the batch, the host or the thread that it comes in;
@@ -40,7 +40,7 @@ class Flip:
         _check_range("probability", self.probability, 0.0, 1.0)
 
     def __call__(self, batch: Batch, keys: Array) -> Batch:
-        """Images [B, H, W, …], the flipped ones among them."""
+        """Return images [B, H, W, …], some of them flipped."""
         images = _images(batch, "Flip")
         chosen = uniforms(keys, 1)[:, 0] < self.probability
         turned = images[:, ::-1] if self.vertical else images[:, :, ::-1]
@@ -50,7 +50,7 @@ class Flip:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Crop:
-    """Shift images: padded on all sides, then a part of their own size is cut out at random."""
+    """Shift images: padded on all sides, then cropped to their own size at random."""
 
     # Rows and columns added on each side, so that an image moves by as many at most.
     padding: int = 4
@@ -63,7 +63,7 @@ class Crop:
             raise ConfigError(f"mode: expected constant, edge or reflect, got {self.mode!r}")
 
     def __call__(self, batch: Batch, keys: Array) -> Batch:
-        """Images [B, H, W, …], each moved by −padding to padding in both directions."""
+        """Return images [B, H, W, …], each moved by −padding to padding in both directions."""
         images = _images(batch, "Crop")
         count, height, width = images.shape[:3]
         around = [(0, 0), (self.padding,) * 2, (self.padding,) * 2, *[(0, 0)] * (images.ndim - 3)]
@@ -91,7 +91,7 @@ class Cutout:
         _check_range("size", self.size, 1, None)
 
     def __call__(self, batch: Batch, keys: Array) -> Batch:
-        """Images [B, H, W, …], each with a square of ``fill``."""
+        """Return images [B, H, W, …], each with a square of ``fill``."""
         images = _images(batch, "Cutout")
         inside = np.ones((len(images), 1, 1), bool)
         for axis, drawn in zip((1, 2), uniforms(keys, 2).T, strict=True):
@@ -115,7 +115,7 @@ class Noise:
         _check_range("scale", self.scale, 0.0, None)
 
     def __call__(self, batch: Batch, keys: Array) -> Batch:
-        """Inputs [B, …] of the same dtype, each element with noise of its own."""
+        """Return inputs [B, …] of the same dtype, each element with independent noise."""
         inputs = batch["inputs"]
         drawn = normals(keys, int(np.prod(inputs.shape[1:]))).reshape(inputs.shape)
         noisy = inputs + self.scale * drawn
@@ -151,7 +151,7 @@ class Mixup:
         _check_range("alpha", self.alpha, 1e-3, None)
 
     def __call__(self, batch: Batch, keys: Array) -> Batch:
-        """Inputs float32[B, …] (or wider, as they came) and labels float32[B, K], blended."""
+        """Return inputs float32[B, …] (or wider) and labels float32[B, K], blended."""
         inputs, labels = batch["inputs"], batch["labels"]
         targets = self._targets(labels)
         partner = np.arange(len(inputs)) ^ 1
@@ -165,7 +165,7 @@ class Mixup:
         }
 
     def _targets(self, labels: Array) -> Array:
-        """Labels as float32[B, K]: one-hot, or as they are when they are soft targets."""
+        """Return labels as float32[B, K]: one-hot, or unchanged when they are soft targets."""
         if labels.dtype.kind == "f" and labels.ndim == 2 and labels.shape[1] == self.classes:
             return labels.astype(np.float32)
         if labels.dtype.kind not in "iu" or labels.ndim != 1:
@@ -182,7 +182,7 @@ class Mixup:
 
 
 def _blend(values: Array, partner: Array, own: Array) -> Array:
-    """Values [B, …] with the partners': own · value + (1 − own) · partner, own float64[B]."""
+    """Blend values [B, …] with partners': own · value + (1 − own) · partner, own float64[B]."""
     dtype = values.dtype if values.dtype.kind == "f" else np.dtype(np.float32)
     share = own.astype(dtype).reshape(-1, *[1] * (values.ndim - 1))
     wide = values.astype(dtype)
@@ -191,7 +191,7 @@ def _blend(values: Array, partner: Array, own: Array) -> Array:
 
 
 def _images(batch: Batch, name: str) -> Array:
-    """The inputs, if they are images."""
+    """Return the inputs, if they are images."""
     inputs = batch["inputs"]
     if inputs.ndim < 3:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Batches out of a source, in an order whose position can be saved and taken up again.
+"""Batches of a source, in an order whose position can be saved and resumed.
 
 The rule it keeps: batch n of a run is a pure function of the source and the settings. The global
 order does not know how many hosts there are: host i of H reads rows i·B/H to (i+1)·B/H of every
@@ -42,15 +42,15 @@ class Transform(Protocol):
     """
 
     def __call__(self, batch: Batch, keys: Array) -> Batch:
-        """A new batch out of one with B rows; ``keys`` is uint64[B], see ``row_keys``."""
+        """Return a changed batch of B rows; ``keys`` is uint64[B], see ``row_keys``."""
         ...
 
 
 class Normalizer(Protocol):
-    """What ``normalize`` takes; ``Normalization`` is one."""
+    """Interface of the ``normalize`` argument; ``Normalization`` is one."""
 
     def apply(self, inputs: Array) -> Array:
-        """Inputs [B, …] → float32[B, …]."""
+        """Normalize inputs [B, …] → float32[B, …]."""
         ...
 
 
@@ -110,20 +110,20 @@ class Batches(Iterator[Batch]):
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches that an epoch is cut into; batch n is in epoch n // this + 1."""
+        """Batches in an epoch; batch n is in epoch n // this + 1."""
         return self.order.batches_per_epoch
 
     @property
     def number(self) -> int:
-        """How many batches came before the next one, from the start of the run."""
+        """Number of the next batch, from the start of the run."""
         return int(self._iterator.get_state()["next_index"])
 
     def get_state(self) -> dict[str, int]:
-        """The position, JSON-able, the same on every host."""
+        """Return the position, JSON-able, the same on every host."""
         return {"next_index": self.number, **self._fingerprint}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go to a position that ``get_state`` gave, on any host of any number of hosts.
+        """Set the position from ``get_state``, on any host of any number of hosts.
 
         Raises:
             ConfigError: the position is in another order, or behind the last epoch.
@@ -146,7 +146,7 @@ class Batches(Iterator[Batch]):
         self._iterator.set_state({"next_index": number})
 
     def close(self) -> None:
-        """End the threads that read."""
+        """End the reading threads."""
         self._iterator.close()
 
     def __enter__(self) -> Self:
@@ -170,7 +170,7 @@ def batches(
     drop_remainder: bool = True,
     threads: int | None = None,
 ) -> Batches:
-    """Batches of rows, epoch after epoch.
+    """Return an iterator over batches of rows, epoch after epoch.
 
     Args:
         source: ``Examples``, any ``Source``, a dict of arrays, or a ``grain.MapDataset`` of dicts.
@@ -219,7 +219,7 @@ def batches(
 
 
 def _check_host(host: tuple[int, int], batch_size: int, augment: Sequence[Transform]) -> None:
-    """Whether the hosts' parts are equal, and what looks at rows together finds them together."""
+    """Check that hosts' parts are equal, and hold together the rows augmented together."""
     index, count = host
     if not 0 <= index < count:
         raise ConfigError(

@@ -39,18 +39,18 @@ _PIECE_ELEMENTS = 2**20
 
 @runtime_checkable
 class Source(Protocol):
-    """Rows by number. ``grain.MapDataset.source`` takes any of them: it asks row by row."""
+    """Rows by number, usable as a ``grain.MapDataset.source``, which asks row by row."""
 
     def __len__(self) -> int:
-        """N."""
+        """Return the number N of rows."""
         ...
 
     def __getitem__(self, row: int) -> Batch:
-        """One row, without the batch dimension: ``{"inputs": […], "labels": […]}``."""
+        """Return one row without the batch dimension: ``{"inputs": […], "labels": […]}``."""
         ...
 
     def read(self, rows: Array) -> Batch:
-        """The rows at ``rows``, int64[B], in that order."""
+        """Return the rows at ``rows``, int64[B], in that order."""
         ...
 
 
@@ -89,17 +89,17 @@ class Examples:
         return {"inputs": self.inputs[row], "labels": self.labels[row]}
 
     def read(self, rows: Array) -> Batch:
-        """The rows at ``rows``, int64[B], in their order: one copy out of each array."""
+        """Return the rows at ``rows``, int64[B], in their order: one copy out of each array."""
         return {"inputs": self.inputs[rows], "labels": self.labels[rows]}
 
     def take(self, rows: Array) -> Examples:
-        """The examples at integer positions ``rows``, in their order."""
+        """Return the examples at integer positions ``rows``, in their order."""
         return Examples(inputs=self.inputs[rows], labels=self.labels[rows])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Split:
-    """Examples to learn from, and examples held out to judge by; no row is in both."""
+    """Training examples and held-out examples; no row is in both."""
 
     train: Examples
     test: Examples
@@ -107,7 +107,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Subset:
-    """Some rows of a source, as a source: what a split of lazily read data is made of."""
+    """Some rows of a source, as a source, such as a split of lazily read data."""
 
     source: Source
     # int64[M], row numbers of ``source``.
@@ -121,18 +121,18 @@ class Subset:
 
     @property
     def labels(self) -> Array:
-        """The labels of all its rows, where the source has them as an attribute."""
+        """Labels of all its rows, where the source has them as an attribute."""
         source: Any = self.source
         labels: Array = source.labels[self.rows]
         return labels
 
     def read(self, rows: Array) -> Batch:
-        """The rows at ``rows`` of the subset, in their order."""
+        """Return the rows at ``rows`` of the subset, in their order."""
         return self.source.read(self.rows[rows])
 
 
 def class_labels(labels: Array, *, why: str) -> Array:
-    """``labels`` again, if they are classes.
+    """Return ``labels``, refused unless they are classes.
 
     Args:
         labels: integer[N].
@@ -150,7 +150,7 @@ def class_labels(labels: Array, *, why: str) -> Array:
 
 
 def check_finite(source: Source) -> None:
-    """Look at the inputs of all rows, a piece at a time.
+    """Check the inputs of all rows for finite values, piece by piece.
 
     Raises:
         InputError: an input is NaN or infinite; the message says the first row that has one.
@@ -160,7 +160,7 @@ def check_finite(source: Source) -> None:
 
 
 def finite_rows(inputs: Array, *, first_row: int, where: str = "inputs") -> Array:
-    """Inputs [B, …] again, if they are all finite.
+    """Return inputs [B, …], refused unless all are finite.
 
     Args:
         inputs: any dtype; only floats can be otherwise.
@@ -182,7 +182,7 @@ def finite_rows(inputs: Array, *, first_row: int, where: str = "inputs") -> Arra
 
 
 def row_chunks(source: Source) -> Iterator[tuple[int, Array]]:
-    """(number of the first row, inputs [B, …]) of all rows in order, a few MiB at a time.
+    """Yield (number of the first row, inputs [B, …]) of all rows in order, a few MiB at a time.
 
     Views where the data is in memory.
     """

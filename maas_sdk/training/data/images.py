@@ -1,4 +1,4 @@
-"""A folder of images, a folder for each class inside, as rows that are read when asked for.
+"""A folder of images with a folder per class, as rows that are read on demand.
 
 Classes are the folders' names, sorted, so the same tree gives the same numbers on any machine. Each
 row has one shape and dtype, or the error names the file.
@@ -85,7 +85,7 @@ class ImageFolder:
         return {"inputs": self._image(self._files[row]), "labels": self.labels[row]}
 
     def read(self, rows: Array) -> Batch:
-        """The rows at ``rows``, int64[B], in their order.
+        """Return the rows at ``rows``, int64[B], in their order.
 
         Returns:
             inputs uint8[B, H, W, C]; labels int32[B].
@@ -97,7 +97,7 @@ class ImageFolder:
         return {"inputs": np.stack(images), "labels": self.labels[rows]}
 
     def _image(self, file: Path) -> Array:
-        """uint8[H, W, C] of a file."""
+        """Return a file's image, uint8[H, W, C]."""
         try:
             pixels = read_image(
                 file,

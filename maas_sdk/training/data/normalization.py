@@ -1,4 +1,4 @@
-"""Statistics of the training inputs, and inputs brought to a common scale with them.
+"""Normalization of inputs by statistics of the training data.
 
 The rule it keeps: statistics are taken from what is learnt from, never from what is judged by: a
 ``Split`` gives its training part alone. They are accumulated in float64, a piece of the data at a
@@ -34,7 +34,7 @@ OVER: Final = ("feature", "channel", "all")
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Normalization:
-    """What is subtracted from inputs, and what they are then divided by."""
+    """Offset and scale of inputs: (x - offset) / scale."""
 
     # float32, the shape of a row for "feature", [C] for "channel", [] for "all".
     offset: Array
@@ -57,7 +57,7 @@ class Normalization:
 
     @classmethod
     def fit(cls, data: object, *, kind: str = "standard", over: str = "feature") -> Self:
-        """The statistics of training inputs.
+        """Compute the statistics of training inputs.
 
         ``"standard"`` gives mean 0 and standard deviation 1, ``"min-max"`` the range 0 to 1.
 
@@ -93,7 +93,7 @@ class Normalization:
         )
 
     def apply(self, inputs: Array) -> Array:
-        """Inputs [B, …] of any real dtype, normalized: float32[B, …].
+        """Normalize inputs [B, …] of any real dtype: float32[B, …].
 
         Raises:
             InputError: the statistics are of rows of another shape.
@@ -103,12 +103,12 @@ class Normalization:
         return normalized
 
     def to_dict(self) -> dict[str, Any]:
-        """The statistics as JSON-able lists; float32 comes back bit by bit."""
+        """Return statistics as JSON-able lists; float32 is kept bit by bit."""
         return {"offset": self.offset.tolist(), "scale": self.scale.tolist()}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:
-        """What ``to_dict`` gave. Raises ``InputError`` for anything else."""
+        """Read the result of ``to_dict``. Raises ``InputError`` for anything else."""
         try:
             return cls(
                 offset=np.asarray(document["offset"], np.float32),
@@ -121,7 +121,7 @@ class Normalization:
 
 
 def normalized(data: D, normalization: Normalization) -> D:
-    """The same examples, or the same split, with normalized inputs, float32[N, …] in memory."""
+    """Return the same examples or split with normalized inputs, float32[N, …] in memory."""
     if isinstance(data, Split):
         return Split(
             train=normalized(data.train, normalization), test=normalized(data.test, normalization)
@@ -139,7 +139,7 @@ def check_row_shape(statistics: tuple[int, ...], row: tuple[int, ...]) -> None:
 
 
 class _Statistics(Protocol):
-    """What is kept of a part of the data, and adds up over parts."""
+    """Statistics of a part of the data, which add up over parts."""
 
     @classmethod
     def of(cls, values: Array) -> Self: ...
@@ -175,7 +175,7 @@ class _Moments(NamedTuple):
         )
 
     def finish(self) -> tuple[Array, Array]:
-        """Mean, and standard deviation of the population; 1 where that is rounding alone."""
+        """Return mean and standard deviation of the population; 1 where that is rounding alone."""
         variance = self.squares / self.rows
         epsilon = np.finfo(np.float64).eps
         noise = self.rows * epsilon * variance + (self.rows * self.mean * epsilon) ** 2
@@ -196,7 +196,7 @@ class _Range(NamedTuple):
         return type(self)(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
 
     def finish(self) -> tuple[Array, Array]:
-        """Smallest value, and range; 1 where there is no range."""
+        """Return the smallest value and the range; 1 where there is no range."""
         return self.low, np.where(self.high > self.low, self.high - self.low, 1.0)
 
 
@@ -205,7 +205,7 @@ KINDS: Final[Mapping[str, Any]] = {"standard": _Moments, "min-max": _Range}
 
 
 def _flat(inputs: Array, over: str) -> Array:
-    """Inputs [B, …] as float64[rows of statistics, …]."""
+    """Reshape inputs [B, …] to float64[rows of statistics, …]."""
     if inputs.dtype.kind not in "biufV":
         raise InputError(f"inputs: expected real numbers, got {inputs.dtype}")
     values = inputs.astype(np.float64)

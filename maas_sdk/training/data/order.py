@@ -1,4 +1,4 @@
-"""The global order of a run, cut into batches: which rows are in batch n.
+"""The global order of a run, cut into batches: the rows of batch n.
 
 The rule it keeps: all of it is a pure function of the settings. No host, thread or batch that came
 before has a say, so every host works out the same order and any batch can be asked for first.
@@ -25,7 +25,7 @@ _EPOCHS_KEPT: Final = 3
 
 
 class BatchRows(NamedTuple):
-    """What one batch is made of."""
+    """Rows of one batch."""
 
     # 1 for the first.
     epoch: int
@@ -38,7 +38,7 @@ class BatchRows(NamedTuple):
 
 
 class _Epoch(NamedTuple):
-    """An epoch's row numbers, and how often each came before within it; int64[R] both."""
+    """An epoch's row numbers, and earlier occurrences of each within it; int64[R] both."""
 
     rows: Array
     turns: Array
@@ -46,7 +46,7 @@ class _Epoch(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Order:
-    """Which rows are in which batch."""
+    """Assignment of rows to batches."""
 
     # N
     count: int
@@ -82,7 +82,7 @@ class Order:
         object.__setattr__(self, "batches_per_epoch", full + (rest > 0 and not self.drop_remainder))
 
     def batch(self, number: int) -> BatchRows:
-        """Batch ``number`` of the run, 0 for the first; epochs follow one another."""
+        """Return batch ``number`` of the run, 0 for the first; epochs follow one another."""
         epoch, position = divmod(number, self.batches_per_epoch)
         found = self._epoch(epoch + 1)
         here = slice(position * self.batch_size, (position + 1) * self.batch_size)
@@ -94,7 +94,7 @@ class Order:
         return BatchRows(epoch + 1, rows, turns, weights)
 
     def fingerprint(self) -> dict[str, int]:
-        """What has to be the same for a position to mean the same; JSON-able.
+        """Return the settings that a position depends on; JSON-able.
 
         The checksum is of the first epoch's row numbers, so it also tells another kind of sampling
         or other weights, and a NumPy whose generators give other numbers.
@@ -108,7 +108,7 @@ class Order:
         }
 
     def _epoch(self, epoch: int) -> _Epoch:
-        """The order of an epoch, 1 for the first."""
+        """Return the order of an epoch, 1 for the first."""
         found = self._epochs.get(epoch)
         if found is None:
             rows = self.sampling.epoch_rows(self.count, seed=self.seed, epoch=epoch)
@@ -121,7 +121,7 @@ class Order:
 
 
 def _turns(rows: Array, count: int) -> Array:
-    """How often each of ``rows``, int64[R], came before; int64[R]."""
+    """Return the number of earlier occurrences of each of ``rows``, int64[R]; int64[R]."""
     if np.bincount(rows, minlength=count).max() <= 1:
         return np.zeros_like(rows)
     # Sorted by row, equal ones stay in the order in which they came.

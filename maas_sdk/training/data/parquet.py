@@ -1,4 +1,4 @@
-"""A parquet file as rows that are read when they are asked for.
+"""A parquet file as rows that are read on demand.
 
 Memory holds a few row groups, whatever the size of the file. Each row that is handed out is of the
 schema that was asked for, or the error names file, column and row.
@@ -31,7 +31,7 @@ _LABEL_ROWS = 2**16
 
 
 class ParquetRows:
-    """A parquet file whose rows are read when they are asked for: a ``Source``.
+    """Rows of a parquet file, read on demand: a ``Source``.
 
     Rows are decoded a row group at a time, and the groups used last are kept, so memory is bounded
     by ``groups_kept`` groups. Where rows are shuffled over more groups than are kept, each may cost
@@ -88,7 +88,7 @@ class ParquetRows:
 
     @property
     def labels(self) -> Array:
-        """The labels of all rows, [N]: what splits and samplings are worked out from."""
+        """Labels of all rows, [N], for splits and samplings."""
         options = ReadOptions(columns={"labels": (self._label_name,)}, finite=True)
         table = ParquetFile(self._path)
         table.select({"labels": self._label_spec}, options, chunk_rows=_LABEL_ROWS)
@@ -97,7 +97,7 @@ class ParquetRows:
 
     @property
     def groups(self) -> Array:
-        """The row group of each row, int64[N]: what ``Nearby`` keeps together."""
+        """Row group of each row, int64[N]: what ``Nearby`` keeps together."""
         sizes = np.diff(self._table.ends, prepend=0)
         return np.repeat(np.arange(len(sizes)), sizes)
 

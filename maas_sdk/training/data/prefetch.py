@@ -1,4 +1,4 @@
-"""Batches placed on the devices before they are asked for, by a thread of their own.
+"""Prefetching: batches placed on the devices ahead of use, by a background thread.
 
 The rule it keeps: whoever iterates cannot tell, but by the clock. The position is that of the batch
 last handed out, not of one in waiting; an error comes out where its batch would have; and when it
@@ -23,23 +23,23 @@ Placed = TypeVar("Placed")
 
 
 class Positioned(Protocol):
-    """Batches with a position: grain's protocol for iterators. A ``close`` is called if there."""
+    """Batches with a position: grain's protocol for iterators, ``close`` optional."""
 
     def __next__(self) -> Batch:
-        """The next batch."""
+        """Return the next batch."""
         ...
 
     def get_state(self) -> dict[str, Any]:
-        """The position, JSON-able."""
+        """Return the position, JSON-able."""
         ...
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go to a position."""
+        """Set the position."""
         ...
 
 
 class _Placing(Generic[Placed]):
-    """Batches, each placed as it is read; what the thread runs."""
+    """Batches, each placed as it is read, run by the thread."""
 
     def __init__(self, batches: Positioned, place: Callable[[Batch], Placed]) -> None:
         self._batches = batches
@@ -87,12 +87,12 @@ class Prefetched(Generic[Placed]):
         return placed
 
     def get_state(self) -> dict[str, Any]:
-        """The position behind the batch that was handed out last, JSON-able."""
+        """Return the position after the last batch handed out, JSON-able."""
         state: dict[str, Any] = self._thread.get_state()
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go to a position; what was in waiting is dropped."""
+        """Set the position; prefetched batches are dropped."""
         self._thread.set_state(state)
         self._failed = None
 
@@ -110,7 +110,7 @@ class Prefetched(Generic[Placed]):
 def prefetch(
     batches: Positioned, place: Callable[[Batch], Placed], *, size: int = 2
 ) -> Prefetched[Placed]:
-    """Place the next batches in the background while the last one is worked on.
+    """Place the next batches in the background while the last one is in use.
 
     Args:
         batches: whose next ones are placed; from here on they belong to the thread.

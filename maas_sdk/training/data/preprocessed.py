@@ -1,4 +1,4 @@
-"""A model together with the normalization of its inputs, so that the two are served as one.
+"""A model with the normalization of its inputs, to be served as one.
 
 The rule it keeps: the statistics are weights like any other, though not trained: an export carries
 them in the bundle, beside the model's, and what is served takes raw inputs.
@@ -20,11 +20,11 @@ __all__ = ["Preprocessed", "Statistic"]
 
 
 class Statistic(nnx.Variable[jax.Array]):
-    """A number about the training data; no parameter, so no optimizer moves it."""
+    """A statistic of the training data; no parameter, so no optimizer updates it."""
 
 
 class Preprocessed(nnx.Module):
-    """Raw inputs in, the model's outputs for the normalized inputs out.
+    """Model of raw inputs: normalizes them, then calls the wrapped model.
 
     Args:
         model: called with normalized inputs, [B, …] of the float dtype that came, or of float32
@@ -38,7 +38,7 @@ class Preprocessed(nnx.Module):
         self.scale = Statistic(jnp.asarray(normalization.scale))
 
     def __call__(self, inputs: jax.Array, *arguments: Any, **named: Any) -> Any:
-        """The model's outputs.
+        """Return the model's outputs.
 
         Args:
             inputs: [B, …] as they are in the data, of any real dtype. bfloat16 keeps 8 bits of a

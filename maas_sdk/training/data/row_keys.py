@@ -1,4 +1,4 @@
-"""Random numbers that belong to a row: the same for it whatever batch or host it comes in.
+"""Random numbers per row, the same whatever batch or host the row comes in.
 
 The rule it keeps: a number is a hash of (seed, epoch, row, turn), so nothing has to be drawn in
 order and a batch's numbers come in one vector operation. The hash is splitmix64's output function
@@ -28,7 +28,7 @@ _KEYS: Final = 1
 
 
 def _mix(values: Array) -> Array:
-    """splitmix64's output function, uint64[…] → uint64[…]: a bijection that scatters all bits."""
+    """Apply splitmix64's output function, uint64[…] → uint64[…], a scattering bijection."""
     values = (values ^ (values >> np.uint64(30))) * _FIRST
     values = (values ^ (values >> np.uint64(27))) * _SECOND
     mixed: Array = values ^ (values >> np.uint64(31))
@@ -36,7 +36,7 @@ def _mix(values: Array) -> Array:
 
 
 def row_keys(rows: Array, *, seed: int, epoch: int, turn: Array | int = 0) -> Array:
-    """A key for each row.
+    """Return a key for each row.
 
     Args:
         rows: int64[B], row numbers.
@@ -57,20 +57,20 @@ def row_keys(rows: Array, *, seed: int, epoch: int, turn: Array | int = 0) -> Ar
 
 
 def stream(keys: Array, number: int) -> Array:
-    """Keys uint64[B] of another stream: one for each thing that is random about a row."""
+    """Return keys uint64[B] of another stream: one for each random property of a row."""
     # An array of one, since a scalar of NumPy's would warn that it wraps round.
     return _mix(keys + np.array([number + 1], np.uint64) * _FIRST)
 
 
 def uniforms(keys: Array, count: int) -> Array:
-    """``count`` numbers for each key, float64[B, count], uniform over [0, 1)."""
+    """Return ``count`` numbers for each key, float64[B, count], uniform over [0, 1)."""
     counters = np.arange(1, count + 1, dtype=np.uint64) * _GAMMA
     bits = _mix(keys[:, None] + counters)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def normals(keys: Array, count: int) -> Array:
-    """``count`` numbers for each key, float64[B, count], standard normal (Box and Muller, 1958)."""
+    """Return ``count`` standard normals for each key, float64[B, count] (Box, Muller 1958)."""
     half = (count + 1) // 2
     drawn = uniforms(keys, 2 * half)
     # 1 - u is in (0, 1], which has a logarithm.

@@ -1,4 +1,4 @@
-"""Other people's rows as a ``Source``: arrays by name, and random-access datasets of grain.
+"""Foreign rows as a ``Source``: arrays by name, and random-access datasets of grain.
 
 The rule it keeps: an element is a dict of arrays, the same names in each, and the names come out of
 ``read`` as they are.
@@ -47,13 +47,13 @@ class Arrays:
         return {name: array[row] for name, array in self.arrays.items()}
 
     def read(self, rows: Array) -> Batch:
-        """The rows at ``rows``, int64[B], in their order."""
+        """Return the rows at ``rows``, int64[B], in their order."""
         return {name: array[rows] for name, array in self.arrays.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Elements:
-    """Elements of a sequence, dicts of arrays or numbers, asked for one by one and stacked."""
+    """Elements of a sequence, dicts of arrays or numbers, read one by one and stacked."""
 
     # A grain.MapDataset, or any object with ``len`` and an integer index.
     elements: Any
@@ -72,7 +72,7 @@ class Elements:
         return {name: np.asarray(value) for name, value in element.items()}
 
     def read(self, rows: Array) -> Batch:
-        """The rows at ``rows``, int64[B], in their order.
+        """Return the rows at ``rows``, int64[B], in their order.
 
         Raises:
             InputError: an element that is no dict, or that differs from the first one in names,
@@ -87,7 +87,7 @@ class Elements:
 
 
 def as_source(data: object) -> Source:
-    """What rows can be read from by number.
+    """Return data as a source of rows by number.
 
     Args:
         data: a ``Source`` itself, arrays by name, or a ``grain.MapDataset`` of dicts.
@@ -113,18 +113,18 @@ def as_source(data: object) -> Source:
 
 
 def load(source: Source) -> Examples:
-    """All rows of a source, in memory."""
+    """Load all rows of a source into memory."""
     batch = source.read(np.arange(len(source)))
     return Examples(inputs=batch["inputs"], labels=batch["labels"])
 
 
 def in_memory(source: Source) -> bool:
-    """Whether reading rows is a copy, and not worth a thread of its own."""
+    """Return True when reading rows is only a copy, not worth a thread of its own."""
     if isinstance(source, Subset):
         return in_memory(source.source)
     return isinstance(source, Examples | Arrays)
 
 
 def _spec(element: Batch) -> dict[str, str]:
-    """An element's names with dtype and shape, for messages."""
+    """Return an element's names with dtype and shape, for messages."""
     return {name: f"{value.dtype}{list(value.shape)}" for name, value in element.items()}

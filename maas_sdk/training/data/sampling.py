@@ -1,4 +1,4 @@
-"""Which rows an epoch draws, and in which order.
+"""Sampling: the rows that an epoch draws, and their order.
 
 The rule it keeps: an epoch's order is a pure function of the data's size, the seed and the epoch's
 number, never of what was drawn before. So a position is one number, any epoch can be taken up at
@@ -32,10 +32,10 @@ __all__ = [
 
 @runtime_checkable
 class Sampling(Protocol):
-    """How an epoch's rows are drawn."""
+    """Sampling method of an epoch's rows."""
 
     def epoch_rows(self, count: int, *, seed: int, epoch: int) -> Array:
-        """Row numbers of an epoch, int64[R] below ``count``; R is the same for every epoch.
+        """Return row numbers of an epoch, int64[R] below ``count``; R is always the same.
 
         Args:
             count: N.
@@ -56,7 +56,7 @@ class EachOnce:
     shuffle: bool = True
 
     def epoch_rows(self, count: int, *, seed: int, epoch: int) -> Array:
-        """A permutation of all rows, int64[N]."""
+        """Return a permutation of all rows, int64[N]."""
         if not self.shuffle:
             return np.arange(count)
         return np.random.default_rng((seed, epoch)).permutation(count)
@@ -64,7 +64,7 @@ class EachOnce:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Nearby:
-    """Every row once, rows that lie together close to one another: for files read by groups.
+    """Every row once, in a shuffled order that stays close to the file's, read by groups.
 
     The groups are shuffled, then the rows of ``together`` groups at a time. A batch so comes out of
     few groups, and each is decoded about once in an epoch; rows of one group, though, meet each
@@ -82,7 +82,7 @@ class Nearby:
             raise ConfigError(f"together: expected 1 or more groups, got {self.together}")
 
     def epoch_rows(self, count: int, *, seed: int, epoch: int) -> Array:
-        """A permutation of all rows, int64[N]."""
+        """Return a permutation of all rows, int64[N]."""
         if len(self.groups) != count:
             raise InputError(
                 f"groups: expected one for each of the {count} rows, got {len(self.groups)}"
@@ -96,7 +96,7 @@ class Nearby:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WithReplacement:
-    """Every draw takes any row with the same probability, as the bootstrap does."""
+    """Uniform draws with replacement, as in the bootstrap."""
 
     # R; None is N.
     rows: int | None = None
@@ -105,13 +105,13 @@ class WithReplacement:
         _check_rows(self.rows)
 
     def epoch_rows(self, count: int, *, seed: int, epoch: int) -> Array:
-        """R draws, int64[R]."""
+        """Return R draws, int64[R]."""
         return np.random.default_rng((seed, epoch)).integers(count, size=self.rows or count)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Weighted:
-    """Every draw takes row i with a probability in proportion to ``weights[i]``."""
+    """Draws with replacement, row i with a probability in proportion to ``weights[i]``."""
 
     # float[N], each ≥ 0, not all 0.
     weights: Array
@@ -146,7 +146,7 @@ class Weighted:
                 )
 
     def epoch_rows(self, count: int, *, seed: int, epoch: int) -> Array:
-        """R draws, int64[R]."""
+        """Return R draws, int64[R]."""
         if len(self.weights) != count:
             raise InputError(
                 f"weights: expected one for each of the {count} rows, got {len(self.weights)}"
@@ -177,7 +177,7 @@ class Balanced:
         class_labels(self.labels, why="balanced sampling")
 
     def epoch_rows(self, count: int, *, seed: int, epoch: int) -> Array:
-        """R draws, int64[R]."""
+        """Return R draws, int64[R]."""
         if len(self.labels) != count:
             raise InputError(
                 f"labels: expected one for each of the {count} rows, got {len(self.labels)}"
@@ -192,7 +192,7 @@ class Balanced:
 
 
 def epoch_batches(count: int, *, batch_size: int, seed: int, epoch: int) -> Iterator[Array]:
-    """Row numbers of one epoch's batches, int64[B] each, in an order of ``(seed, epoch)``.
+    """Return row numbers of one epoch's batches, int64[B], in an order of ``(seed, epoch)``.
 
     Batches are all of one size, so that the step is compiled once: the ``count % batch_size`` rows
     at the end of the order sit this epoch out. Another epoch leaves out others.
@@ -208,7 +208,7 @@ def epoch_batches(count: int, *, batch_size: int, seed: int, epoch: int) -> Iter
 
 
 def _cycles(rows: Array, length: int, generator: np.random.Generator) -> Array:
-    """int64[length]: ``rows`` in a shuffled order, again and again in others."""
+    """Return int64[length]: ``rows`` in a shuffled order, again and again in others."""
     turns = -(-length // len(rows))
     return np.concatenate([generator.permutation(rows) for _ in range(turns)])[:length]
 

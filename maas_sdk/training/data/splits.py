@@ -1,4 +1,4 @@
-"""Which rows are learnt from and which are held out: hold-out, stratified, k-fold.
+"""Splits into training and held-out rows: hold-out, stratified, k-fold.
 
 The rule it keeps: a split is a pure function of its seed; every row is in exactly one part, and no
 part is empty. The functions that end in ``_rows`` give row numbers, for data that is not in memory:
@@ -94,7 +94,7 @@ def stratified_split(examples: Examples, *, test_fraction: float, seed: int) -> 
 def fold_rows(
     count: int, *, k: int, seed: int, labels: Array | None = None
 ) -> tuple[tuple[Array, Array], ...]:
-    """K ways to hold out one k-th of the rows, so that each row is held out exactly once.
+    """Return K ways to hold out one k-th of the rows, each row held out exactly once.
 
     Args:
         count: N.
@@ -142,7 +142,7 @@ def fold_rows(
 def k_folds(
     examples: Examples, *, k: int, seed: int, stratified: bool = False
 ) -> tuple[Split, ...]:
-    """K splits of which each holds out another k-th of the rows; see ``fold_rows``."""
+    """Return K splits of which each holds out another k-th of the rows; see ``fold_rows``."""
     labels = examples.labels if stratified else None
     return tuple(
         Split(train=examples.take(train), test=examples.take(test))

@@ -1,4 +1,4 @@
-"""What a training step needs of a device's memory, by kind, and what would fit.
+"""Memory of a training step on a device, by kind, and the batch size that would fit.
 
 The rule it keeps: bytes come from the arrays' own shards and from the compiler
 (``memory_analysis``), never from a formula of what a model of this sort usually takes. Only the
@@ -25,7 +25,7 @@ __all__ = ["MemoryNeed", "bytes_on_a_device", "device_memory", "is_out_of_memory
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryNeed:
-    """Bytes on the device that holds the most."""
+    """Bytes on the device with the highest need."""
 
     weights: int
     optimizer: int
@@ -37,12 +37,12 @@ class MemoryNeed:
 
     @property
     def total(self) -> int:
-        """Everything together."""
+        """Total bytes."""
         return self.weights + self.optimizer + self.other + self.batch + self.temporary
 
     @classmethod
     def of(cls, state: TrainState, batch: Mapping[str, Any], compiled: Any = None) -> MemoryNeed:
-        """Of placed arrays (or shapes with shardings) and the step compiled for them."""
+        """Compute the need of placed arrays (or shapes with shardings) and their compiled step."""
         analysis = None if compiled is None else compiled.memory_analysis()
         return cls(
             weights=bytes_on_a_device(state.params),
@@ -53,7 +53,7 @@ class MemoryNeed:
         )
 
     def rows_that_fit(self, rows: int, limit: int) -> int:
-        """How many rows would fit ``limit`` bytes, when ``rows`` of them need what is here."""
+        """Estimate the rows that fit ``limit`` bytes, given the need of ``rows`` rows."""
         gradients = min(self.weights, self.temporary)
         fixed = self.weights + self.optimizer + self.other + gradients
         per_row = (self.batch + self.temporary - gradients) / rows
@@ -65,7 +65,7 @@ class MemoryNeed:
 
 
 def bytes_on_a_device(tree: Any) -> int:
-    """Bytes of a pytree's arrays on one device, by their shardings."""
+    """Return bytes of a pytree's arrays on one device, by their shardings."""
 
     def nbytes(leaf: Any) -> int:
         sharding = getattr(leaf, "sharding", None)
@@ -81,7 +81,7 @@ def bytes_on_a_device(tree: Any) -> int:
 
 
 def device_memory() -> int | None:
-    """Bytes that a device of this process may use; None where nothing tells.
+    """Return bytes that a device of this process may use; None where they are unknown.
 
     CPU devices share what the machine has.
     """
@@ -97,7 +97,7 @@ def device_memory() -> int | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether XLA found no memory.
+    """Return True when XLA ran out of memory.
 
     Python's ``MemoryError`` is none of XLA's: it is that of whoever read data or was told a record.
     """
@@ -112,7 +112,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def out_of_memory(
     need: MemoryNeed, *, batch_size: int, parts: int, limit: int | None, cause: BaseException
 ) -> MachineError:
-    """The error to raise: what was needed, by kind, and which batch size would fit.
+    """Return the error to raise: the need by kind, and a batch size that would fit.
 
     Args:
         need: on the fullest device.

@@ -1,4 +1,4 @@
-"""Where NaN and infinity came from: a step that was not finite, looked at layer by layer.
+"""Origin of NaN and infinity: a non-finite step examined layer by layer.
 
 The rule it keeps: the step is run again as it was, on the weights, random streams and rows that it
 had, outside of any compilation, and everything is looked at in the order in which it came about:
@@ -29,7 +29,7 @@ __all__ = ["Origin", "find_origin", "nonfinite_error"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
-    """The first thing that was not finite."""
+    """The first value that was not finite."""
 
     kind: Literal["batch", "weight", "between", "layer", "loss", "gradient", "nothing"]
     # Of the batch's array, the parameter or the layer; empty where the kind says it all.
@@ -82,7 +82,7 @@ def find_origin(
     policy: Policy,
     objective: Objective,
 ) -> Origin:
-    """Run a step again that was not finite, and find where that began.
+    """Run a non-finite step again, and find where the first bad value appeared.
 
     Args:
         graphdef: the module's structure, in training mode.
@@ -130,7 +130,7 @@ def find_origin(
 
 
 def nonfinite_error(step: int, origin: Origin) -> InputError:
-    """The error to raise for a step that was not finite."""
+    """Return the error to raise for a step that was not finite."""
     remedy = {
         "batch": "",
         "weight": "",
@@ -147,7 +147,7 @@ def nonfinite_error(step: int, origin: Origin) -> InputError:
 
 @contextmanager
 def _listening(model: nnx.Module, heard: list[Origin], order: list[str]) -> Iterator[None]:
-    """While it lasts, calls of the model's modules leave what was not finite, first come first.
+    """Record, within the context, non-finite values in the calls of the model's modules.
 
     A module gets a class of its own, whose call is its call with an ear; ``order`` collects paths
     in the order in which calls are over.
@@ -188,7 +188,7 @@ def _eared(kind: Any, hear: Callable[[Literal["between", "layer"], Any], None]) 
 
 
 def _bad(leaf: Any) -> dict[str, Any] | None:
-    """What is not finite in an array: its kind and share; None when all is, or nobody can tell."""
+    """Return kind and share of non-finite values in an array; None when all finite or unknown."""
     if isinstance(leaf, jax.core.Tracer) or not hasattr(leaf, "dtype"):
         return None
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -202,7 +202,7 @@ def _bad(leaf: Any) -> dict[str, Any] | None:
 
 
 def _rank(path: str, order: list[str]) -> int:
-    """When the innermost layer that the parameter is of was called; -1 for never."""
+    """Return the call index of the innermost layer with the parameter; -1 for never called."""
     layer = path
     while layer:
         layer = layer.rpartition("/")[0]

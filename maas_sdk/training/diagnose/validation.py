@@ -1,4 +1,4 @@
-"""What is looked at before work is lost: labels against the model's output, batches against others.
+"""Validation of data before a step: labels against the model's output, batches' specs.
 
 The rule it keeps: bad data is found on the host, before the step that would have learnt from it,
 and is told with the first row that is wrong and how many are. Nothing here touches a device.
@@ -24,7 +24,7 @@ _SHARES: Final = 1e-3
 
 
 def check_labels(labels: Array, classes: int, *, where: str = "labels") -> None:
-    """Refuse labels that a softmax over ``classes`` outputs has no place for.
+    """Refuse labels outside the range of a softmax over ``classes`` outputs.
 
     (XLA clamps an index that is out of range, and the loss of such a row would be that of another
     class, without a word.)
@@ -65,7 +65,7 @@ def check_labels(labels: Array, classes: int, *, where: str = "labels") -> None:
 
 
 def _check_shares(labels: Array, where: str) -> None:
-    """Refuse soft targets [B, K] of which a row is no distribution over the classes."""
+    """Refuse soft targets [B, K] with a row that is no distribution over the classes."""
     otherwise = "; for values to regress on, choose loss='mse'"
     if not (labels >= 0).all():  # NaN among them
         raise InputError(
@@ -84,7 +84,7 @@ def _check_shares(labels: Array, where: str) -> None:
 
 
 def check_batch(where: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Refuse a batch that is not like the one that the step was compiled for.
+    """Refuse a batch that differs in spec from the one that the step was compiled for.
 
     Raises:
         InputError: other names, shapes or dtypes.
@@ -97,7 +97,7 @@ def check_batch(where: str, expected: Mapping[str, Any], found: Mapping[str, Any
 
 
 def describe_batch(batch: Mapping[str, Any]) -> str:
-    """``"inputs float32[64, 8, 8, 1], labels int32[64]"``."""
+    """Format a batch's spec: ``"inputs float32[64, 8, 8, 1], labels int32[64]"``."""
 
     def words(array: Any) -> str:
         # As a device would have it: jax narrows 64-bit types.

@@ -1,4 +1,4 @@
-"""Configuration of online learning, and what became of each batch."""
+"""Configuration of online learning, and the record of each batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _constant() -> OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OnlineConfig:
-    """How to learn on."""
+    """Configuration of online learning."""
 
     # Of each step: new rows, and rows out of memory beside them.
     batch_rows: int = 64
@@ -78,7 +78,7 @@ class OnlineConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OnlineRecord:
-    """What became of one batch."""
+    """Outcome of one batch."""
 
     # 1 for the first.
     update: int

@@ -1,4 +1,4 @@
-"""Whether a stream still is what it was: the Page–Hinkley test on a model's error.
+"""Concept drift detection: the Page–Hinkley test on a model's error.
 
 Page 1954 ("Continuous inspection schemes", Biometrika 41), in the form of Gama et al. 2014 ("A
 survey on concept drift adaptation", ACM Computing Surveys 46, section 3.2): over values x_1 … x_t
@@ -20,7 +20,7 @@ __all__ = ["PageHinkley"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PageHinkley:
-    """A test for a rise of the mean, and what it has seen so far."""
+    """A test for a rise of the mean, with its running statistics."""
 
     # δ: a rise of the mean by less than this is none. In the unit of the values.
     tolerance: float = 0.01
@@ -42,11 +42,11 @@ class PageHinkley:
 
     @property
     def drifted(self) -> bool:
-        """Whether the mean has risen."""
+        """True when the mean has risen."""
         return self.count >= self.least_values and self.excess - self.least_excess > self.threshold
 
     def update(self, value: float) -> PageHinkley:
-        """The detector after one more value.
+        """Return the detector after one more value.
 
         Raises:
             InputError: the value is not finite.
@@ -65,5 +65,5 @@ class PageHinkley:
         )
 
     def reset(self) -> PageHinkley:
-        """The same test before its first value; for after a drift that was answered."""
+        """Return the test in its initial state; for after a drift that was answered."""
         return replace(self, count=0, mean=0.0, excess=0.0, least_excess=0.0)

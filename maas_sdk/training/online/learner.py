@@ -1,4 +1,4 @@
-"""Learning on: a trained model that is updated with new rows, watched, and rolled back if it hurts.
+"""Online learning: a trained model is updated with new rows, watched, and rolled back if worse.
 
     learner = OnlineLearner(model, OnlineConfig(), guard=held_out, publish=publish)
     record = learner.update({"inputs": images, "labels": labels})
@@ -58,7 +58,7 @@ _ENDLESS: Final = 1_000_000
 
 
 class OnlineLearner:
-    """A model that learns on. Not for several threads at once.
+    """A model that continues to learn. Not for several threads at once.
 
     Attributes:
         config: how.
@@ -76,7 +76,7 @@ class OnlineLearner:
         memory: Examples | None = None,
         publish: Publish | None = None,
     ) -> None:
-        """A learner that starts from ``model``, which is left as it was.
+        """Make a learner from ``model``, which stays unchanged.
 
         Args:
             model: trained; maps inputs [B, …] to outputs.
@@ -126,17 +126,17 @@ class OnlineLearner:
 
     @property
     def model(self) -> nnx.Module:
-        """The model as it is now, in eval mode, with arrays of its own."""
+        """The current model, in eval mode, with its own copies of the arrays."""
         state = _copied(self._state)
         model: nnx.Module = nnx.merge(self._plain, state.eval_params, state.rest)
         return model
 
     def measure(self, examples: Examples) -> dict[str, float]:
-        """Mean "loss", and "accuracy" for classes, of the model as it is now."""
+        """Return mean "loss", and "accuracy" for classes, of the current model."""
         return self._measured(_rows_of({"inputs": examples.inputs, "labels": examples.labels}))
 
     def update(self, batch: Mapping[str, Any] | Examples) -> OnlineRecord:
-        """Predict a batch, learn from it, keep that or roll it back, publish what was kept.
+        """Predict a batch, learn from it, keep or roll back the update, publish it when kept.
 
         Args:
             batch: "inputs" [B, …] and "labels" [B, …], any B.
@@ -198,7 +198,7 @@ class OnlineLearner:
         return record
 
     def _learn(self, rows: Mapping[str, Array], steps: int) -> None:
-        """So many steps, each on B new rows in a shuffled order and as many out of memory as said.
+        """Take so many steps, each on B shuffled new rows and the configured replayed rows.
 
         Where there is no memory yet, its place is taken by new rows: every step has one shape.
         """
@@ -216,12 +216,12 @@ class OnlineLearner:
             self._state, _ = self._step(self._state, batch)
 
     def _is_good(self, before: float, after: float) -> bool:
-        """A guard that turns NaN is worse than any."""
+        """Return True when the guard's metric is not worse than allowed; NaN is worse."""
         worse = after - before if self.config.guard_metric == "loss" else before - after
         return bool(worse <= self.config.guard_margin)
 
     def _divided(self, rows: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Rows to learn from, and rows that join the guard."""
+        """Divide rows into those to learn from, and those that join the guard."""
         held = np.arange(len(rows["labels"])) % self.config.guard_every == 1
         return (
             {name: array[~held] for name, array in rows.items()},
@@ -229,7 +229,7 @@ class OnlineLearner:
         )
 
     def _measured(self, rows: Mapping[str, Array]) -> dict[str, float]:
-        """Means over rows; in calls of one shape, the last filled up with rows of weight 0."""
+        """Return means over rows, computed in calls of one shape padded with zero weights."""
         count = len(rows["labels"])
         sums: list[Any] = []
         for start in range(0, count, _EVAL_ROWS):
@@ -273,7 +273,7 @@ class OnlineLearner:
         return rows
 
     def _width(self, policy: Policy) -> int:
-        """K, the width of the model's output."""
+        """Width K of the model's output."""
 
         def outputs(state: TrainState, inputs: Any) -> Any:
             model: Any = nnx.merge(self._plain, state.params, state.rest, copy=True)
@@ -283,7 +283,7 @@ class OnlineLearner:
 
 
 def _published(record: OnlineRecord, publish: Callable[[], Any]) -> OnlineRecord:
-    """The record with what ``publish`` returned, and how long that took."""
+    """Return the record with the result of ``publish``, and its duration."""
     began = time.perf_counter()
     try:
         published = publish()
@@ -307,6 +307,6 @@ def _joined(one: Mapping[str, Array], other: Mapping[str, Array]) -> dict[str, A
 
 @jax.jit
 def _copied(state: TrainState) -> TrainState:
-    """The same state in buffers of its own, which no step donates."""
+    """Return a copy of the state in its own buffers, which no step donates."""
     copied: TrainState = jax.tree.map(jnp.copy, state)
     return copied

@@ -1,4 +1,4 @@
-"""A memory of the past for a model that learns on: a fair sample of every row it has ever seen.
+"""Replay memory for online learning: a uniform sample of every row seen so far.
 
 Reservoir sampling, Algorithm R of Vitter 1985 ("Random sampling with a reservoir", ACM TOMS 11):
 row i, counted from 0, takes a place with probability min(1, capacity / (i + 1)), and then a random
@@ -24,7 +24,7 @@ __all__ = ["ReplayBuffer"]
 
 
 class ReplayBuffer:
-    """At most C rows, each of several named arrays; copies of what it was given.
+    """At most C rows, each of several named arrays, stored as copies.
 
     Attributes:
         capacity: C.
@@ -43,7 +43,7 @@ class ReplayBuffer:
         return min(self.seen, self.capacity)
 
     def add(self, batch: Mapping[str, Array]) -> None:
-        """Offer rows, arrays [B, …] by name; each is kept with the probability that is fair.
+        """Offer rows, arrays [B, …] by name; each is kept with reservoir sampling's probability.
 
         Raises:
             InputError: other names, shapes or dtypes than before, or arrays of unequal length.
@@ -64,7 +64,7 @@ class ReplayBuffer:
         self.seen += rows
 
     def draw(self, rows: int, *, key: tuple[int, ...]) -> dict[str, Array]:
-        """A sample of what is kept, arrays [B, …] by name; rows come twice only if there are fewer.
+        """Draw stored rows, arrays [B, …] by name; rows repeat only if there are fewer than asked.
 
         The same sample for the same key, seed and contents: drawing changes nothing.
 
@@ -78,14 +78,14 @@ class ReplayBuffer:
         return {name: array[chosen] for name, array in self._rows.items()}
 
     def get_state(self) -> dict[str, Any]:
-        """Everything that its future depends on, as numbers and arrays of their own."""
+        """Return the complete state, as numbers and copied arrays."""
         return {
             "seen": self.seen,
             "rows": {name: array[: len(self)].copy() for name, array in self._rows.items()},
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Become what ``get_state`` said, of a buffer with the same seed and capacity."""
+        """Restore the result of ``get_state``, of a buffer with the same seed and capacity."""
         self.seen = int(state["seen"])
         self._rows = {}
         for name, array in state["rows"].items():

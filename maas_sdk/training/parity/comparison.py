@@ -1,4 +1,4 @@
-"""Does a cheaper precision train the same model? The same run under two policies, compared.
+"""Comparison of precisions: the same run under two policies, and its losses.
 
     result = parity(model, split, policies=("f32", "bf16"))
     print(result.table())
@@ -121,7 +121,7 @@ def parity(
 
 
 def _disturbed(model: nnx.Module) -> nnx.Module:
-    """The same model with each weight times 1 + d, d at random in ± 2⁻⁸; one seed, one result."""
+    """Return the model with each weight times 1 + d, d random in ± 2⁻⁸, by a fixed seed."""
     parts: Any = nnx.split(model, nnx.Param, ...)
     graphdef, params, rest = parts
     leaves, tree = jax.tree.flatten(params)
@@ -151,7 +151,7 @@ def _made(model: Any) -> nnx.Module:
 
 
 class _Run:
-    """One policy's run, as it is listened to."""
+    """Recorder of one policy's run."""
 
     def __init__(
         self, name: str, config: TrainConfig, progress: Callable[[str, int, int], object] | None

@@ -1,4 +1,4 @@
-"""A comparison of precisions as a page: the verdicts, the curves, and what lies between them.
+"""HTML report of a comparison of precisions: verdicts, curves and gaps.
 
 The page, whose words are in ``page.html``, draws what the result holds and computes nothing that
 the verdict hangs on; a curve of many steps is drawn as means over equal windows, and says so.
@@ -52,7 +52,7 @@ def _pair(
 
 
 def _windows(values: tuple[float, ...], window: int) -> list[tuple[float, float]]:
-    """(middle step, mean) of each window of steps."""
+    """Return (middle step, mean) of each window of steps."""
     return [
         (start + (len(part) + 1) / 2, sum(part) / len(part))
         for start in range(0, len(values), window)

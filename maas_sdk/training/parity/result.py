@@ -1,4 +1,4 @@
-"""What a comparison of precisions found: a loss curve per policy, and a verdict on each.
+"""Result of a comparison of precisions: a loss curve per policy, and a verdict on each.
 
 The rule it keeps: a verdict is a gap and the bar that it is held against; table, JSON and page say
 the same figures. What a gap is and why is said in ``training.parity.comparison``.
@@ -28,7 +28,7 @@ HEADS: Final = ("policy", "final loss", "held-out loss", "held-out right", "gap"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossCurve:
-    """What one policy's run gave."""
+    """Losses of one policy's run."""
 
     # As it was named, such as "bf16".
     name: str
@@ -48,7 +48,7 @@ class LossCurve:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParityVerdict:
-    """One policy held against the reference."""
+    """One policy compared with the reference."""
 
     reference: str
     candidate: str
@@ -60,7 +60,7 @@ class ParityVerdict:
 
     @property
     def passed(self) -> bool:
-        """Whether the gap is within the bar."""
+        """True when the gap is within the bar."""
         return self.gap <= self.bar
 
 
@@ -85,21 +85,21 @@ class ParityResult:
 
     @property
     def gap(self) -> float:
-        """Of the worst verdict."""
+        """Gap of the worst verdict."""
         return self.worst.gap
 
     @property
     def bar(self) -> float:
-        """Of the worst verdict."""
+        """Bar of the worst verdict."""
         return self.worst.bar
 
     @property
     def passed(self) -> bool:
-        """Whether every policy is within its bar."""
+        """True when every policy is within its bar."""
         return all(verdict.passed for verdict in self.verdicts)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """A row per policy, in words: name, final loss, held-out figures, gap, bar, verdict."""
+        """Return a row per policy: name, final loss, held-out figures, gap, bar, verdict."""
         by_name = {verdict.candidate: verdict for verdict in self.verdicts}
         rows = [_row(curve, by_name.get(curve.name)) for curve in self.curves]
         if self.control is None:
@@ -108,12 +108,12 @@ class ParityResult:
         return [*rows, (*figures, f"{self.noise:.4f}", "–", "control")]
 
     def table(self) -> str:
-        """The result for a terminal."""
+        """Return the result for a terminal."""
         broken = [f"{curve.name}: {curve.broke}" for curve in self.curves if curve.broke]
         return "\n".join([*columns([HEADS, *self.rows()]), *broken])
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as JSON-ready values; what is not finite is None."""
+        """Return the result as JSON-ready values; non-finite values are None."""
         return {
             "passed": self.passed,
             "gap": _finite(self.gap),
@@ -145,7 +145,7 @@ class ParityResult:
 
 
 def gap_between(reference: LossCurve, candidate: LossCurve) -> float:
-    """Mean distance of the losses over the last tenth of the steps; infinite where one broke.
+    """Return the mean gap of losses over the last tenth of steps; infinite for a broken run.
 
     Raises:
         ConfigError: the curves have different numbers of steps.

@@ -53,7 +53,7 @@ class RunCheckpoints:
         self._settings = settings
 
     def due(self, step: int, *, evaluated: bool) -> bool:
-        """Whether to save after a step: as the configuration says, or after each evaluation."""
+        """Return True to save after a step: by the configuration, or after each evaluation."""
         if self._checkpoints.config.every_steps is None:
             return evaluated
         return self._checkpoints.due(step)
@@ -61,7 +61,7 @@ class RunCheckpoints:
     def save(
         self, step: int, leaves: Leaves, best: Leaves | None, loop_state: dict[str, Any]
     ) -> None:
-        """Save one; the leaves may be donated when it returns."""
+        """Save a checkpoint; the leaves may be donated when it returns."""
         # Only of this very step: metrics of an earlier one would let it pass for the best.
         last = loop_state["history"][-1] if loop_state["history"] else None
         metrics = last["eval"] if last is not None and last["step"] == step else {}
@@ -120,7 +120,7 @@ def _check_settings(checkpoints: Checkpoints, data_state: Any, settings: dict[st
 
 
 def _plain(value: Any) -> Any:
-    """A setting as JSON has it; a function, or what has no words of its own, by its name."""
+    """Return a setting as JSON has it; a function or other opaque object by its name."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
@@ -134,7 +134,7 @@ def _plain(value: Any) -> Any:
 
 
 def saved_tree(tree: Any, leaves: Leaves, best: Leaves | None) -> dict[str, Any]:
-    """What a checkpoint holds: the state by its names, and the best weights where they are kept."""
+    """Return a checkpoint's content: the state by its names, and the best weights if kept."""
     found = {"state": jax.tree.unflatten(tree, leaves)}
     return found if best is None else {**found, "best": jax.tree.unflatten(tree, best)}
 

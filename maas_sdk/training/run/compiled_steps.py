@@ -34,7 +34,7 @@ Leaves = Sequence[jax.Array]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainProgram:
-    """(leaves of a ``TrainState``, batch) → (new leaves, metrics packed as float32[2, M])."""
+    """Compiled (leaves of a ``TrainState``, batch) → (new leaves, metrics float32[2, M])."""
 
     run: Callable[[Leaves, Batch], tuple[list[jax.Array], jax.Array]]
     # Sorted names of the M metrics.
@@ -47,7 +47,7 @@ class TrainProgram:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalProgram:
-    """(leaves of a ``TrainState``, batch) → metrics packed as float32[2, M]."""
+    """Compiled (leaves of a ``TrainState``, batch) → metrics packed as float32[2, M]."""
 
     run: Callable[[Leaves, Batch], jax.Array]
     names: tuple[str, ...]
@@ -107,7 +107,7 @@ def compile_eval(step: EvalStep, state: TrainState, batch: Batch, mesh: Mesh) ->
 
 @jax.jit
 def copy_leaves(leaves: Leaves) -> list[jax.Array]:
-    """The same arrays in buffers of their own, which no step donates."""
+    """Copy the arrays into their own buffers, which no step donates."""
     return [jnp.copy(leaf) for leaf in leaves]
 
 

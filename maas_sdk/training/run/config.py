@@ -1,4 +1,4 @@
-"""How to train: one frozen configuration, checked when it is made.
+"""Configuration of training: one frozen dataclass, checked when it is made.
 
 The rule it keeps: what can be said of a run without its model and data is said here, and what
 contradicts itself is refused here, before anything is loaded or compiled.
@@ -27,7 +27,7 @@ EPOCHS: Final = 10
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """How to train."""
+    """Configuration of training."""
 
     # Passes over the training data; with neither epochs nor steps, ``EPOCHS``.
     epochs: int | None = None
@@ -94,7 +94,7 @@ class TrainConfig:
         return loss_by_name(self.loss, label_smoothing=self.label_smoothing)
 
     def total_steps(self, steps_per_epoch: int | None) -> int:
-        """Steps of a run over data with so many per epoch; None for data without epochs.
+        """Return steps of a run over data with so many per epoch; None without epochs.
 
         Raises:
             ConfigError: neither ``steps`` nor an epoch's length is known.

@@ -138,7 +138,7 @@ def train_pipeline(
 def eval_batches(
     data: object, *, batch_size: int, host: tuple[int, int] = (0, 1)
 ) -> Iterator[HostBatch]:
-    """Every row once, in order, in batches of one size.
+    """Return every row once, in order, in batches of one size.
 
     Args:
         data: as for ``train_pipeline``; of a ``Split`` its held-out part. An iterable of batches is
@@ -177,7 +177,7 @@ def eval_batches(
 
 
 def _own_rows(data: grain.IterDataset[Any], host: tuple[int, int]) -> grain.IterDataset[Any]:
-    """The dataset itself, for the only process: of several each would read all of its rows."""
+    """Return the dataset itself, for a single process: several would each read all rows."""
     if host[1] > 1:
         raise ConfigError(
             f"a grain.IterDataset has no row numbers, so each of {host[1]} processes would read "
@@ -187,7 +187,7 @@ def _own_rows(data: grain.IterDataset[Any], host: tuple[int, int]) -> grain.Iter
 
 
 def _filled(batch: HostBatch, size: int) -> HostBatch:
-    """A batch of ``size`` rows with weights; rows that fill up repeat the first ones."""
+    """Pad a batch to ``size`` rows with weights; padding repeats the first rows at weight 0."""
     rows = len(next(iter(batch.values())))
     if not 1 <= rows <= size:
         raise InputError(f"evaluation: expected batches of 1 to {size} rows, got one of {rows}")

@@ -1,4 +1,4 @@
-"""Linen modules in the trainer: one becomes an nnx module and, trained, its variables again.
+"""Linen modules in the trainer: converted to nnx, trained, and converted back to variables.
 
     result = Trainer(config).fit(from_linen(module, variables), data)
     variables = to_linen(result.model)
@@ -45,7 +45,7 @@ class FromLinen(nnx.Module):
         self.deterministic = False
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
-        """The linen module's call; in training its batch statistics move on."""
+        """Call the linen module; in training its batch statistics are updated."""
         if self.mode is not None and self.mode not in options:
             options[self.mode] = MODE_ARGUMENTS[self.mode] != self.deterministic
         mutable = False if self.deterministic or not self.written else list(self.written)
@@ -55,7 +55,7 @@ class FromLinen(nnx.Module):
 def from_linen(
     module: linen.Module, variables: Mapping[str, Any], *, rngs: nnx.Rngs | None = None
 ) -> FromLinen:
-    """A linen module and its variables as an nnx module.
+    """Convert a linen module and its variables to an nnx module.
 
     Args:
         module: whose call is trained. Whether it is in training is told to it by the first of
@@ -78,7 +78,7 @@ def from_linen(
 
 
 def to_linen(model: nnx.Module) -> dict[str, Any]:
-    """The variables of a model that ``from_linen`` made, as ``module.apply`` takes them.
+    """Return the variables of a model that ``from_linen`` made, as ``module.apply`` takes them.
 
     Raises:
         ConfigError: the model is no ``FromLinen``.

@@ -32,13 +32,13 @@ class LoopCheckpoints(Protocol):
     """Checkpoints as the loop needs them; ``checkpointing.RunCheckpoints`` has them."""
 
     def due(self, step: int, *, evaluated: bool) -> bool:
-        """Whether one is to be saved after this step, which was or was not evaluated."""
+        """Return True to save after this step, which was or was not evaluated."""
         ...
 
     def save(
         self, step: int, leaves: Leaves, best: Leaves | None, loop_state: dict[str, Any]
     ) -> None:
-        """Save one; the leaves may be donated when it returns."""
+        """Save a checkpoint; the leaves may be donated when it returns."""
         ...
 
 
@@ -56,7 +56,7 @@ class RunLength:
 
 
 class Loop:
-    """One run's loop: what it holds between steps, all of it on this host."""
+    """One run's loop: its state between steps, all of it on this host."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Loop:
         skip_nonfinite: int,
         nonfinite_error: Callable[[int, Leaves, Any], Exception],
     ) -> None:
-        """A loop that has not begun.
+        """Set up a loop that has not begun.
 
         Args:
             leaves: of the state to begin with; donated by the first step.
@@ -156,7 +156,7 @@ class Loop:
             raise
 
     def save(self) -> None:
-        """Wait for what is outstanding, and save a checkpoint where there is none of this step."""
+        """Wait for outstanding results, and save a checkpoint where this step has none."""
         # An evaluation that is still running decides what is saved: the best weights, and whether
         # to stop.
         self._delayed.flush()
@@ -166,7 +166,7 @@ class Loop:
             self._notify(Saved(step=self.step))
 
     def get_state(self) -> dict[str, Any]:
-        """What the host knows, JSON-able; complete after ``save`` has waited."""
+        """Return the host's state, JSON-able; complete after ``save`` has waited."""
         return {
             "step": self.step,
             "skipped": self.skipped,
@@ -179,7 +179,7 @@ class Loop:
         }
 
     def set_state(self, state: dict[str, Any], leaves: Leaves, best: Leaves | None) -> None:
-        """Go on from what ``get_state`` gave, and the arrays that were saved with it."""
+        """Restore the result of ``get_state``, and the arrays that were saved with it."""
         self.leaves, self.best = leaves, best
         self.step, self.skipped, self._bad = state["step"], state["skipped"], state["bad"]
         self._saved = self.step

@@ -1,4 +1,4 @@
-"""A run's records in files: JSON lines for programs, TensorBoard events for people.
+"""Metric logs of a run: JSON lines for programs, TensorBoard events for people.
 
 The rule it keeps: both files have the same scalars under the same names (MaxText's), one point per
 step at most; a run that is taken up at step n writes over what was written behind n. Only the first
@@ -27,7 +27,7 @@ JSON_LINES = "metrics.jsonl"
 
 
 def scalars(record: Record) -> dict[str, float]:
-    """What a record has to draw, by the names of logs; empty for one that has nothing."""
+    """Return a record's scalars by log name; empty for one that has none."""
     match record:
         case StepRecord():
             return {
@@ -54,7 +54,7 @@ class JsonLines:
         self._out = self.file.open("a", encoding="utf-8")
 
     def __call__(self, record: Record) -> None:
-        """Write it, whole lines only, so that a reader beside the run sees no half of one."""
+        """Write a record in whole lines, so that a concurrent reader sees no half of one."""
         if isinstance(record, Started):
             self._drop_behind(record.step)
         elif found := scalars(record):
@@ -67,7 +67,7 @@ class JsonLines:
         self._out.close()
 
     def _drop_behind(self, step: int) -> None:
-        """Keep what was written up to a step; a line that was cut by a kill is dropped too."""
+        """Keep lines up to a step; a line that was cut by a kill is dropped too."""
         kept = []
         for line in self.file.read_text(encoding="utf-8").splitlines():
             try:
@@ -101,7 +101,7 @@ class TensorBoard:
         self._writer: Any = None
 
     def __call__(self, record: Record) -> None:
-        """Add its scalars; they reach the disk within seconds."""
+        """Add a record's scalars; they reach the disk within seconds."""
         if isinstance(record, Started):
             # Readers drop the points behind a purge step. Files are named by the second, and
             # one of the same name is overwritten: the suffix keeps what is gone on from.
@@ -115,14 +115,14 @@ class TensorBoard:
             self._writer.add_scalar(name, value, record.step)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining events."""
         if self._writer is not None:
             self._writer.close()
 
 
 @contextmanager
 def log_files(folder: Path | str | None, *, tensorboard: bool) -> Iterator[tuple[Hook, ...]]:
-    """The hooks that write a run's files, closed when it ends, however it ends.
+    """Return the hooks that write a run's files, closed when it ends, however it ends.
 
     Args:
         folder: where; None, or a process that is not the first, writes nothing.

@@ -1,4 +1,4 @@
-"""Where a run's arrays lie: the mesh of a configuration, and the state and batches on it.
+"""Placement of a run's arrays: the configured mesh, and the state and batches on it.
 
 The rule it keeps: all that the trainer knows of sharding is asked of ``maas_sdk.sharding`` here, in
 one place; the step and the loop are written for whole arrays and know nothing of it. Optimizer
@@ -34,7 +34,7 @@ __all__ = ["batch_placer", "gather", "mesh_of", "placed_state"]
 
 
 def mesh_of(config: TrainConfig) -> Mesh:
-    """The mesh that a configuration says.
+    """Return the configured mesh.
 
     Raises:
         ConfigError: no such strategy, or a batch that cannot be cut evenly over the mesh.
@@ -51,7 +51,7 @@ def placed_state(
     rest: nnx.State[Any, Any],
     optimizer: optax.GradientTransformation,
 ) -> tuple[TrainState, Layout]:
-    """The state to begin with, on the mesh, in buffers of its own, which a step may donate.
+    """Return the initial state on the mesh, in its own buffers, which a step may donate.
 
     Args:
         config: strategy, rules and whether an average of the weights is kept.

@@ -1,4 +1,4 @@
-"""A bar on the terminal while a run goes on: steps, loss, rows per second, time left.
+"""Progress bar of a run on the terminal: steps, loss, rows per second, time left.
 
 The rule it keeps: it is a hook like any other, draws on stderr only, and draws nothing unless it is
 asked to or stderr is a terminal; lines that others print go above it.
@@ -21,7 +21,7 @@ __all__ = ["progress_bar"]
 
 @contextmanager
 def progress_bar(show: bool | None, *, file: TextIO | None = None) -> Iterator[tuple[Hook, ...]]:
-    """The hook that draws the bar, taken away when the run ends; none when nothing is to be drawn.
+    """Return the hook that draws the bar, removed when the run ends; none when not drawn.
 
     Args:
         show: True draws, False does not, None draws where stderr is a terminal and rich is there.
@@ -58,7 +58,7 @@ def progress_bar(show: bool | None, *, file: TextIO | None = None) -> Iterator[t
 
 
 class _Bar:
-    """Moves a bar by records; redrawing is left to rich, ten times a second."""
+    """Progress bar updated by records; rich redraws it ten times a second."""
 
     def __init__(self, bar: Any) -> None:
         self._bar = bar

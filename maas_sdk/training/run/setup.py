@@ -184,7 +184,7 @@ def set_up_run(
 def held_out_batches(
     config: TrainConfig, mesh: Mesh, eval_data: object, place: Callable[[HostBatch], Any]
 ) -> Iterator[Any]:
-    """The placed batches of one evaluation.
+    """Return the placed batches of one evaluation.
 
     Raises:
         InputError: there are none.
@@ -303,7 +303,7 @@ def _train_and_eval_modes(
 
 
 def _check_early_stopping(config: TrainConfig, evaluate: EvalProgram | None) -> None:
-    """Refuse to watch what is not measured, before the first evaluation finds out."""
+    """Refuse to monitor a metric that is not measured, before the first evaluation."""
     if config.early_stopping is None:
         return
     if evaluate is None:

@@ -1,4 +1,4 @@
-"""Train any Flax model: a frozen configuration and data in, a trained model and its history out.
+"""Trainer of any Flax model: configuration and data in, a trained model and its history out.
 
     result = Trainer(TrainConfig(epochs=5, precision="bf16")).fit(model, split)
 
@@ -39,7 +39,7 @@ __all__ = ["TrainConfig", "TrainResult", "Trainer"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainResult:
-    """A trained model, and how it came about."""
+    """A trained model, and its training history."""
 
     # A module of the given one's kind with the trained master weights (their average where one is
     # kept), on one device, in eval mode: those of the best evaluation where early stopping
@@ -64,7 +64,7 @@ class TrainResult:
 
 @dataclass(frozen=True, slots=True)
 class Trainer:
-    """Trains models as a configuration says; holds nothing of a run."""
+    """Trains models by a configuration; holds no state of a run."""
 
     config: TrainConfig
 
@@ -78,7 +78,7 @@ class Trainer:
         objective: Objective | None = None,
         resume: bool | None = None,
     ) -> TrainResult:
-        """Train ``model``, which is left as it was, and return the trained copy.
+        """Train a copy of ``model``, and return the copy.
 
         Args:
             model: maps inputs ``[B, …]`` to outputs, for instance logits ``[B, K]``. For a linen
@@ -236,7 +236,7 @@ def _finished(loop: Loop, wall_s: float) -> Finished:
 
 
 def _best(loop: Loop) -> EvalRecord:
-    """The record of the weights that are handed out."""
+    """Return the evaluation record of the returned weights."""
     if loop.best is not None:
         for record in loop.history:
             if record.step == loop.verdict.best_step:

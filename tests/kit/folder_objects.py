@@ -1,4 +1,4 @@
-"""Objects in a folder: a bucket's layout on a disk, or on a volume that machines share.
+"""Objects in a folder: a bucket that several processes share, with no server.
 
 Each object is a file of its name. A writer fills a file below ``uploads/`` and renames it.
 
@@ -30,31 +30,31 @@ _TICK_NS: Final = 1000
 
 
 class FolderObjects:
-    """``Objects`` in a folder, which is made by the first that is written.
+    """``Objects`` in a folder, which is made by the first write.
 
     Attributes:
         root: the folder.
-        url: ``objects://`` and its path.
+        url: a name for messages.
     """
 
     def __init__(self, root: Path, clock: Callable[[], float] = time.time) -> None:
         self.root = root
-        self.url = f"objects://{root}"
+        self.url = f"folder {root}"
         self._clock = clock
 
     def checksum(self, data: bytes | memoryview, value: int = 0) -> int:
-        """CRC-32; none is kept with a file, so it only says whether a copy is one."""
+        """Return the CRC-32; a file keeps none, so it only compares a copy with its source."""
         return zlib.crc32(data, value)
 
     def stat(self, name: str) -> ObjectInfo | None:
-        """The file's present state."""
+        """Return the file's present state."""
         try:
             return _info(name, os.stat(self.root / name))
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def find(self, prefix: str) -> list[ObjectInfo]:
-        """All files whose names start with ``prefix``, by name."""
+        """Return all files whose names start with ``prefix``, by name."""
         found = []
         top = self.root / prefix.rpartition("/")[0]
         for folder, _, names in os.walk(top):
@@ -66,7 +66,7 @@ class FolderObjects:
         return sorted(found)
 
     def read(self, name: str) -> tuple[bytes, ObjectInfo] | None:
-        """Whole; a rename meanwhile changes nothing about a file that is open."""
+        """Read a whole file; a rename meanwhile does not affect an open file."""
         try:
             with open(self.root / name, "rb") as file:
                 return file.read(), _info(name, os.fstat(file.fileno()))
@@ -74,7 +74,7 @@ class FolderObjects:
             return None
 
     def read_into(self, info: ObjectInfo, start: int, target: memoryview) -> None:
-        """A range, straight into the buffer."""
+        """Read a range straight into the buffer."""
         try:
             with open(self.root / info.name, "rb", buffering=0) as file:
                 file.seek(start)
@@ -92,7 +92,7 @@ class FolderObjects:
             raise NotFoundError(f"{self.url}: object {info.name} is gone", object=info.name)
 
     def write(self, name: str, data: bytes, *, generation: int) -> ObjectInfo | None:
-        """Where ``generation`` is the present one."""
+        """Write a small object where ``generation`` is the present one."""
         with self._draft() as draft:
             draft.write_bytes(data)
             return self._place(draft, name, generation)
@@ -100,7 +100,7 @@ class FolderObjects:
     def upload(
         self, name: str, path: Path, *, checksum: int, generation: int = 0
     ) -> ObjectInfo | None:
-        """A copy, in one piece: a disk gains nothing from several."""
+        """Copy a file in one piece: a disk gains nothing from several."""
         with self._draft() as draft:
             crc = 0
             with open(path, "rb", buffering=0) as source, open(draft, "wb") as target:
@@ -112,7 +112,7 @@ class FolderObjects:
             return self._place(draft, name, generation)
 
     def refresh(self, info: ObjectInfo) -> ObjectInfo | None:
-        """The present time as its time of change."""
+        """Set the file's time of change to the present."""
         with self._lock():
             if self.stat(info.name) != info:
                 return None
@@ -120,7 +120,7 @@ class FolderObjects:
             return self.stat(info.name)
 
     def delete(self, info: ObjectInfo) -> bool:
-        """If it is in that state."""
+        """Delete a file that is in the state of ``info``."""
         with self._lock():
             if self.stat(info.name) != info:
                 return False
@@ -129,7 +129,7 @@ class FolderObjects:
 
     @contextmanager
     def _draft(self) -> Iterator[Path]:
-        """A new file; one that a dead writer left is old after a while, and collected."""
+        """Return a new draft file; one left by a dead writer grows old and is collected."""
         draft = self.root / "uploads" / f"{os.getpid()}-{os.urandom(6).hex()}"
         with disk_errors(draft):
             draft.parent.mkdir(parents=True, exist_ok=True)
