@@ -99,9 +99,9 @@ def set_up_run(
     """Set a run up; ``model`` stays as it is.
 
     Raises:
-        ConfigError: the data does not fit the mesh, the configuration the data, or the step the
-            memory.
+        ConfigError: the data does not fit the mesh, or the configuration the data.
         InputError: labels that the model has no output for; data that is none.
+        MachineError: the step does not fit the memory.
     """
     if isinstance(model, linen.Module):
         raise ConfigError(

@@ -92,10 +92,11 @@ class Trainer:
                 on an empty folder, None takes it up where there is one.
 
         Raises:
-            ConfigError: settings that contradict the data, the mesh, the memory or a checkpoint,
-                which must be of a run with the same configuration (``checkpointing.settings_of``).
+            ConfigError: settings that contradict the data, the mesh or a checkpoint, which must be
+                of a run with the same configuration (``checkpointing.settings_of``).
             InputError: data that ends early or that the model cannot learn from; a loss that is not
                 finite, with the layer where that began.
+            MachineError: a step needs more memory than a device has; with what would fit.
             NotFoundError: ``resume=True`` without a checkpoint.
         """
         began = time.perf_counter()
