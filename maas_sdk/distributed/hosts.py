@@ -148,7 +148,8 @@ def join(hosts: Hosts | None = None) -> Iterator[ProcessInfo]:
         hosts: None asks ``Hosts.from_environment``.
 
     Raises:
-        ConfigError: jax has begun already, or not all processes came in time; with which.
+        ConfigError: jax has begun already.
+        MachineError: not all processes came in time; with which.
     """
     hosts = Hosts.from_environment() if hosts is None else hosts
     if hosts is None:
@@ -193,7 +194,9 @@ def _initialize(hosts: Hosts, left_s: float) -> None:
             shutdown_timeout_seconds=max(1, round(hosts.leave_timeout_s)),
         )
     except RuntimeError as error:
-        raise MachineError(
+        # XLA's own error is of the network; a plain one says that jax was used too early.
+        of_network = isinstance(error, jax.errors.JaxRuntimeError)
+        raise (MachineError if of_network else ConfigError)(
             f"process {hosts.process_id} of {hosts.process_count} cannot join "
             f"{hosts.coordinator}: {error}"
         ) from error
