@@ -121,6 +121,8 @@ class _Transformer(nnx.Module):
         *,
         types: int = 0,
     ) -> None:
+        """Make the modules; ``given`` are dtypes and ``rngs`` as every one of them takes them."""
+
         def table(count: int) -> Embedding:
             return Embedding(count, config.features, std=config.init_std, **given)
 
@@ -158,7 +160,9 @@ class _Transformer(nnx.Module):
             remat = self.config.remat
             x = run_layers(self.layers, x, lambda block, x: block(x, mask=mask), remat=remat)
         else:
-            # Put in place of the blocks by someone who runs them otherwise: in pipeline stages.
+            # Put in place of the blocks to run them otherwise: in pipeline stages.
+            if mask is not None:
+                raise InputError("mask: layers that were put in place of the blocks take none")
             x = self.layers(x)
         return x if self.norm is None else self.norm(x)
 

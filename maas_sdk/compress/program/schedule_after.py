@@ -18,13 +18,13 @@ from typing import Any, Final
 import jax
 import jax.numpy as jnp
 
-__all__ = ["waiting"]
+__all__ = ["schedule_after"]
 
 # Smaller parts, such as scales and codebooks, may lie about.
 _NUMBERS: Final = 4096
 
 
-def waiting(parts: Mapping[str, Any], other: Any) -> dict[str, Any]:
+def schedule_after(parts: Mapping[str, Any], other: Any) -> dict[str, Any]:
     """Return a weight's parts, the large ones read no earlier than ``other``, the input."""
     return {
         name: _after(part, other) if part.size >= _NUMBERS and other.size else part

@@ -20,7 +20,7 @@ import numpy as np
 
 from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.tensors import Array
-from maas_sdk.training.data.examples import Examples, Split, finite_rows, pieces
+from maas_sdk.training.data.examples import Examples, Split, finite_rows, row_chunks
 from maas_sdk.training.data.rows import as_source
 
 __all__ = ["KINDS", "OVER", "Normalization", "check_row_shape", "normalized"]
@@ -81,7 +81,7 @@ class Normalization:
             lambda one, other: one.merge(other),
             (
                 KINDS[kind].of(_flat(finite_rows(inputs, first_row=start), over))
-                for start, inputs in pieces(source)
+                for start, inputs in row_chunks(source)
             ),
         )
         offset, scale = found.finish()

@@ -85,7 +85,7 @@ class TensorBoard:
     """A hook that writes an event file, for ``tensorboard --logdir <folder>``.
 
     Raises:
-        ConfigError: tensorboardX is not installed.
+        DependencyError: tensorboardX is not installed.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -129,7 +129,7 @@ def log_files(folder: Path | str | None, *, tensorboard: bool) -> Iterator[tuple
         tensorboard: whether an event file too.
 
     Raises:
-        ConfigError: tensorboardX is wanted and not installed.
+        DependencyError: tensorboardX is wanted and not installed.
     """
     with ExitStack() as stack:
         hooks: list[Hook] = []

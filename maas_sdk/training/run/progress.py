@@ -28,7 +28,7 @@ def progress_bar(show: bool | None, *, file: TextIO | None = None) -> Iterator[t
         file: where to draw; None is stderr.
 
     Raises:
-        ConfigError: True, and rich is not installed.
+        DependencyError: True, and rich is not installed.
     """
     file = sys.stderr if file is None else file
     if show is False or (show is None and not file.isatty()) or jax.process_index():

@@ -71,7 +71,7 @@ class RunSetup:
     # The structure that is trained, as the policy has it.
     graphdef: nnx.GraphDef[Any]
     objective: Objective
-    feed: InputPipeline
+    pipeline: InputPipeline
     length: RunLength
     train: TrainProgram
     evaluate: EvalProgram | None
@@ -99,9 +99,9 @@ def set_up_run(
     """Set a run up; ``model`` stays as it is.
 
     Raises:
-        ConfigError: the data does not fit the mesh, the configuration the data, or the step the
-            memory.
+        ConfigError: the data does not fit the mesh, or the configuration the data.
         InputError: labels that the model has no output for; data that is none.
+        MachineError: the step does not fit the memory.
     """
     if isinstance(model, linen.Module):
         raise ConfigError(
@@ -110,8 +110,8 @@ def set_up_run(
         )
     mesh = mesh_of(config)
     host = host_part(mesh)
-    feed = train_pipeline(train_data, batch_size=config.batch_size, seed=config.seed, host=host)
-    length = _run_length(config, feed)
+    pipeline = train_pipeline(train_data, batch_size=config.batch_size, seed=config.seed, host=host)
+    length = _run_length(config, pipeline)
     if eval_data is None and isinstance(train_data, Split):
         eval_data = train_data.test
     # Filled while the step is traced: before that the width of the model's output is not known.
@@ -126,14 +126,14 @@ def set_up_run(
     plain, eval_graph, own = _train_and_eval_modes(model, config, mesh)
     parts: Any = nnx.split(own, nnx.Param, ...)
     graphdef, params, rest = parts
-    checked = _CheckedPlacement(batch_placer(mesh), watch=widths, known=feed.labels is not None)
+    checked = _CheckedPlacement(batch_placer(mesh), watch=widths, known=pipeline.labels is not None)
     state: TrainState | None = None
     first: Any = None
     try:
         state, layout = placed_state(config, mesh, params, rest, optimizer)
         # The first batch gives the shapes to compile for. It is kept and trained on: data that can
         # be gone through only once must not lose it.
-        first = checked.place_first(_first_batch(feed, length, hosts=host[1]))
+        first = checked.place_first(_first_batch(pipeline, length, hosts=host[1]))
         train = compile_train(
             make_train_step(
                 graphdef,
@@ -148,7 +148,7 @@ def set_up_run(
             first,
             mesh,
             # Between tracing and compiling: wrong labels are told at once, not after minutes.
-            traced=lambda: checked.check_all(feed, eval_data),
+            traced=lambda: checked.check_all(pipeline, eval_data),
         )
         evaluate = None
         if eval_data is not None:
@@ -171,7 +171,7 @@ def set_up_run(
         plain=plain,
         graphdef=graphdef,
         objective=chosen,
-        feed=feed,
+        pipeline=pipeline,
         length=length,
         train=train,
         evaluate=evaluate,
@@ -260,11 +260,11 @@ class _CheckedPlacement:
         self._first = batch
         return self._place(batch)
 
-    def check_all(self, feed: InputPipeline, eval_data: object) -> None:
+    def check_all(self, pipeline: InputPipeline, eval_data: object) -> None:
         """Look at every label that is in memory."""
         if not self._widths:
             return
-        known = self._first["labels"] if feed.labels is None else feed.labels
+        known = self._first["labels"] if pipeline.labels is None else pipeline.labels
         check_labels(np.asarray(known), self._widths[0], where="training labels")
         labels = getattr(eval_data, "labels", None)
         if labels is not None:
@@ -315,21 +315,21 @@ def _check_early_stopping(config: TrainConfig, evaluate: EvalProgram | None) -> 
         )
 
 
-def _run_length(config: TrainConfig, feed: InputPipeline) -> RunLength:
-    steps = config.total_steps(feed.steps_per_epoch)
+def _run_length(config: TrainConfig, pipeline: InputPipeline) -> RunLength:
+    steps = config.total_steps(pipeline.steps_per_epoch)
     # Data without epochs has no natural place for an evaluation but the end.
     return RunLength(
         steps=steps,
-        eval_every=config.eval_every or feed.steps_per_epoch or steps,
+        eval_every=config.eval_every or pipeline.steps_per_epoch or steps,
         log_every=config.log_every,
         batch_size=config.batch_size,
-        steps_per_epoch=feed.steps_per_epoch,
+        steps_per_epoch=pipeline.steps_per_epoch,
     )
 
 
-def _first_batch(feed: InputPipeline, length: RunLength, *, hosts: int) -> HostBatch:
+def _first_batch(pipeline: InputPipeline, length: RunLength, *, hosts: int) -> HostBatch:
     try:
-        batch = next(feed.batches)
+        batch = next(pipeline.batches)
     except StopIteration:
         raise InputError(
             f"the training data has no batch, and {length.steps} steps are to be taken"

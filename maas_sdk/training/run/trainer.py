@@ -92,10 +92,11 @@ class Trainer:
                 on an empty folder, None takes it up where there is one.
 
         Raises:
-            ConfigError: settings that contradict the data, the mesh, the memory or a checkpoint,
-                which must be of a run with the same configuration (``checkpointing.settings_of``).
+            ConfigError: settings that contradict the data, the mesh or a checkpoint, which must be
+                of a run with the same configuration (``checkpointing.settings_of``).
             InputError: data that ends early or that the model cannot learn from; a loss that is not
                 finite, with the layer where that began.
+            MachineError: a step needs more memory than a device has; with what would fit.
             NotFoundError: ``resume=True`` without a checkpoint.
         """
         began = time.perf_counter()
@@ -149,7 +150,7 @@ class _PlacedBatches:
 
     def __init__(self, run: RunSetup, ahead: int) -> None:
         self._first = [run.first]
-        source: Any = run.feed.batches
+        source: Any = run.pipeline.batches
         self._close: Callable[[], object] = getattr(source, "close", lambda: None)
         self._place: Callable[[Any], Any] = run.place
         if ahead:
