@@ -86,6 +86,8 @@ LAW = {
         },
         {"numpy", "jax", "flax", "rich"},
     ),
+    # Roof: a served model and its client in one process.
+    "testing": Floor({*GROUND, "client", "export", "runtime", "serve"}, {"numpy"}),
     "cli": Floor(
         {
             *FORMATS,
@@ -108,7 +110,7 @@ PRIVILEGED = {
     # MLIR bindings; the workshop walks the modules that jax lowers.
     "jaxlib": {"runtime/xla.py", "export/stablehlo.py"},
     # One seam for HTTP; the shells name its client classes.
-    "httpx": {"client/transport.py", "client/sync.py", "client/aio.py"},
+    "httpx": {"client/transport.py", "client/sync.py", "client/aio.py", "testing/endpoint.py"},
     # A convenience that the client works without.
     "rich": {"client/progress.py", "training/run/progress.py"},
     # A log format that training works without.

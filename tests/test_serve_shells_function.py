@@ -27,6 +27,7 @@ from maas_sdk.errors import ConfigError
 from maas_sdk.serve import EndpointLimits
 from maas_sdk.tensors import Array
 from maas_sdk.wire.frames import CONTENT_TYPE, Call, Result, decode_results, encode_calls
+from tests.kit.ports import free_port
 
 MAIN = """
     import os
@@ -142,12 +143,6 @@ def ask(
     connection.request(method, path, body, headers)
     response = connection.getresponse()
     return response.status, dict(response.getheaders()), response.read()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 Start = Callable[..., Server]

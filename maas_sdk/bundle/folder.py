@@ -13,7 +13,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Literal, Protocol, Self
 
 from maas_sdk.bundle.manifest import MANIFEST, SIGNATURE, FileEntry, Manifest, check_path
@@ -250,12 +249,7 @@ class BundleWriter:
         self.path = self._staging.path
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._staging.__exit__(kind, error, trace)
 
     def add(self, relative_path: str, data: bytes | bytearray | memoryview) -> None:
