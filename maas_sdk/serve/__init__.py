@@ -1,4 +1,4 @@
-"""The service's outside: calls over HTTP → engine runs → answers.
+"""Serving of bundles: calls over HTTP → engine runs → answers.
 
 Reading order: ``messages`` (a request and a response, without a web framework), ``routes`` (which
 path means what), ``calls`` (the calls of a request → results), ``host`` (a model that loads, serves

@@ -69,7 +69,7 @@ _DEFAULT_READY_WAIT_S: Final = 60.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EndpointLimits:
-    """What a request may ask of the endpoint."""
+    """Limits on a request to the endpoint."""
 
     # Bytes of a request's body.
     max_request_bytes: int = _DEFAULT_MAX_REQUEST_BYTES
@@ -85,7 +85,7 @@ class EndpointLimits:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> EndpointLimits:
-        """The limits that ``MAAS_MAX_REQUEST_BYTES`` and ``MAAS_READY_WAIT_S`` set, where they do.
+        """Return limits, as set by ``MAAS_MAX_REQUEST_BYTES`` and ``MAAS_READY_WAIT_S``.
 
         Raises:
             ConfigError: a value is not a number, or out of range.
@@ -106,7 +106,7 @@ class EndpointLimits:
 
 
 class Endpoint:
-    """Serves one or more models. Thread-safe: ``handle`` runs in as many threads as there are."""
+    """Endpoint of one or more models. Thread-safe: ``handle`` may run in many threads."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class Endpoint:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Nothing is loaded.
+        """Set up the endpoint without loading anything.
 
         Args:
             hosts: the models. Of several, each has its name and no two the same.
@@ -139,12 +139,12 @@ class Endpoint:
             )
 
     def start(self) -> None:
-        """Begin to load every model."""
+        """Start to load every model."""
         for host in self.hosts:
             host.start()
 
     def drain(self, timeout_s: float) -> bool:
-        """Drain every model within one bound; whether all calls ended in time."""
+        """Drain every model within one bound; return True if all calls ended in time."""
         end = self._clock() + timeout_s
         ended = [host.drain(max(0.0, end - self._clock())) for host in self.hosts]
         return all(ended)
@@ -164,7 +164,7 @@ class Endpoint:
         return response._replace(body=[]) if request.method == "HEAD" else response
 
     def refuse(self, error: MaasError) -> Response:
-        """The response that tells a caller of ``error``."""
+        """Return the response that tells a caller of ``error``."""
         row = traits(error)
         if row.http_status >= 500 and not row.retryable:
             log("ERROR", error.message, code=row.code)
@@ -298,7 +298,7 @@ class Endpoint:
     # ---- which model is meant ----
 
     def _host(self, route: Route) -> ModelHost:
-        """The host of the model that a path names; its name may still be unknown."""
+        """Return the host of a path's model, whose name may still be unknown."""
         for host in self.hosts:
             if host.name is None or host.name == route.model:
                 if route.label is not None:
@@ -315,7 +315,7 @@ class Endpoint:
         raise self._unknown(route, [host.name for host in self.hosts])
 
     def _check_name(self, route: Route, engine: ServedEngine) -> None:
-        """Once a model is loaded its name is known, and the path's is held against it."""
+        """Check the path's name against that of the model, which is known once loaded."""
         if all(host.name != route.model for host in self.hosts):
             raise self._unknown(route, [engine.manifest.name])
 
@@ -331,7 +331,7 @@ class Endpoint:
 
 
 def _longest_timeout_s(calls: Sequence[Call | Failure]) -> float:
-    """Seconds after which no call of a request wants its answer any more."""
+    """Return seconds after which every call of a request has passed its deadline."""
     timeouts = [call.timeout_s for call in calls if isinstance(call, Call)]
     return max(
         (float("inf") if timeout_s is None else timeout_s for timeout_s in timeouts), default=0.0
