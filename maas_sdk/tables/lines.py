@@ -1,4 +1,4 @@
-"""A text file as blocks of whole lines: what csv and JSON lines share.
+"""A text file as blocks of whole lines, for csv and JSON lines.
 
 The rule it keeps: a line is a row, whatever is in it; an empty one is none. So a row that makes no
 sense costs that row, and never its neighbours.
@@ -26,7 +26,7 @@ def blocks(
     block_bytes: int = _BLOCK_BYTES,
     max_line_bytes: int = _LINE_BYTES,
 ) -> Iterator[tuple[bytes, float]]:
-    """(whole lines, share of the file that has been read), a block at a time.
+    """Yield (whole lines, share of the file that has been read), a block at a time.
 
     Args:
         path: the file.
@@ -65,6 +65,6 @@ def blocks(
 
 
 def lines_of(block: bytes) -> list[bytes]:
-    """The lines of a block that are not empty, without their ends."""
+    """Return the lines of a block that are not empty, without their ends."""
     lines = (line.rstrip(b"\r") for line in block.split(b"\n"))
     return [line for line in lines if line.strip()]

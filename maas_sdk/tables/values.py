@@ -1,4 +1,4 @@
-"""Convert the values of a file to the dtype and shape of an input, losslessly.
+"""Conversion of a file's values to the dtype and shape of an input, without loss.
 
 Integers and booleans become floats, whole floats become integers, float64 becomes a shorter float.
 A row with any other value is bad, with a reason that says what was expected and what was found.
@@ -26,7 +26,7 @@ _SHOWN: Final = 40
 
 
 def shown(value: object) -> str:
-    """A value in a message: short, whatever it is."""
+    """Format a value for a message: short, whatever it is."""
     if isinstance(value, list):
         return f"a list of {len(value)}"
     if isinstance(value, dict):
@@ -126,7 +126,7 @@ def fit_each(item: Field, values: Sequence[Any], flaws: dict[int, str], *, finit
 
 
 def _fits(shape: tuple[int, ...], dims: tuple[int, ...]) -> bool:
-    """Whether a row is of the input's shape, or has its numbers flat."""
+    """Return True when a row has the input's shape, or its numbers flat."""
     return shape == dims or shape == (math.prod(dims),) or (shape == () and math.prod(dims) == 1)
 
 
@@ -145,7 +145,7 @@ def _no_numbers(item: Field, value: object) -> str:
 
 
 def _odd(value: object) -> str:
-    """What is wrong about a value that is no number: the innermost culprit of a list."""
+    """Describe a value that is no number: the innermost bad element of a list."""
     while isinstance(value, list):
         odd = [v for v in value if isinstance(v, list) or not isinstance(v, int | float)]
         if not odd or all(isinstance(v, list) for v in value):
