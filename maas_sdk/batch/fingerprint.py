@@ -1,4 +1,4 @@
-"""What a batch prediction is of: input, bundle and options, as a document and as one number.
+"""Identity of a batch prediction: input, bundle and options, as a document and a hash.
 
 The rule it keeps: answers are put beside others only if they come from the same rows, the same
 weights and programs, and the same options. A file is taken for the same if it has the same size and
@@ -19,7 +19,7 @@ __all__ = ["differences", "fingerprint", "identity"]
 
 
 def identity(path: Path) -> dict[str, object]:
-    """What tells an input from another: size and time of change, of a folder those of its images.
+    """Return an input's identity: size and time of change, of a folder those of its images.
 
     Its name does not count: a file that was moved is the same.
     """
@@ -32,12 +32,12 @@ def identity(path: Path) -> dict[str, object]:
 
 
 def fingerprint(document: Mapping[str, Any]) -> str:
-    """A document as 64 hex digits, the same for the same values."""
+    """Return a document's hash as 64 hex digits, the same for the same values."""
     return _sha256(document)
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """Where two documents differ, in words: ``options.format: parquet there, npz here``."""
+    """Describe where two documents differ: ``options.format: parquet there, npz here``."""
     if isinstance(old, dict) and isinstance(new, dict):
         inside = [
             differences(old.get(name), new.get(name), f"{where}.{name}".lstrip("."))

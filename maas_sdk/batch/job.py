@@ -55,7 +55,7 @@ _PARTS: Final = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchReport:
-    """What became of the rows."""
+    """Counts and files of a finished batch prediction."""
 
     # Of the input; rows = answered + bad.
     rows: int
@@ -70,7 +70,7 @@ class BatchReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchJob:
-    """A batch prediction that has been checked, and not begun."""
+    """A batch prediction that has been checked, but not begun."""
 
     bundle: Path
     program: str
@@ -90,7 +90,7 @@ class BatchJob:
         *,
         same: Mapping[str, object] | None = None,
     ) -> BatchJob:
-        """Check what is asked, before anything is loaded or written.
+        """Check the request before anything is loaded or written.
 
         Args:
             bundle: its folder.
@@ -138,11 +138,11 @@ class BatchJob:
 
     @property
     def fingerprint(self) -> str:
-        """64 hex digits that the document has."""
+        """Fingerprint of the job's document, 64 hex digits."""
         return fingerprint(self.document)
 
     def done(self, place: Destination) -> BatchReport | None:
-        """What became of the job, if it is all done there."""
+        """Return the report of the job if it is finished there; else None."""
         if DONE not in (names := place.names()) or JOB not in names:
             return None
         self.check(place)
@@ -150,7 +150,7 @@ class BatchJob:
         return BatchReport(**{**found, "run_rows": 0, "run_s": 0.0})
 
     def check(self, place: Destination) -> None:
-        """Raise ``ConfigError`` if what lies there is of another job."""
+        """Raise ``ConfigError`` if the files there belong to another job."""
         names = place.names()
         if JOB in names:
             try:
@@ -171,7 +171,7 @@ class BatchJob:
     def run(
         self, place: Destination, *, progress: Callable[[Progress], None] | None = None
     ) -> BatchReport:
-        """Do what is not done yet. Raises as ``predict_files``."""
+        """Do the unfinished work. Raises as ``predict_files``."""
         if (report := self.done(place)) is not None:
             return report
         self.check(place)
@@ -220,7 +220,7 @@ class BatchJob:
         return report
 
     def _write(self, place: Destination, part: OutputPart) -> None:
-        """Put a part there; its name is what says that it is done, so it comes last."""
+        """Write a part; the file whose name marks it done comes last."""
         kind, key = self.config.format, self.source.key
         if part.bad:
             name = bad_name(part.index, self.fingerprint)
@@ -229,7 +229,7 @@ class BatchJob:
         place.put(name, lambda path: part.write(path, kind, key))
 
     def _bad_rows(self, place: Destination, names: set[str], index: int) -> int:
-        """How many rows of a finished part have no answer."""
+        """Return the number of rows of a finished part without an answer."""
         name = bad_name(index, self.fingerprint)
         return place.read(name).count(b"\n") if name in names else 0
 
@@ -281,7 +281,7 @@ def predict_files(
 
 
 def _make_way(place: Folder, job: BatchJob, mode: Mode) -> None:
-    """What the mode says about what is in the folder."""
+    """Apply the mode to the files that are in the folder."""
     names = place.names()
     if not names:
         return
@@ -305,7 +305,7 @@ def _make_way(place: Folder, job: BatchJob, mode: Mode) -> None:
 
 
 def _check_signature(program: str, signature: Signature) -> None:
-    """Refuse, with ``ConfigError``, a program that does not take and give rows."""
+    """Refuse, with ``ConfigError``, a program that does not map rows to rows."""
     for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
         for name, spec in specs.items():
             if spec.shape[:1] != (None,):
@@ -318,7 +318,7 @@ def _check_signature(program: str, signature: Signature) -> None:
 
 
 class _End:
-    """Sees how far the input goes."""
+    """Tracks the end of the input."""
 
     def __init__(self, row: int) -> None:
         # Number of the row behind the last one seen.
