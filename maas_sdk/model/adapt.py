@@ -57,7 +57,7 @@ class Model:
     compression: Compression | None = None
 
     def bind(self, fn: ProgramFn) -> Callable[[Sequence[Any], Inputs, bool], Any]:
-        """The program ``fn`` as a function of (leaf values, inputs by name, bare).
+        """Return the program ``fn`` as a function of (leaf values, inputs by name, bare).
 
         ``bare`` says that the example came as one array without a name, so that a function gets
         the array and not a dict.
@@ -91,15 +91,15 @@ class Model:
 
 @runtime_checkable
 class Exportable(Protocol):
-    """A model that takes itself apart."""
+    """A model that provides its own leaves and functions."""
 
     def as_model(self) -> Model:
-        """Its leaves, and how to rebuild from them what program functions take."""
+        """Return the leaves, and how to rebuild from them the programs' argument."""
         ...
 
 
 def _call(method: Callable[..., Any], inputs: Inputs) -> Any:
-    """Call a method the way its author would: one input by position, several by keyword."""
+    """Call a method as its author would: one input by position, several by keyword."""
     if len(inputs) == 1:
         return method(next(iter(inputs.values())))
     parameters = inspect.signature(method).parameters
@@ -120,7 +120,7 @@ _TRAINING_FLAGS: Final = {"deterministic": False, "use_running_average": False}
 
 
 def adapt(model: Any, weights: Any) -> Model:
-    """Take any supported model apart.
+    """Convert any supported model to named leaves and pure functions.
 
     Args:
         model: an ``nnx.Module``, a linen ``Module``, a function ``apply(weights, inputs)`` or an

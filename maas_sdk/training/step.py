@@ -122,7 +122,7 @@ def supervised(loss_fn: LossFn) -> Objective:
 
 
 class MixedPrecisionModel:
-    """A module as an objective sees it: called in the policy's precision.
+    """Wrapper that calls a module in the policy's precision.
 
     Floating-point arguments are cast to ``compute``, what it returns to ``output``. Everything else
     is the module's own.
@@ -133,7 +133,7 @@ class MixedPrecisionModel:
         self._policy = policy
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's call."""
+        """Call the module."""
         args, kwargs = self._policy.cast_compute((args, kwargs))
         return self._policy.cast_output(self._model(*args, **kwargs))
 
@@ -209,7 +209,7 @@ def make_train_step(
 
 
 def make_eval_step(graphdef: nnx.GraphDef[Any], policy: Policy, objective: Objective) -> EvalStep:
-    """Compile-ready ``(state, batch) → metrics`` of the weights that ``state.eval_params`` names.
+    """Return a compilable ``(state, batch) → metrics`` of the weights of ``state.eval_params``.
 
     Args:
         graphdef: the module's structure, in evaluation mode.

@@ -92,7 +92,7 @@ class _Crew:
                 process.kill()
 
     def run(self, child: Child) -> dict[str, Any]:
-        """One child from start to end; its answer."""
+        """Run one child from start to end; return its answer."""
         with self._lock:
             if self._stopped:
                 raise ExportError(f"{child.label}: stopped before it started")

@@ -328,7 +328,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _translated(what: str) -> Iterator[None]:
-    """Turn what orbax and the disk raise into a ``StorageError``."""
+    """Translate errors of orbax and the disk into a ``StorageError``."""
     try:
         yield
     except MaasError:
