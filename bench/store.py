@@ -5,7 +5,7 @@
 One bundle, nearly all of it weights. The emulator runs in a process of its own on this machine,
 holds everything in memory, and is Python: what goes through it says what publishing costs with a
 slow peer on the same processors, not what Cloud Storage gives. ``folder`` is the same store over
-``objects://``, so with the same hashing, ranges and checks, and no HTTP.
+a folder, so with the same hashing, ranges and checks, and no HTTP.
 
 - ``up_*``: GB/s of ``publish`` into an empty store, every byte hashed, uploaded in parts.
 - ``down_*``: GB/s of ``copy`` out of it, by ranges into mapped files, hashed, flushed to the disk.
@@ -39,17 +39,17 @@ import numpy as np
 from maas_sdk.bundle import BundleWriter, Manifest, write_weights
 from maas_sdk.bundle.manifest import Program
 from maas_sdk.store.cache import BundleCache
-from maas_sdk.store.folder_objects import FolderObjects
 from maas_sdk.store.gcs import GcsObjects
 from maas_sdk.store.objects import Objects
 from maas_sdk.store.remote import RemoteStore
 from maas_sdk.tensors import Signature
+from tests.kit.folder_objects import FolderObjects
 
 ROOT = Path(__file__).parent.parent
 SERVER = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-from tests.gcs import gcs
+from tests.kit.gcs import gcs
 with gcs("bucket") as server:
     print(server.url, flush=True)
     sys.stdin.read()

@@ -432,7 +432,7 @@ def f():
 
 
 def test_what_tests_share_has_one_name():
-    """``tests.gcs``, never ``gcs``: the same file under two names would be two modules."""
+    """``tests.kit.gcs``, never ``gcs``: the same file under two names would be two modules."""
     shared = {file.stem for file in TESTS.rglob("*.py")} | {"terraform", "reference"}
     for file in (*TESTS.rglob("*.py"), *TESTS.parent.glob("bench/**/*.py")):
         found = {module.partition(".")[0] for module in imports(ast.parse(file.read_text()))}

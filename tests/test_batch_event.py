@@ -22,7 +22,7 @@ from maas_sdk.batch.event import FINALIZED, Arrived, EventConfig, answer, on_eve
 from maas_sdk.deploy.process import FunctionProcess
 from maas_sdk.errors import ConfigError, TransportError
 from maas_sdk.store.gcs import GcsObjects
-from tests import gcs as cloud
+from tests.kit import gcs as cloud
 
 FUNCTION = Path(__file__).parent.parent / "functions" / "batch"
 ROWS = 3000

@@ -251,7 +251,7 @@ def test_a_bundle_in_a_store_says_what_it_was_made_of(
 ) -> None:
     """As its folder would; files are called as the model is, not as a folder of the cache."""
     monkeypatch.setenv("MAAS_BUNDLE_CACHE", str(tmp_path / "bundles"))
-    url = f"objects://{tmp_path}/store"
+    url = f"memory://{tmp_path}/store"
     open_store(url).publish(tiny, "net", label="stable")
     found = find_source(f"{url}/net@stable", None, None, None)
     assert found.bundle == f"{url}/net@stable"

@@ -21,14 +21,14 @@ from maas_sdk.store import gcs
 from maas_sdk.store.opening import open_store
 from maas_sdk.store.remote import RemoteStore
 from maas_sdk.store.resolve import find_bundle
-from tests import gcs as cloud
+from tests.kit import gcs as cloud
 
 ROWS = np.random.default_rng(0).random((3, 4), np.float32)
 STORES = {
     "bucket": "gs://bucket/models",
     "folder": "file://{tmp}/versions",
     "path": "{tmp}/versions",
-    "objects": "objects://{tmp}/objects",
+    "memory": "memory://{tmp}/models",
 }
 # What each command that takes a bundle needs beside it.
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -124,7 +124,7 @@ def test_a_model_in_a_store_is_shown_checked_and_asked(
     assert found == run("predict", str(tiny_bundle), tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["bucket", "folder", "objects"])
+@pytest.mark.parametrize("kind", ["bucket", "folder", "memory"])
 def test_without_a_version_it_is_the_latest(kind: str, tmp_path: Path, tiny_bundle: Path) -> None:
     """By a URL."""
     store = filled(kind, tmp_path, tiny_bundle)
@@ -179,7 +179,7 @@ def test_a_new_version_is_never_made_in_the_cache(
     weights = str(tmp_path / "new.safetensors")
     words = ["reweight", f"{store}/tiny@1", weights, "--json"]
     done = json.loads(CliRunner().invoke(app, words).stdout)
-    if store.startswith(("gs://", "objects://")):
+    if store.startswith(("gs://", "memory://")):
         assert "name it with --out, then maas push" in done["error"]
         assert len(list((tmp_path / "cache" / "bundles").iterdir())) == 1
     else:
@@ -223,7 +223,7 @@ def test_what_a_store_does_not_have_is_named(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("kind", ["bucket", "objects"])
+@pytest.mark.parametrize("kind", ["bucket", "memory"])
 def test_a_bundle_that_was_altered_in_its_store_is_refused(
     kind: str, command: str, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

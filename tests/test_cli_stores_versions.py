@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from maas_sdk.bundle import open_bundle
 from maas_sdk.cli.app import app
-from tests import gcs as cloud
-from tests.stores import make_bundle
+from tests.kit import gcs as cloud
+from tests.kit.stores import make_bundle
 
 MAAS = [sys.executable, "-c", "from maas_sdk.cli import main; main()"]
 STORE = "gs://bucket/models"

@@ -19,7 +19,7 @@ from maas_sdk.deploy.settings import Settings
 from maas_sdk.deploy.terraform import TerraformBinary
 from maas_sdk.deploy.workspace import Workspace
 from maas_sdk.errors import ConfigError, MachineError
-from tests.gcs import Gcs, gcs
+from tests.kit.gcs import Gcs, gcs
 from tests.terraform.workspace import backend_environment, needs_terraform
 
 BUCKET = "my-states"

@@ -21,7 +21,7 @@ from maas_sdk.client import Client
 from maas_sdk.deploy.settings import Settings, variables
 from maas_sdk.deploy.terraform import declared_variables, find_stack
 from maas_sdk.export import default_targets, export
-from tests.gcs import Gcs, gcs
+from tests.kit.gcs import Gcs, gcs
 from tests.terraform.cloud import PROJECT, providers
 from tests.terraform.local import local_cloud
 from tests.terraform.serving import attached

@@ -141,8 +141,8 @@ def test_a_first_served_answer_without_jax(tiny_bundle):
 
 # What knows stores, which a bundle's folder is read without.
 STORES = {
-    *("cache", "folder_objects", "garbage", "gcs", "labels", "local", "objects", "pointer"),
-    *("pointers", "reference", "remote", "store", "transfer"),
+    *("cache", "garbage_collection", "gcs", "labels", "local", "model_index", "objects"),
+    *("model_indexes", "opening", "reference", "remote", "transfer"),
 }
 
 
@@ -159,7 +159,7 @@ def test_a_command_on_a_folder_knows_no_store(command, nothing, tiny_bundle, tmp
         "app([*sys.argv[1:], '--json'], standalone_mode=False)"
     )
     found = loaded_by(code, command, tiny_bundle, *more.get(command, []))
-    assert not found & {f"maas_sdk.bundle.{name}" for name in STORES}
+    assert not found & {f"maas_sdk.store.{name}" for name in STORES}
     assert not {name for name in found - nothing if name.startswith("google.")}
 
 

@@ -12,7 +12,7 @@ import pytest
 from maas_sdk.deploy.package import main_source
 from maas_sdk.deploy.process import FunctionProcess
 from maas_sdk.store.opening import open_store
-from tests import gcs as cloud
+from tests.kit import gcs as cloud
 
 STORE = "gs://bucket/models"
 

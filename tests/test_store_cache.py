@@ -17,10 +17,10 @@ import pytest
 from maas_sdk.bundle import open_bundle
 from maas_sdk.errors import BundleError, ConfigError, StorageError
 from maas_sdk.store.cache import BundleCache, default_cache
-from maas_sdk.store.folder_objects import FolderObjects
 from maas_sdk.store.objects import MemoryObjects, ObjectInfo
 from maas_sdk.store.remote import RemoteStore
-from tests.stores import make_bundle
+from tests.kit.folder_objects import FolderObjects
+from tests.kit.stores import make_bundle
 
 SIZE = 100_000
 
@@ -201,7 +201,7 @@ import sys
 from pathlib import Path
 from maas_sdk.store.cache import BundleCache
 from maas_sdk.bundle.folder import open_bundle
-from maas_sdk.store.folder_objects import FolderObjects
+from tests.kit.folder_objects import FolderObjects
 from maas_sdk.store.remote import RemoteStore
 
 class Counting(FolderObjects):
@@ -234,6 +234,7 @@ def shared(tmp_path: Path) -> Path:
 def start(*arguments: object) -> subprocess.Popen[str]:
     child = subprocess.Popen(
         [sys.executable, "-c", FETCH, *map(str, arguments)],
+        cwd=Path(__file__).parent.parent,  # where tests.kit is found
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

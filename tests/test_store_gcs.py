@@ -24,8 +24,8 @@ from maas_sdk.store import gcs as module
 from maas_sdk.store.cache import BundleCache
 from maas_sdk.store.gcs import GcsObjects
 from maas_sdk.store.remote import RemoteStore
-from tests import gcs as cloud
-from tests.stores import make_bundle
+from tests.kit import gcs as cloud
+from tests.kit.stores import make_bundle
 
 PART = 40_000
 

@@ -18,8 +18,8 @@ import pytest
 from maas_sdk.bundle import open_bundle
 from maas_sdk.store.gcs import GcsObjects
 from maas_sdk.store.remote import RemoteStore
-from tests import gcs as cloud
-from tests.stores import make_bundle
+from tests.kit import gcs as cloud
+from tests.kit.stores import make_bundle
 
 PART = 50_000
 PUBLISH = """

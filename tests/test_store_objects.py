@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from maas_sdk.errors import CorruptError, NotFoundError
-from maas_sdk.store.folder_objects import FolderObjects
 from maas_sdk.store.gcs import GcsObjects
 from maas_sdk.store.objects import MemoryObjects, Objects
 from maas_sdk.store.transfer import download, file_checksum
-from tests import gcs as cloud
+from tests.kit import gcs as cloud
+from tests.kit.folder_objects import FolderObjects
 
 
 @pytest.fixture(params=["gs", "folder", "memory"])

@@ -13,13 +13,13 @@ import pytest
 from maas_sdk.bundle import open_bundle
 from maas_sdk.errors import ConfigError, CorruptError, NotFoundError
 from maas_sdk.store.cache import BundleCache
-from maas_sdk.store.folder_objects import FolderObjects
 from maas_sdk.store.garbage_collection import FRESH_S, MIN_AGE_S
 from maas_sdk.store.gcs import GcsObjects
 from maas_sdk.store.objects import MemoryObjects, ObjectInfo, Objects
 from maas_sdk.store.remote import RemoteStore
-from tests import gcs as cloud
-from tests.stores import make_bundle
+from tests.kit import gcs as cloud
+from tests.kit.folder_objects import FolderObjects
+from tests.kit.stores import make_bundle
 
 NOW = 1_800_000_000.0
 

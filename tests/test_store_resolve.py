@@ -10,7 +10,7 @@ from maas_sdk.bundle import open_bundle
 from maas_sdk.errors import ConfigError, NotFoundError
 from maas_sdk.store.opening import open_store
 from maas_sdk.store.resolve import find_bundle, find_version, in_store
-from tests.stores import make_bundle
+from tests.kit.stores import make_bundle
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_bundle_is_found_by_path_or_url(tmp_path: Path, bundle: Path) -> None:
     """A folder as it is, and a model in any kind of store, with the number of its version."""
     assert find_version(bundle) == (bundle, None)
-    for url in (f"file://{tmp_path}/v", f"objects://{tmp_path}/o", f"memory://{tmp_path.name}"):
+    for url in (f"file://{tmp_path}/v", f"memory://{tmp_path.name}"):
         store = open_store(url)
         assert store.publish(bundle, "m") == "1"
         assert store.publish(bundle, "m", 3) == "3"

@@ -21,7 +21,7 @@ import pytest
 from maas_sdk.client import Client
 from maas_sdk.deploy.package import package
 from maas_sdk.store.gcs import GcsObjects
-from tests.gcs import Gcs, gcs
+from tests.kit.gcs import Gcs, gcs
 from tests.terraform.cloud import PROJECT, providers
 from tests.terraform.local import LocalCloud, local_cloud
 from tests.terraform.serving import attached

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gcs import gcs
+from tests.kit.gcs import gcs
 from tests.terraform.cloud import providers
 from tests.terraform.serving import attached
 from tests.terraform.workspace import (

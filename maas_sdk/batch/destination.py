@@ -1,4 +1,4 @@
-"""Destination of a batch prediction: files or objects that appear whole or not at all.
+"""Output of a batch prediction: files, or objects, that appear whole or not at all.
 
 The rule it keeps in a folder: a file is written under a name that starts with a dot, flushed to the
 disk, and renamed; so at any moment, also after kill -9 or a power cut, each file that has its own

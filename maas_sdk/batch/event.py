@@ -72,7 +72,7 @@ class Arrived(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EventConfig:
-    """Objects to answer, and the destination of the answers."""
+    """Options of the function: objects to answer, and the place of the answers."""
 
     # gs://bucket/prefix; in the bucket that is watched, or in another.
     output: str
@@ -209,7 +209,7 @@ def _objects(bucket: str, prefix: str = "") -> Objects:
 
 
 def _fetch(objects: Objects, arrived: Arrived, path: Path) -> bool:
-    """Download that generation of the object; return False if it is gone."""
+    """Download that generation of the object; False if it is gone."""
     info = objects.stat(arrived.name)
     if info is None or info.generation != arrived.generation:
         return False

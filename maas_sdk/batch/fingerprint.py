@@ -1,4 +1,4 @@
-"""Identity of a batch prediction: input, bundle and options, as a document and a hash.
+"""Fingerprint of a batch prediction: its input, bundle and options.
 
 The rule it keeps: answers are put beside others only if they come from the same rows, the same
 weights and programs, and the same options. A file is taken for the same if it has the same size and
@@ -19,7 +19,7 @@ __all__ = ["differences", "fingerprint", "identity"]
 
 
 def identity(path: Path) -> dict[str, object]:
-    """Return an input's identity: size and time of change, of a folder those of its images.
+    """Return the size and modification time of an input, of a folder those of its images.
 
     Its name does not count: a file that was moved is the same.
     """
@@ -37,7 +37,7 @@ def fingerprint(document: Mapping[str, Any]) -> str:
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """Describe where two documents differ: ``options.format: parquet there, npz here``."""
+    """List where two documents differ: ``options.format: parquet there, npz here``."""
     if isinstance(old, dict) and isinstance(new, dict):
         inside = [
             differences(old.get(name), new.get(name), f"{where}.{name}".lstrip("."))

@@ -55,7 +55,7 @@ _PARTS: Final = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchReport:
-    """Counts and files of a finished batch prediction."""
+    """Counts of rows at the end of a batch prediction."""
 
     # Of the input; rows = answered + bad.
     rows: int
@@ -142,7 +142,7 @@ class BatchJob:
         return fingerprint(self.document)
 
     def done(self, place: Destination) -> BatchReport | None:
-        """Return the report of the job if it is finished there; else None."""
+        """Return the report of the job if it is all done there."""
         if DONE not in (names := place.names()) or JOB not in names:
             return None
         self.check(place)
@@ -229,7 +229,7 @@ class BatchJob:
         place.put(name, lambda path: part.write(path, kind, key))
 
     def _bad_rows(self, place: Destination, names: set[str], index: int) -> int:
-        """Return the number of rows of a finished part without an answer."""
+        """Count the rows of a finished part without an answer."""
         name = bad_name(index, self.fingerprint)
         return place.read(name).count(b"\n") if name in names else 0
 
@@ -281,7 +281,7 @@ def predict_files(
 
 
 def _make_way(place: Folder, job: BatchJob, mode: Mode) -> None:
-    """Apply the mode to the files that are in the folder."""
+    """Clear or check the folder, as the mode says."""
     names = place.names()
     if not names:
         return

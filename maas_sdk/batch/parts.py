@@ -83,7 +83,7 @@ def finished(names: Iterable[str], fingerprint: str) -> set[int]:
 
 
 def is_ours(name: str) -> bool:
-    """Return True when a file is of a batch prediction, this one or another."""
+    """Return whether a file was written by a batch prediction, this one or another."""
     return name in (JOB, DONE) or _OURS.fullmatch(name) is not None
 
 

@@ -1,4 +1,4 @@
-"""Numbers of rows at a time: the fastest compiled batch size, chunks and parts.
+"""Rows of a compiled batch, of a chunk and of a part.
 
 The rule it keeps: sizes follow from the bundle and the options alone, never from the machine, so
 that a run that is taken up elsewhere cuts its parts in the same places; and every size is of full

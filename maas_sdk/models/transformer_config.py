@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from maas_sdk.errors import ConfigError
 from maas_sdk.models.norms import NORMS, NormName
@@ -72,10 +72,11 @@ class TransformerConfig:
     # "cudnn" is fused attention on an NVIDIA GPU, in 16 bits only.
     attention: Literal["xla", "cudnn"] = "xla"
 
+    # No fields, and so without annotations: each of the two kinds is one or the other.
     # Whether a position sees only itself and what is before it.
-    causal: ClassVar[bool]
+    causal = False
     # Pre-norm: ``x + f(norm(x))``, as since GPT-2. Otherwise post-norm: ``norm(x + f(x))``.
-    pre_norm: ClassVar[bool]
+    pre_norm = False
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "layers", "features", "heads", "hidden_features", "max_length")
@@ -118,8 +119,8 @@ class DecoderConfig(TransformerConfig):
     tied: bool = False
     dropout: float = 0.0
 
-    causal: ClassVar[bool] = True
-    pre_norm: ClassVar[bool] = True
+    causal = True
+    pre_norm = True
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
@@ -153,9 +154,6 @@ class EncoderConfig(TransformerConfig):
     classes: int = 2
     # The token that fills rows up; None: only an explicit mask hides positions.
     pad_token: int | None = None
-
-    causal: ClassVar[bool] = False
-    pre_norm: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         # By the class's name: a class with slots is made twice, which super() does not survive.

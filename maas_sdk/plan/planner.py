@@ -98,7 +98,7 @@ class Comparison:
 
     @property
     def recommended(self) -> StepPlan | None:
-        """The fastest plan that fits; None when none fits."""
+        """The plan with least memory among the fastest that fit; None when none fits."""
         timed = [(p, p.estimate.step_s) for p in self.plans if p.fits and p.estimate]
         if not timed:
             return None

@@ -45,7 +45,7 @@ _KINDS: Final = {"params": "weights", "opt_state": "optimizer", "ema": "optimize
 
 
 def from_seed(make: Callable[[nnx.Rngs], nnx.Module]) -> Callable[[], nnx.Module]:
-    """Wrap a factory that takes a random key into one that takes a seed."""
+    """Return a factory without arguments, which calls ``make`` with a fixed seed."""
     return lambda: make(nnx.Rngs(0))
 
 

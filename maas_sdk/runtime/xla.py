@@ -142,7 +142,7 @@ def _refuse_unless_it_takes(calls: Mapping[str, tuple[str, ...]], sentence: str)
 
 
 def jaxlib_build() -> str:
-    """Return jaxlib's version and commit, such as "0.10.2+990e6a0b"; no cross-build use."""
+    """Return jaxlib's version and commit, such as "0.10.2+990e6a0b"; executables need the same."""
     return f"{_version.__version__}+{getattr(_version, '_git_hash', 'unknown')[:8]}"
 
 

@@ -1,7 +1,7 @@
 """Object storage: named bytes, the one seam between a remote store and where it is kept.
 
-Three keep it: a bucket (``gcs.py``), a folder (``folder_objects.py``), and the memory of this
-process (here), which is the fake that tests use and behaves as the other two.
+Two keep it: a bucket (``gcs.py``), and the memory of this process (here), which is the fake that
+tests use and behaves as a bucket does.
 
 The rule: an object appears whole or not at all, and whoever replaces or deletes one says which
 state of it he has seen. If it has another one by then, nothing happens and he is told.

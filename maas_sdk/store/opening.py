@@ -2,7 +2,6 @@
 
     gs://bucket/models         a bucket (``remote.py`` over ``gcs.py``)
     store, file:///srv/store   a folder of versions (``local.py``), opened where they lie
-    objects:///srv/objects     a bucket's layout in a folder: what versions share lies there once
     memory://name              this process's memory, for tests
 
 The rule: a version is a positive whole number, is published once, appears whole or not at all, and
@@ -98,10 +97,10 @@ def open_store(url: str | os.PathLike[str]) -> Store:
     # What a folder does not need is imported only here and below.
     if scheme == "file":
         return LocalStore(_path(text, rest))
-    if scheme not in ("gs", "objects", "memory"):
+    if scheme not in ("gs", "memory"):
         raise ConfigError(
             f"{text}: no store for {scheme}://; give a folder's path or a URL with file://, gs://, "
-            "objects:// or memory://"
+            "or memory://"
         )
     from maas_sdk.store.remote import RemoteStore
 
@@ -115,10 +114,6 @@ def open_store(url: str | os.PathLike[str]) -> Store:
                 "'_' and '.', such as gs://my-models/production"
             )
         return RemoteStore(GcsObjects(bucket, prefix.strip("/")))
-    if scheme == "objects":
-        from maas_sdk.store.folder_objects import FolderObjects
-
-        return RemoteStore(FolderObjects(_path(text, rest)))
     from maas_sdk.store.objects import MemoryObjects
 
     with _MEMORY_LOCK:

@@ -34,20 +34,20 @@ def arrow() -> Any:
 
 
 def is_list(kind: Any) -> bool:
-    """Return True for a type of lists."""
+    """Return whether a type is a list."""
     types = arrow().types
     return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
 
 
 def is_number(kind: Any) -> bool:
-    """Return True for a type of integers, floats, decimals or booleans."""
+    """Return whether a type is an integer, float, decimal or boolean."""
     types = arrow().types
     found = (types.is_integer, types.is_floating, types.is_decimal, types.is_boolean)
     return any(test(kind) for test in found)
 
 
 def is_text(kind: Any) -> bool:
-    """Return True for a type of text, dictionary-encoded text included."""
+    """Return whether a type is text, dictionaries of text included."""
     types = arrow().types
     if types.is_dictionary(kind):
         return is_text(kind.value_type)

@@ -15,7 +15,7 @@ from typing import ClassVar, Final
 from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.tensors import TensorSpec
 
-__all__ = ["NAMELESS", "ROW", "ColumnMap", "Field", "ReadOptions", "check_names", "columns_of"]
+__all__ = ["NAMELESS", "ROW", "ColumnMap", "Field", "ReadOptions", "columns_of"]
 
 # Name of the column of row numbers.
 ROW: Final = "row"
@@ -113,7 +113,17 @@ def columns_of(
             chosen = tuple(column for column in names if column not in left_out)
         fields.append(Field(name, spec, chosen))
     found = ColumnMap(tuple(fields), options.key)
-    check_names(path, found.names, names, options.naming)
+    missing = [name for name in found.names if name not in names]
+    double = sorted({name for name in found.names if list(names).count(name) > 1})
+    if missing or double:
+        raise InputError(
+            f"{path}: expected columns {_few(found.names)}, found {_few(names)}"
+            + (f"; missing: {_few(missing)}" if missing else "")
+            + (f"; twice: {double}" if double else "")
+            + f"; {options.naming}",
+            path=str(path),
+            missing=missing,
+        )
     for item in fields:
         if len(item.columns) not in (1, item.size):
             raise InputError(
@@ -123,21 +133,6 @@ def columns_of(
                 path=str(path),
             )
     return found
-
-
-def check_names(path: Path, wanted: Sequence[str], names: Sequence[str], naming: str) -> None:
-    """Raise ``InputError`` unless each of the columns ``wanted`` is in ``names``, and once."""
-    missing = [name for name in wanted if name not in names]
-    double = sorted({name for name in wanted if list(names).count(name) > 1})
-    if missing or double:
-        raise InputError(
-            f"{path}: expected columns {_few(wanted)}, found {_few(names)}"
-            + (f"; missing: {_few(missing)}" if missing else "")
-            + (f"; twice: {double}" if double else "")
-            + f"; {naming}",
-            path=str(path),
-            missing=missing,
-        )
 
 
 def _few(names: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """JSON line by line: by orjson where it is installed, else by the standard library.
 
-The rule it keeps: the fast one decides nothing. What it refuses (NaN, halves of surrogate pairs),
-or would round (whole numbers beyond 64 bits), is handed to the other, whose word and errors hold.
+The standard library decides: lines that orjson refuses (NaN, halves of surrogate pairs) or would
+round (whole numbers beyond 64 bits) are decoded by it again, and its errors are the ones raised.
 """
 
 from __future__ import annotations

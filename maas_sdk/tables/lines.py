@@ -1,8 +1,4 @@
-"""A text file as blocks of whole lines, for csv and JSON lines.
-
-The rule it keeps: a line is a row, whatever is in it; an empty one is none. So a row that makes no
-sense costs that row, and never its neighbours.
-"""
+"""Blocks of whole lines of a text file: shared by csv and JSON lines."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _CHECK_BYTES: Final = 2**20
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """Header of an .npy file."""
+    """Header of an .npy."""
 
     # [N, …]
     shape: tuple[int, ...]
@@ -134,7 +134,7 @@ class NpzFile(Table):
             fit(item, parts[0] if len(parts) == 1 else np.stack(parts, 1), {}, finite=False)
 
     def _pieces(self, first: int) -> Iterator[Piece]:
-        """Yield from a row on; rows before it are unpacked and dropped."""
+        """Exactly from ``first`` on: rows before it are unpacked and dropped."""
         total = self.rows or 0
         with _opened(self.path) as archive, ExitStack() as stack:
             members = {}

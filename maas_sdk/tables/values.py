@@ -126,7 +126,7 @@ def fit_each(item: Field, values: Sequence[Any], flaws: dict[int, str], *, finit
 
 
 def _fits(shape: tuple[int, ...], dims: tuple[int, ...]) -> bool:
-    """Return True when a row has the input's shape, or its numbers flat."""
+    """Return whether a row has the input's shape, or its numbers flat."""
     return shape == dims or shape == (math.prod(dims),) or (shape == () and math.prod(dims) == 1)
 
 
@@ -145,7 +145,7 @@ def _no_numbers(item: Field, value: object) -> str:
 
 
 def _odd(value: object) -> str:
-    """Describe a value that is no number: the innermost bad element of a list."""
+    """Describe the first value that is no number, however deep in a list."""
     while isinstance(value, list):
         odd = [v for v in value if isinstance(v, list) or not isinstance(v, int | float)]
         if not odd or all(isinstance(v, list) for v in value):

@@ -149,7 +149,7 @@ def _check_rows(inputs: int, x: Any, received: Any) -> tuple[Array, Array]:
 
 
 def _reduced(rows: Array, got: Array) -> tuple[Array, Array]:
-    """Reduce to no more rows than a pair has numbers, with the same sums of squares."""
+    """Reduce to at most as many rows as columns, with the same sums of squares."""
     same = got is rows
     both = rows if same else np.concatenate([rows, got], axis=1)
     if len(both) <= both.shape[1]:

@@ -1,4 +1,4 @@
-"""Objects in a folder: a bucket's layout on a local disk or a shared volume.
+"""Objects in a folder: a bucket that several processes share, with no server.
 
 Each object is a file of its name. A writer fills a file below ``uploads/`` and renames it.
 
@@ -34,12 +34,12 @@ class FolderObjects:
 
     Attributes:
         root: the folder.
-        url: ``objects://`` and its path.
+        url: a name for messages.
     """
 
     def __init__(self, root: Path, clock: Callable[[], float] = time.time) -> None:
         self.root = root
-        self.url = f"objects://{root}"
+        self.url = f"folder {root}"
         self._clock = clock
 
     def checksum(self, data: bytes | memoryview, value: int = 0) -> int:
