@@ -1,4 +1,4 @@
-"""The trained models that quantization is judged with: what it costs shows on trained weights only.
+"""Trained models to evaluate quantization with: its cost shows on trained weights only.
 
 Four networks of four kinds, trained here, on real data that comes with installed packages:
 
@@ -111,7 +111,7 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """How a model comes about."""
+    """Data, configuration and training of a model."""
 
     # A configuration out of ``maas_sdk.models``.
     config: Any
