@@ -116,3 +116,21 @@ def test_the_lint_finds(line: str, fault: str) -> None:
 def test_the_lint_passes(line: str) -> None:
     """An imperative and a noun phrase are both fine."""
     assert not faults(f'def f():\n    """{line}"""\n', "f.py")
+
+
+def test_files_named_in_docstrings_exist() -> None:
+    """A docstring that points at ``file.py`` points at a file of the repository."""
+    known = {
+        found.name
+        for folder in (*FOLDERS, "examples", "tests")
+        for found in (ROOT / folder).rglob("*.py")
+    }
+    gone = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in sorted((ROOT / "maas_sdk").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Module | Definition)
+        for name in re.findall(r"``([\w/]+\.py)``", ast.get_docstring(node) or "")
+        if Path(name).name not in known
+    ]
+    assert not gone, "\n".join(gone)

@@ -1,8 +1,7 @@
 """The bundle format: a folder that holds a compiled model and everything needed to check it.
 
-What a reader needs is here; the rest by module: ``manifest`` (the fields), ``weights`` (tensors),
-``encoding`` and ``pack`` (tensors made from others), ``archive`` (zip), ``store`` (models and their
-versions), ``seal`` (signatures and encryption).
+Modules: ``manifest`` (the fields), ``files`` (tensors and strict JSON), ``encoding`` (tensors made
+from others), ``archive`` (zip), ``seal``, ``signature`` and ``crypto`` (signatures, encryption).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A bundle as a folder: opened and checked against its manifest, or written and sealed.
 
-The rule: nothing of a folder is believed until the manifest's list says the same. Opening compares
-names and sizes, which costs a ``stat`` per file; hashes are compared in ``contents.py``. Where keys
-are trusted, the list itself is believed only with their signature (``signature.py``). A bundle
+The rule: no file of a folder is trusted unless the manifest lists it. Opening compares names and
+sizes, which costs a ``stat`` per file; hashes are compared in ``reader.py``. Where trusted keys are
+named, the list itself is trusted only with their signature (``signature.py``). A bundle
 appears under its name whole or not at all (``staging.py``), and is never changed afterwards.
 """
 

@@ -82,7 +82,7 @@ def quantize(
             by weight, the fewest bytes that keep it. Weights only: activations stay in float.
         candidates: the formats to choose from with ``max_drop``.
         calibration_rows: rows taken of ``calibration`` at most.
-        decode: "program" or "open"; see ``quantized.py``.
+        decode: "program" or "open"; see ``quantized_model.py``.
         entropy: "zstd" or "zlib" on top of what is stored.
         target: what it shall run on, such as "cpu-x86_64-avx2" or "tpu-v5e": formats that cannot
             run there are refused.

@@ -212,7 +212,7 @@ def _annotated(leaf: Leaf, policies: Policies) -> tuple[Partition, tuple[str, ..
 def _automatic(leaf: Leaf, policies: Policies) -> LeafPlan | None:
     """Shard by FSDP, for no matching rule: the largest dimension that divides; None if none.
 
-    The idea, and to prefer the last of equal dimensions, is big_vision's (``sharding.py``).
+    The idea, and to prefer the last of equal dimensions, is from big_vision's sharding module.
     """
     parts = policies.mesh.get("fsdp", 1)
     if "fsdp" not in policies.weight_axes or parts == 1 or leaf.nbytes < policies.min_shard_bytes:

@@ -4,8 +4,8 @@
     <root>/<model>/.labels.json
 
 The rule: a version is a positive whole number, is published once and never changes. Publishing
-copies: a hard link would share its bytes with the bundle that it came from, and whoever changed
-that file in place would change a version that servers have loaded.
+copies: a hard link would share its bytes with the bundle that it came from, and a change to that
+file in place would change a version that servers have loaded.
 """
 
 from __future__ import annotations

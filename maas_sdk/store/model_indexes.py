@@ -3,7 +3,7 @@
     models/<model>.json
 
 The rule: a pointer is replaced only if it still is the one that was read; otherwise it is read
-again, and what was to be changed is changed in what others have left.
+again, and the change is applied to the new one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Processes that compile or run programs, as many at a time as there are processors.
 
-One that fails ends the others: an export is whole or it is none.
+A process that fails ends the others: an export is complete or absent.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Default relative tolerance of a program, from the coarsest arithmetic in it.
 
-The rule that it goes into, and the comparison, are in ``bundle/files/tolerance.py``.
+The formula of the tolerance, and the comparison, are in ``bundle/files/tolerance.py``.
 """
 
 from __future__ import annotations
