@@ -1,9 +1,8 @@
 """Quantization of a trained float model by a recipe.
 
-The order is: trace the model, find its products with weights, choose layers, see what goes into
-them where the recipe asks, then weight by weight: read, fold, encode, let go. The rule it keeps:
-nothing changes the model that is handed in, and beside it there is never more than what is stored
-and one weight in work.
+The order is: trace the model, find its products with weights, choose layers, observe their inputs
+where the recipe asks for it, then weight by weight: read, fold, encode, release. The rule it keeps:
+the given model is never changed, and memory beside it holds only the stored result and one weight.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Partition of one parameter.
 
-The rule it keeps: what is said most closely wins. In this order: the user's rules; the axes that
+The rule it keeps: the most specific source decides, in this order: the user's rules; the axes that
 the module's author annotated; the preset rules for well-known names; automatic FSDP, which cuts the
 largest dimension that divides; and whole on every device. A dimension that its axis does not divide
-stays whole, and the decision says so.
+stays whole, and the plan notes it.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ alone, ``(state, batch) → (state, metrics)``, compiled by ``jax.jit`` with the
 written for the whole batch; where the arrays lie (``sharding``) decides how many devices work on
 it, and every mean, batch statistics included, is one over the global batch.
 
-A step that is not finite changes nothing: neither weights nor optimizer nor batch statistics. So
-many of them in a row are skipped as the caller allows; with one more the weights stand still from
-there on, so that what the loss broke with can be looked at when the news arrives.
+A step that is not finite changes nothing: neither weights nor optimizer nor batch statistics. As
+many of them in a row are skipped as the caller allows; after one more the weights no longer change,
+so that the values that broke the loss can be examined when the metrics arrive.
 
 Dimension letters: B rows of a batch, T tokens of a row.
 """

@@ -1,7 +1,7 @@
 """AdaQuant: step sizes and weights of one layer, learned so that its rounded output is right.
 
-The rule it keeps: what comes back is, for every output channel, at least as good on the given rows
-as what came in.
+The rule it keeps: the result is, for every output channel, at least as good on the given rows as
+the starting codes.
 
     minimise over s, V   ‖W X − Q_s(W + V) Q(X)‖²     (Hubara et al. 2020, equation 2, section 3.1)
     Q_s(u) = s · clip(round(u / s), −Q, Q)

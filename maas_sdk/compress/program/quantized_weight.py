@@ -1,7 +1,7 @@
 """Storage of a quantized weight, and quantization of its inputs, as a program sees them.
 
-The rule it keeps: a plan is a value that says all that a product with the weight depends on; it
-holds no array.
+The rule it keeps: a plan is a value with everything that a product with the weight depends on,
+except the arrays.
 """
 
 from __future__ import annotations

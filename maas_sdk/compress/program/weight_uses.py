@@ -1,7 +1,7 @@
 """Products with weights, recognised in a traced program, and their evaluators.
 
-The rule it keeps: an equation counts as a product only where every axis of the weight is either
-summed over or put out, whole; any other is left to be computed as it stands.
+The rule it keeps: an equation counts as a product only where every axis of the weight is, as a
+whole, either summed over or an output; any other is computed unchanged.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Flatten a train state to arrays by name, and compare two states leaf by leaf.
 
-What was saved from one tree is found again from another of the same names (``model.names``),
-whatever classes the tree is made of.
+A state saved from one tree is restored into another with the same names (``model.names``), whatever
+classes the tree is made of.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The global order of a run, cut into batches: the rows of batch n.
 
-The rule it keeps: all of it is a pure function of the settings. No host, thread or batch that came
-before has a say, so every host works out the same order and any batch can be asked for first.
+The rule it keeps: the order is a pure function of the settings. It depends on no host, thread or
+earlier batch, so every host works out the same order and any batch can be asked for first.
 
 Dimension letters: N examples, R rows drawn in an epoch, B rows of a batch.
 """

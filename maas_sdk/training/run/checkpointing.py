@@ -2,8 +2,8 @@
 
 A checkpoint is everything that the next step depends on, and nothing else: the
 arrays of the state, those of the best evaluation, the position in the data, and the loop's own
-numbers, from the losses that are added up to what early stopping has seen. Beside it lies what of
-the configuration decides the steps: a run goes on as it began, or not at all.
+numbers, from the losses that are added up to what early stopping has seen. Beside it lie the
+settings that determine the steps: a run is resumed with the same ones, or not at all.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Placement of a run's arrays: the configured mesh, and the state and batches on it.
 
-The rule it keeps: all that the trainer knows of sharding is asked of ``maas_sdk.sharding`` here, in
-one place; the step and the loop are written for whole arrays and know nothing of it. Optimizer
-state is made where it lies: nothing but the given weights is ever whole on one device.
+The rule it keeps: the trainer uses ``maas_sdk.sharding`` here alone; the step and the loop are
+written for whole arrays. Optimizer state is created with its sharding: nothing but the given
+weights is ever whole on one device.
 """
 
 from __future__ import annotations

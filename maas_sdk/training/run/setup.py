@@ -1,8 +1,8 @@
 """Setup of a run: model, data and configuration → a state on a mesh and compiled programs.
 
 Everything that can be wrong is found here, before the first step: data that does not fit the mesh,
-labels that the model has no output for, a step that does not fit the memory. What comes out has
-been traced and compiled once, and holds nothing of the caller's that a step donates.
+labels that the model has no output for, a step that does not fit the memory. The result has been
+traced and compiled once, and shares no array with the caller that a step donates.
 """
 
 from __future__ import annotations
