@@ -1,5 +1,5 @@
 """The demo, end to end on real data: train, quantize, export, package, start cold, call.
 
-``maas demo`` runs it. ``run`` is the order of the stages, ``result`` what they found out,
+``maas demo`` runs it. ``run`` has the order of the stages, ``result`` their results,
 ``report`` the same as one HTML file. Nothing is imported here, so that ``maas --help`` stays light.
 """

@@ -1,7 +1,7 @@
 """Results of the demo: plain values, one frozen dataclass per stage.
 
 The stages fill them, the table in the terminal, the HTML report and ``--json`` read them; none of
-the three measures anything by itself. ``checks`` says what must hold for the demo to have passed.
+the three measures anything by itself. ``checks`` has the conditions for the demo to pass.
 
 Dimension letters: C classes, H and W height and width of an image.
 """

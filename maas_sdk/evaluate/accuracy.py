@@ -1,7 +1,7 @@
 """Classification metrics: accuracy, per-class scores, calibration.
 
-The rule it keeps: numpy in, plain numbers out; nothing here knows where the answers came from, so
-the same code judges the in-process model and the endpoint.
+The rule it keeps: numpy in, plain numbers out; nothing here depends on the source of the answers,
+so the same code evaluates the in-process model and the endpoint.
 
 Dimension letters: N rows, K classes.
 """

@@ -1,7 +1,7 @@
 """Evaluation of a model: quality, speed, memory and arithmetic cost.
 
-The rule it keeps: whatever answers – a module here, a bundle's engine, an endpoint far away – goes
-through the same code with the same rows, so that two evaluations can be laid side by side.
+The rule it keeps: a module here, a bundle's engine and a remote endpoint are evaluated by the same
+code on the same rows, so that two evaluations can be compared.
 
 Dimension letters: N rows, B rows of a batch, T tokens, K classes.
 """

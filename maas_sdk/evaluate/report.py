@@ -1,6 +1,6 @@
 """Report of an evaluation: a table for a terminal, a page with pictures for a browser.
 
-The rule it keeps: terminal, page and JSON say the same figures, out of the one list in ``figures``.
+The rule it keeps: terminal, page and JSON show the same figures, from the one list in ``figures``.
 """
 
 from __future__ import annotations

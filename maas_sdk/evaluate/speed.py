@@ -1,7 +1,7 @@
 """Speed of answers: the latency of single calls, and rows per second.
 
-The rule it keeps: what is called is finished when the clock is read; the first call, which may
-compile or load, is not among those that count, and is told apart.
+The rule it keeps: a call has finished when the clock is read; the first call, which may compile or
+load, is not counted, and is reported separately.
 """
 
 from __future__ import annotations

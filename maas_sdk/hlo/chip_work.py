@@ -1,8 +1,8 @@
 """Work of one chip in one call of a compiled program: products and main-memory traffic.
 
-The rule it keeps: read off the compiled program's text, instruction by instruction, each as often
-as the loops around it turn; so replicated work, recomputation and padding count, because the chip
-does them.
+The rule it keeps: work is read off the compiled program's text, instruction by instruction, each
+counted as often as the loops around it run; so replicated work, recomputation and padding count,
+because the chip does them.
 
 An instruction (a fusion counts as one) reads its operands from main memory and writes its result
 there, except what the compiler has placed in VMEM (``S(1)`` in the layout); where a fusion only

@@ -1,11 +1,10 @@
 """Any model as named leaves and pure functions of them.
 
 Three kinds of model come in: an ``nnx.Module``, which carries its weights; a linen ``Module`` with
-its variables; and a function ``apply(weights, inputs)``. Whoever has a model of another kind, such
-as a compressed one, gives it a method ``as_model`` that takes it apart. What comes out is the same
-for all: a flat list of named arrays, and a way to rebuild from such a list the thing that program
-functions take as their first argument. The rule: weights never hide in a closure, they are always
-leaves.
+its variables; and a function ``apply(weights, inputs)``. A model of another kind, such as a
+compressed one, provides a method ``as_model``. The result is the same for all: a flat list of named
+arrays, and a function that rebuilds from such a list the first argument of the program functions.
+The rule: weights never hide in a closure, they are always leaves.
 
 Leaves are named by ``model.names``: ``conv1/kernel``, ``params/Dense_0/bias``,
 ``conv1/kernel/array/qvalue`` for a weight that qwix has quantized.
@@ -169,7 +168,7 @@ def _from_nnx(model: nnx.Module) -> Model:
     view = nnx.view(model, deterministic=True, use_running_average=True, raise_if_not_found=False)
     parts: Any = nnx.split(view, nnx.RngState, ...)
     graph, random, state = parts
-    # ``rebuild`` must not keep the arrays alive: whoever replaces them wants them gone.
+    # ``rebuild`` must not keep the arrays alive: a caller that replaces them wants them freed.
     tree, random_tree = jax.tree.structure(state), jax.tree.structure(random)
     count = len(jax.tree.leaves(state))
 

@@ -1,8 +1,8 @@
 """A loaded bundle: named inputs in, named outputs out.
 
-The rule: what depends on the request alone is done per request; everything else was done at load.
-An engine is safe to call from many threads at once, and all of them share one copy of the weights:
-mapped pages of the file, handed to XLA as they are.
+The rule: only work that depends on the request is done per request; everything else is done at
+load. An engine is safe to call from many threads at once, and all of them share one copy of the
+weights: mapped pages of the file, handed to XLA as they are.
 """
 
 from __future__ import annotations
