@@ -240,7 +240,7 @@ def _digits(size: int = 8, channels: int = 1) -> Rows:
 
 
 def _new(paragraphs: list[str], seen: set[str]) -> list[str]:
-    """Those that were not seen before, however they are wrapped and indented."""
+    """Return the paragraphs not seen before, however they are wrapped and indented."""
     found = []
     for paragraph in paragraphs:
         words = " ".join(paragraph.split())
@@ -395,7 +395,7 @@ def _tensors(model: Any) -> dict[str, Array]:
 
 
 def _key(recipe: Recipe, rows: Rows, model: Any) -> str:
-    """What the weights depend on, in sixteen hexadecimal digits."""
+    """Return a hash of everything that the weights depend on: sixteen hexadecimal digits."""
     digest = hashlib.sha256(Path(__file__).read_bytes())
     digest.update(repr((recipe.config, recipe.training)).encode())
     for array in (rows.train.inputs, rows.train.labels):

@@ -53,7 +53,7 @@ class Batcher:
             self._hold(inputs, start, rows)
 
     def rest(self) -> Iterator[Mapping[str, Array]]:
-        """Return the rows that did not fill a batch; nothing where there are none."""
+        """Yield the rows that did not fill a batch; nothing where there are none."""
         if self._rows:
             yield self._joined()
 

@@ -87,7 +87,7 @@ class EventConfig:
 
     @property
     def place(self) -> tuple[str, str]:
-        """Return bucket and prefix of the answers; the prefix ends in a slash."""
+        """Bucket and prefix of the answers; the prefix ends in a slash."""
         bucket, _, prefix = self.output.removeprefix("gs://").partition("/")
         return bucket, prefix.strip("/") + "/"
 

@@ -90,7 +90,7 @@ class BatchJob:
         *,
         same: Mapping[str, object] | None = None,
     ) -> BatchJob:
-        """Check the request before anything is loaded or written.
+        """Return a checked job; nothing is loaded or written.
 
         Args:
             bundle: its folder.

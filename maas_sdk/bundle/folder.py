@@ -169,7 +169,7 @@ def _open_once(folder: Path, trusted_keys: TrustedKeys, decryption_key: str | No
 
 
 def _walk(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
-    """Return paths and sizes of all files below, refusing all but plain files and folders."""
+    """Yield paths and sizes of all files below, refusing all but plain files and folders."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):

@@ -61,7 +61,7 @@ class StateBucket:
 
     @property
     def block(self) -> str:
-        """Return the backend block that Terraform reads."""
+        """Backend block that Terraform reads."""
         return (
             "# Written by maas deploy --state-bucket.\n"
             'terraform {\n  backend "gcs" {\n'

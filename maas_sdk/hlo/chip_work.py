@@ -220,7 +220,7 @@ def _meetings(
 
 
 def _traffic(module: HloModule, computation: Computation, instruction: Instruction) -> int:
-    """Bytes of main memory that one run reads and writes."""
+    """Return bytes of main memory that one run reads and writes."""
     if instruction.opcode in _BESIDE:
         # (operands, result, …): what it copies is the result, read in one place, written in other.
         shapes = array_shapes(instruction.shape)
@@ -239,7 +239,7 @@ def _traffic(module: HloModule, computation: Computation, instruction: Instructi
 def operand_reads(
     module: HloModule, computation: Computation, instruction: Instruction
 ) -> tuple[int, ...]:
-    """Bytes of main memory that one run reads of each operand."""
+    """Return bytes of main memory that one run reads of each operand."""
     body = _called(module, instruction)
     wholes = [_operand(computation, [name]) for name in instruction.operands]
     if body is None:

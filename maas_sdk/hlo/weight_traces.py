@@ -283,7 +283,7 @@ def _result(one: Instruction) -> str:
 
 
 def _arrays(shape: str, value: _Value) -> Iterator[tuple[ArrayShape, frozenset[str]]]:
-    """Return arrays of a result, each with the weights that it is made of."""
+    """Yield arrays of a result, each with the weights that it is made of."""
     if isinstance(value, tuple):
         for part, inner in zip(tuple_elements(shape), value, strict=False):
             yield from _arrays(part, inner)

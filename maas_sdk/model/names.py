@@ -93,7 +93,7 @@ def _text(key: Any) -> str:
 
 
 def _former(path: Sequence[Any]) -> Iterator[str]:
-    """Return the names that bundles and checkpoints gave until 0.1.0.
+    """Yield the names that bundles and checkpoints gave until 0.1.0.
 
     Both left out a last field ``value``, whose ever it was, and no other; checkpoints wrote "/"
     inside a key as %2F, and "%" as %25.

@@ -127,7 +127,7 @@ class ModelHost:
                 self._thread = thread
 
     def wait(self, timeout_s: float) -> None:
-        """Return when loading has ended, well or not, or ``timeout_s`` is over."""
+        """Wait until loading has ended, well or not, or ``timeout_s`` is over."""
         with self._changed:
             self._changed.wait_for(self._settled, timeout=timeout_s)
 
@@ -169,7 +169,7 @@ class ModelHost:
                     self._changed.notify_all()
 
     def check(self) -> None:
-        """Return if a call could run now. Raises as ``engine``, without waiting."""
+        """Check that a call could run now. Raises as ``engine``, without waiting."""
         if self._engine is None and self._forget_what_may_pass():
             self.start()
         self._check()

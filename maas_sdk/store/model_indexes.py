@@ -37,7 +37,7 @@ class Pointers:
         self.url = objects.url
 
     def models(self) -> list[str]:
-        """Names of models that have a pointer, sorted."""
+        """Return names of models that have a pointer, sorted."""
         found = [info.name for info in self.objects.find(_MODELS) if info.name.endswith(".json")]
         names = [name.removeprefix(_MODELS).removesuffix(".json") for name in found]
         return sorted(name for name in names if is_name(name))

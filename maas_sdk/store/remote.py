@@ -71,11 +71,11 @@ class RemoteStore:
         self._clock = clock
 
     def models(self) -> list[str]:
-        """Names of models with at least one version, sorted."""
+        """Return names of models with at least one version, sorted."""
         return self._pointers.models()
 
     def versions(self, model: str) -> list[str]:
-        """Versions of a model, ascending as numbers.
+        """Return versions of a model, ascending as numbers.
 
         Raises:
             NotFoundError: no version of the model was published; lists the models there are.

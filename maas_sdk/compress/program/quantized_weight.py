@@ -101,7 +101,7 @@ class WeightPlan:
         return self.encodings.get(self.name)
 
     def per_channel(self) -> bool:
-        """True for integer or float8 weights with one scale per output channel."""
+        """Return True for integer or float8 weights with one scale per output channel."""
         own = self.encoded()
         if own is None or own.scheme != "scaled" or "zero" in own.parts:
             return False

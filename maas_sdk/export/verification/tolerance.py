@@ -42,7 +42,7 @@ def rtol_of_dtypes(dtypes: Iterable[str]) -> float:
 
 
 def _arithmetic(jaxpr: Any) -> Iterator[str]:
-    """Return dtype names of inexact results, and of the integers that floats are rounded to."""
+    """Yield dtype names of inexact results, and of the integers that floats are rounded to."""
     for eqn in jaxpr.eqns:
         rounds = eqn.primitive.name == "convert_element_type" and any(
             "float" in _dtype(v) for v in eqn.invars

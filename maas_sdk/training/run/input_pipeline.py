@@ -138,7 +138,7 @@ def train_pipeline(
 def eval_batches(
     data: object, *, batch_size: int, host: tuple[int, int] = (0, 1)
 ) -> Iterator[HostBatch]:
-    """Return every row once, in order, in batches of one size.
+    """Yield every row once, in order, in batches of one size.
 
     Args:
         data: as for ``train_pipeline``; of a ``Split`` its held-out part. An iterable of batches is

@@ -84,7 +84,7 @@ class RunSetup:
 
     @property
     def tree(self) -> Any:
-        """Return the structure of the state, for its flat list of leaves."""
+        """Structure of the state, for its flat list of leaves."""
         return jax.tree.structure(self.state)
 
 
@@ -184,7 +184,7 @@ def set_up_run(
 def held_out_batches(
     config: TrainConfig, mesh: Mesh, eval_data: object, place: Callable[[HostBatch], Any]
 ) -> Iterator[Any]:
-    """Return the placed batches of one evaluation.
+    """Yield the placed batches of one evaluation.
 
     Raises:
         InputError: there are none.
