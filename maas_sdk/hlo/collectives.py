@@ -176,7 +176,7 @@ def _collective(
 
 
 def _longest_chain(pairs: Groups) -> int:
-    """Return devices on the longest path of data when a permutation is repeated."""
+    """Return the number of devices on the longest path of data of a repeated permutation."""
     targets = {pair[0]: pair[1] for pair in pairs}
     longest = 0
     unseen = set(targets)

@@ -58,7 +58,7 @@ class Products(ABC):
     eager: bool = False
 
     def chain(self, use: Use) -> int | None:
-        """Return the number of following operations in ``product``; None to be told them."""
+        """Return the number of following operations that ``product`` includes; None to be told."""
         return 0
 
     def followed(self, use: Use, steps: Sequence[tuple[str, Any]]) -> None:  # noqa: B027

@@ -121,7 +121,7 @@ class Order:
 
 
 def _turns(rows: Array, count: int) -> Array:
-    """Return the number of earlier occurrences of each of ``rows``, int64[R]; int64[R]."""
+    """Return for each of ``rows``, int64[R], the number of its earlier occurrences, int64[R]."""
     if np.bincount(rows, minlength=count).max() <= 1:
         return np.zeros_like(rows)
     # Sorted by row, equal ones stay in the order in which they came.
