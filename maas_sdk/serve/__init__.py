@@ -1,4 +1,4 @@
-"""The service's outside: calls over HTTP → engine runs → answers.
+"""Serving of bundles: calls over HTTP → engine runs → answers.
 
     from maas_sdk.serve import serve
 

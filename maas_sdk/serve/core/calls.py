@@ -1,4 +1,4 @@
-"""The calls of one request → their answers, in order; small calls of a program run as one batch.
+"""The calls of one request → their answers, in order; small calls of a program are batched.
 
 A thousand calls of one row cost a thousand runs; put together they cost a few. So calls
 of a program whose rows are independent are concatenated up to its largest bucket, run once, and the
@@ -34,7 +34,7 @@ _SERVING_DEFAULT: Final = "serving_default"
 
 
 def find_program(manifest: Manifest, name: str | None) -> str:
-    """The name of the program that a call means.
+    """Return the name of the program that a call goes to.
 
     Args:
         manifest: of the model.
@@ -57,7 +57,7 @@ def find_program(manifest: Manifest, name: str | None) -> str:
 
 
 def late_failure(call: Call, elapsed_s: float) -> Failure:
-    """What a caller is told whose time was up before the call was started."""
+    """Return the failure of a call whose deadline passed before it was started."""
     error = DeadlineError(
         f"the call's timeout of {call.timeout_s:g} s had passed {elapsed_s:.3g} s after it "
         "arrived; it was not started"
@@ -111,7 +111,7 @@ def _answer_one(
 
 
 def _log_foreign(error: Exception, program: str) -> None:
-    """Callers are told little of an error that nobody meant; the log has it whole."""
+    """Log an unexpected error in full, since callers are told little of it."""
     if not isinstance(error, MaasError):
         log("ERROR", f"program {program} failed: {error}", error=error)
 
@@ -121,7 +121,7 @@ def _plan(
     calls: Sequence[Call | Failure],
     answers: list[Result | Failure | None],
 ) -> list[_Batch]:
-    """Calls → batches; a call that does not fit its program gets its failure here."""
+    """Group calls into batches; a call that does not fit its program gets its failure here."""
     batches: list[_Batch] = []
     open_batches: dict[str, _Batch] = {}
     # Calls alike are checked once: program, then name, dtype and shape of each input.
@@ -161,7 +161,7 @@ def _by_priority(calls: Sequence[Call | Failure]) -> list[int]:
 
 
 def _joins(program: Program) -> bool:
-    """Whether batches of this program may be concatenated and its outputs split."""
+    """Return True when batches of this program may be concatenated and its outputs split."""
     specs = (*program.signature.inputs.values(), *program.signature.outputs.values())
     return program.row_independent and all(spec.shape[:1] == (None,) for spec in specs)
 

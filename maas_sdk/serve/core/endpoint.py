@@ -44,7 +44,7 @@ _BEGAN_S: Final = time.monotonic()
 
 
 class Endpoint:
-    """Serves one or more models. Thread-safe: ``handle`` runs in as many threads as there are."""
+    """Endpoint of one or more models. Thread-safe: ``handle`` may run in many threads."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Endpoint:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Nothing is loaded.
+        """Set up the endpoint without loading anything.
 
         Args:
             hosts: the models. Of several, each has its name and no two the same.
@@ -76,12 +76,12 @@ class Endpoint:
             )
 
     def start(self) -> None:
-        """Begin to load every model."""
+        """Start to load every model."""
         for host in self.hosts:
             host.start()
 
     def drain(self, timeout_s: float) -> bool:
-        """Drain every model within one bound; whether all calls ended in time."""
+        """Drain every model within one bound; return True if all calls ended in time."""
         end = self._clock() + timeout_s
         ended = [host.drain(max(0.0, end - self._clock())) for host in self.hosts]
         return all(ended)
