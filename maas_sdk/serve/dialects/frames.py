@@ -34,7 +34,7 @@ class FrameBody:
         )
 
     def calls(self, signatures: Signatures) -> tuple[Calls, WriteAnswers]:
-        """Calls of the frame, and the function that writes a frame of their answers."""
+        """Return the calls of the frame, and the function that writes a frame of their answers."""
         return self._calls, _write
 
 

@@ -1,4 +1,4 @@
-"""What a dialect is: how calls are written in a request's body, and answers in a response's.
+"""Interface of a dialect: a way to write calls in a request's body, and answers in a response's.
 
 A dialect is one module of this folder with the two functions of ``Dialect``, and a row in the table
 of the folder's ``__init__``. This file is imported for types alone.
@@ -35,7 +35,7 @@ class PredictBody(Protocol):
         """Seconds after which none of its calls wants an answer any more; infinite: never."""
 
     def calls(self, signatures: Signatures) -> tuple[Calls, WriteAnswers]:
-        """Calls of the request, and the function that writes their answers.
+        """Return the calls of the request, and the function that writes their answers.
 
         Raises:
             MaasError: the request as a whole cannot be read.
