@@ -49,6 +49,7 @@ def test_folder_holds_what_runs(bundle: Path, tmp_path: Path) -> None:
         "__init__.py",
         "bundle",
         "errors.py",
+        "faces.py",
         "serve",
         "store",
         "tensors.py",

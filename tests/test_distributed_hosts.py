@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maas_sdk.distributed.hosts import ENVIRONMENT, Here, Hosts, join
+from maas_sdk.distributed.hosts import ENVIRONMENT, Hosts, ProcessInfo, join
 from maas_sdk.distributed.launcher import LOST_EXIT_CODE, _free_port, launch
 from maas_sdk.errors import ConfigError, ModelError
 
@@ -197,17 +197,17 @@ def test_without_others_nothing_is_joined(monkeypatch: pytest.MonkeyPatch) -> No
     for name in ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     with join() as here:
-        assert here == Here(index=0, count=1)
+        assert here == ProcessInfo(index=0, count=1)
         assert here.is_first
         assert here.rows(7) == slice(0, 7)
 
 
 def test_rows_are_shared_out_in_order() -> None:
     """Every row once; a batch that cannot be shared evenly is refused."""
-    parts = [Here(index=i, count=3).rows(12) for i in range(3)]
+    parts = [ProcessInfo(index=i, count=3).rows(12) for i in range(3)]
     assert parts == [slice(0, 4), slice(4, 8), slice(8, 12)]
     with pytest.raises(ConfigError, match="batch_size 13 cannot be shared evenly by 3 processes"):
-        Here(index=0, count=3).rows(13)
+        ProcessInfo(index=0, count=3).rows(13)
 
 
 def test_the_environment_names_the_others() -> None:

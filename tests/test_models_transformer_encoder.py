@@ -126,6 +126,10 @@ def test_misfits_are_told() -> None:
         answers(np.zeros((1, 17), np.int32))
     with pytest.raises(InputError, match=r"integers of shape \[B, T\], got float32\[1, 3\]"):
         answers(np.zeros((1, 3), np.float32))
+    model = Encoder(EncoderConfig(**TINY, pad_token=0), rngs=nnx.Rngs(0))
+    model.layers = nnx.LayerNorm(8, rngs=nnx.Rngs(0))
+    with pytest.raises(InputError, match="in place of the blocks take none"):
+        model(TOKENS)
     with pytest.raises(ConfigError, match="features 8 cannot be divided into 3 heads"):
         EncoderConfig(**{**TINY, "heads": 3})
     with pytest.raises(ConfigError, match="task: expected one of classify, fill, got 'embed'"):

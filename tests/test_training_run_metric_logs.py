@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from maas_sdk.errors import ConfigError
+from maas_sdk.errors import DependencyError
 from maas_sdk.training.hooks import EvalRecord, Record, Skipped, Started, StepRecord
 from maas_sdk.training.run.metric_logs import JSON_LINES, log_files, scalars
 
@@ -109,7 +109,7 @@ def test_an_absent_tensorboardx_is_told_with_the_line_that_mends_it(
     """The run does not begin; JSON lines alone need nothing."""
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with (
-        pytest.raises(ConfigError, match=r"pip install 'maas-sdk\[tensorboard\]'"),
+        pytest.raises(DependencyError, match=r"pip install 'maas-sdk\[tensorboard\]'"),
         log_files(tmp_path, tensorboard=True),
     ):
         pass

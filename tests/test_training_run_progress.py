@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from maas_sdk.errors import ConfigError
+from maas_sdk.errors import DependencyError
 from maas_sdk.training.hooks import EvalRecord, Skipped, Started, StepRecord
 from maas_sdk.training.run.progress import progress_bar
 
@@ -47,7 +47,7 @@ def test_an_absent_rich_is_told_only_to_who_asked(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setitem(sys.modules, "rich", None)
     with (
-        pytest.raises(ConfigError, match=r"pip install 'maas-sdk\[cli\]'"),
+        pytest.raises(DependencyError, match=r"pip install 'maas-sdk\[cli\]'"),
         progress_bar(True, file=io.StringIO()),
     ):
         pass

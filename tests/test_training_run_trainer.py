@@ -17,7 +17,7 @@ import pytest
 from flax import linen, nnx
 
 from maas_sdk.demo.digits import load_split
-from maas_sdk.errors import ConfigError, InputError, NotFoundError
+from maas_sdk.errors import ConfigError, InputError, MachineError, NotFoundError
 from maas_sdk.models.convnet import ConvNet
 from maas_sdk.training.checkpoints.manager import CheckpointConfig
 from maas_sdk.training.data import Examples, Split
@@ -430,7 +430,7 @@ class Hungry(nnx.Module):
 
 def test_out_of_memory_is_told_by_kind_with_what_would_fit() -> None:
     """XLA's refusal comes back with weights, optimizer, batch and the rest, and a remedy."""
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(MachineError) as caught:
         Trainer(TrainConfig(steps=1, mesh=ONE)).fit(Hungry(nnx.Rngs(0)), load_split())
     said = str(caught.value)
     assert "out of memory: a step of 64 rows needs" in said

@@ -1,7 +1,7 @@
 """``AsyncClient``: the session's steps over an ``httpx.AsyncClient``, on asyncio.
 
-asyncio is imported where it is used: whoever gets there runs an event loop and has it loaded,
-while a program that only takes ``Client`` from the package does not pay for it.
+asyncio is imported where it is used: a caller there runs an event loop and has loaded it already,
+while a program that only uses ``Client`` does not pay for it.
 """
 
 from __future__ import annotations

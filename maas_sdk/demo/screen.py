@@ -1,4 +1,4 @@
-"""The demo in the terminal: a bar for the stage that runs, a line for each that is finished."""
+"""Terminal display of the demo: a bar for the running stage, a line for each finished one."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Screen:
 
 
 def table(result: DemoResult) -> Table:
-    """Everything in one table, the checks at the end."""
+    """Return everything in one table, the checks at the end."""
     shown = Table(title="maas demo", title_justify="left", title_style="bold", show_header=False)
     shown.add_column(style="dim")
     shown.add_column()

@@ -5,9 +5,8 @@ process runs the same program: ``jax.devices()`` are those of all of them, array
 each process feeds the rows that are its own. On CPUs the collectives go through gloo.
 
 The rule it keeps: no process is left behind. When one is killed, fails or falls silent, every other
-one ends within ``lost_after_s`` and a few seconds, with a sentence that names the one and exit code
-``LOST_EXIT_CODE``; and as a training run is restartable, starting all again goes on from its last
-checkpoint.
+one ends within ``lost_after_s`` and a few seconds, with a sentence that names it and exit code
+``LOST_EXIT_CODE``. A training run that is started again goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from maas_sdk.distributed.launcher import LOST_EXIT_CODE
 from maas_sdk.distributed.watchdog import Lost, Watchdog
 from maas_sdk.errors import ConfigError, MachineError
 
-__all__ = ["ENVIRONMENT", "LOST_EXIT_CODE", "Here", "Hosts", "join"]
+__all__ = ["ENVIRONMENT", "LOST_EXIT_CODE", "Hosts", "ProcessInfo", "join"]
 
 # Variable → what it says. The launcher sets them; so may a job script.
 ENVIRONMENT: Final[Mapping[str, str]] = {
@@ -108,7 +107,7 @@ class Hosts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Here:
+class ProcessInfo:
     """Index of this process in the run."""
 
     index: int
@@ -138,7 +137,7 @@ class Here:
 
 
 @contextlib.contextmanager
-def join(hosts: Hosts | None = None) -> Iterator[Here]:
+def join(hosts: Hosts | None = None) -> Iterator[ProcessInfo]:
     """Take part in a run for the length of a ``with`` block.
 
     It must come before anything else that uses a device. Without ``hosts``, and with none in the
@@ -148,13 +147,14 @@ def join(hosts: Hosts | None = None) -> Iterator[Here]:
         hosts: None asks ``Hosts.from_environment``.
 
     Raises:
-        ConfigError: jax has begun already, or not all processes came in time; with which.
+        ConfigError: jax has begun already.
+        MachineError: not all processes came in time; with which.
     """
     hosts = Hosts.from_environment() if hosts is None else hosts
     if hosts is None:
-        yield Here(index=0, count=1)
+        yield ProcessInfo(index=0, count=1)
         return
-    here = Here(index=hosts.process_id, count=hosts.process_count)
+    here = ProcessInfo(index=hosts.process_id, count=hosts.process_count)
     watchdog = Watchdog(
         hosts.watch_address,
         process_id=hosts.process_id,
@@ -193,7 +193,9 @@ def _initialize(hosts: Hosts, left_s: float) -> None:
             shutdown_timeout_seconds=max(1, round(hosts.leave_timeout_s)),
         )
     except RuntimeError as error:
-        raise MachineError(
+        # XLA's own error is of the network; a plain one says that jax was used too early.
+        of_network = isinstance(error, jax.errors.JaxRuntimeError)
+        raise (MachineError if of_network else ConfigError)(
             f"process {hosts.process_id} of {hosts.process_count} cannot join "
             f"{hosts.coordinator}: {error}"
         ) from error
@@ -210,7 +212,7 @@ def _fail(watchdog: Watchdog, failure: str, code: object) -> None:
         atexit.register(_exit, code if isinstance(code, int) else 1)
 
 
-def _end(here: Here, lost: Lost) -> None:
+def _end(here: ProcessInfo, lost: Lost) -> None:
     """End this process from the watchdog's thread, whatever its program waits for."""
     message = (
         f"maas_sdk: process {lost.process_id} of {here.count} is gone: {lost.reason}. "

@@ -7,13 +7,13 @@ killed process only when its time is over. So beside jax, each process holds one
 the first one:
 
 - a process that is killed has its connections closed by its system: the others know at once;
-- a machine that is gone, or a process that stands still, is silent: known after ``lost_after_s``;
-- a process that fails says what it failed of before it goes.
+- a lost machine, or a process that hangs, is silent: known after ``lost_after_s``;
+- a process that fails sends its error before it ends.
 
 The first process passes news on to the others. A message is one line of JSON.
 
-The rule it keeps: every process learns of a loss, or of the first process' own end, and is told
-once, in a thread of its own, so that it does not matter what the program waits for.
+The rule it keeps: every process learns of a loss, or of the first process' own end, once and in a
+separate thread, so that it does not matter what the program waits for.
 """
 
 from __future__ import annotations

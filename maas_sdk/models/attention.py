@@ -141,7 +141,7 @@ class FeedForward(nnx.Module):
         self.activation_name = activation_name
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """float[B, T, D] → float[B, T, D], each position by itself."""
+        """Map float[B, T, D] → float[B, T, D], each position independently."""
         act = activation(self.activation_name)
         if self.gate is None:
             return self.down(act(self.up(x)))

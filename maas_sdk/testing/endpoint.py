@@ -11,7 +11,8 @@ import httpx
 
 from maas_sdk.client import Client
 from maas_sdk.runtime import load
-from maas_sdk.serve.core.endpoint import Endpoint, EndpointLimits
+from maas_sdk.serve.core.endpoint import Endpoint
+from maas_sdk.serve.core.limits import EndpointLimits
 from maas_sdk.serve.core.messages import Request
 from maas_sdk.serve.host import ModelHost
 

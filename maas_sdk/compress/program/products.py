@@ -47,7 +47,7 @@ from maas_sdk.compress.program.alignment import (
 from maas_sdk.compress.program.blockwise import PIECE_NBYTES, by_piece, rows_of
 from maas_sdk.compress.program.convolution import convolve
 from maas_sdk.compress.program.quantized_weight import WeightPlan, whole_encodings
-from maas_sdk.compress.program.schedule_after import waiting
+from maas_sdk.compress.program.schedule_after import schedule_after
 from maas_sdk.compress.program.traced_weight import Weight
 from maas_sdk.compress.program.weight_uses import Products, Use
 
@@ -97,7 +97,7 @@ class Quantized(Products):
         if use.kind == "lookup":
             return self._lookup(plan, use, other)
         if use.out_axes != plan.layout.out_axes:
-            parts = waiting(use.weight.parts, other)
+            parts = schedule_after(use.weight.parts, other)
             use = replace(use, weight=replace(use.weight, parts=parts))
             return bound(use, other, self._float(use))
         smooth = self._role(use.weight, "smooth")
@@ -152,7 +152,7 @@ class Quantized(Products):
         rows = rows_of(plan.encodings, parts, plan.encodings[plan.name].shape[0])
         apart = rows is not None and changes and turns(use, other) and order[0] in use.out_axes
         if rows is None or not apart or rows.nbytes <= PIECE_NBYTES:
-            parts = waiting(parts, other)
+            parts = schedule_after(parts, other)
             return bound(use, other, decoded(plan.encodings, parts), **changes)
 
         def multiply(encodings: Mapping[str, Encoding], parts: Mapping[str, Any]) -> Any:

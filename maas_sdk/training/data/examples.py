@@ -27,7 +27,7 @@ __all__ = [
     "check_finite",
     "class_labels",
     "finite_rows",
-    "pieces",
+    "row_chunks",
 ]
 
 # "inputs" [B, …], "labels" [B, …], and what else a source has; every array has B rows.
@@ -155,7 +155,7 @@ def check_finite(source: Source) -> None:
     Raises:
         InputError: an input is NaN or infinite; the message says the first row that has one.
     """
-    for start, inputs in pieces(source):
+    for start, inputs in row_chunks(source):
         finite_rows(inputs, first_row=start)
 
 
@@ -181,7 +181,7 @@ def finite_rows(inputs: Array, *, first_row: int, where: str = "inputs") -> Arra
     return inputs
 
 
-def pieces(source: Source) -> Iterator[tuple[int, Array]]:
+def row_chunks(source: Source) -> Iterator[tuple[int, Array]]:
     """Yield (number of the first row, inputs [B, …]) of all rows in order, a few MiB at a time.
 
     Views where the data is in memory.

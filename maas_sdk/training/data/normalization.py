@@ -1,7 +1,7 @@
 """Normalization of inputs by statistics of the training data.
 
-The rule it keeps: statistics are taken from what is learnt from, never from what is judged by: a
-``Split`` gives its training part alone. They are accumulated in float64, a piece of the data at a
+The rule it keeps: statistics are taken from training data, never from held-out data: of a ``Split``
+only the training part is used. They are accumulated in float64, a piece of the data at a
 time, so they are right for data of any size, and kept in float32, in which they are applied:
 ``(inputs − offset) / scale``, the very formula of ``Preprocessed``, which takes them into the
 bundle.
@@ -20,7 +20,7 @@ import numpy as np
 
 from maas_sdk.errors import ConfigError, InputError
 from maas_sdk.tensors import Array
-from maas_sdk.training.data.examples import Examples, Split, finite_rows, pieces
+from maas_sdk.training.data.examples import Examples, Split, finite_rows, row_chunks
 from maas_sdk.training.data.rows import as_source
 
 __all__ = ["KINDS", "OVER", "Normalization", "check_row_shape", "normalized"]
@@ -81,7 +81,7 @@ class Normalization:
             lambda one, other: one.merge(other),
             (
                 KINDS[kind].of(_flat(finite_rows(inputs, first_row=start), over))
-                for start, inputs in pieces(source)
+                for start, inputs in row_chunks(source)
             ),
         )
         offset, scale = found.finish()

@@ -1,7 +1,7 @@
 """Metric logs of a run: JSON lines for programs, TensorBoard events for people.
 
 The rule it keeps: both files have the same scalars under the same names (MaxText's), one point per
-step at most; a run that is taken up at step n writes over what was written behind n. Only the first
+step at most; a run that is resumed at step n overwrites the records after n. Only the first
 of several processes writes.
 """
 
@@ -85,7 +85,7 @@ class TensorBoard:
     """A hook that writes an event file, for ``tensorboard --logdir <folder>``.
 
     Raises:
-        ConfigError: tensorboardX is not installed.
+        DependencyError: tensorboardX is not installed.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -129,7 +129,7 @@ def log_files(folder: Path | str | None, *, tensorboard: bool) -> Iterator[tuple
         tensorboard: whether an event file too.
 
     Raises:
-        ConfigError: tensorboardX is wanted and not installed.
+        DependencyError: tensorboardX is wanted and not installed.
     """
     with ExitStack() as stack:
         hooks: list[Hook] = []

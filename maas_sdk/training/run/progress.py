@@ -1,7 +1,7 @@
 """Progress bar of a run on the terminal: steps, loss, rows per second, time left.
 
-The rule it keeps: it is a hook like any other, draws on stderr only, and draws nothing unless it is
-asked to or stderr is a terminal; lines that others print go above it.
+The rule it keeps: the bar is a hook like any other, draws on stderr only, and draws nothing unless
+it is requested or stderr is a terminal; lines that others print go above it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def progress_bar(show: bool | None, *, file: TextIO | None = None) -> Iterator[t
         file: where to draw; None is stderr.
 
     Raises:
-        ConfigError: True, and rich is not installed.
+        DependencyError: True, and rich is not installed.
     """
     file = sys.stderr if file is None else file
     if show is False or (show is None and not file.isatty()) or jax.process_index():

@@ -1,8 +1,8 @@
-"""Set a run up: model, data and configuration become a state on a mesh and compiled programs.
+"""Setup of a run: model, data and configuration → a state on a mesh and compiled programs.
 
 Everything that can be wrong is found here, before the first step: data that does not fit the mesh,
-labels that the model has no output for, a step that does not fit the memory. What comes out has
-been traced and compiled once, and holds nothing of the caller's that a step donates.
+labels that the model has no output for, a step that does not fit the memory. The result has been
+traced and compiled once, and shares no array with the caller that a step donates.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ __all__ = ["RunSetup", "held_out_batches", "memory_error", "nonfinite_step", "se
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSetup:
-    """Everything that a loop needs, and what its results are read with."""
+    """Everything that a loop needs, and that its results are read with."""
 
     mesh: Mesh
     # How the weights lie on it; what could not be done as asked is in its warnings.
@@ -71,7 +71,7 @@ class RunSetup:
     # The structure that is trained, as the policy has it.
     graphdef: nnx.GraphDef[Any]
     objective: Objective
-    feed: InputPipeline
+    pipeline: InputPipeline
     length: RunLength
     train: TrainProgram
     evaluate: EvalProgram | None
@@ -84,7 +84,7 @@ class RunSetup:
 
     @property
     def tree(self) -> Any:
-        """The structure of the state, for its flat list of leaves."""
+        """Structure of the state, for its flat list of leaves."""
         return jax.tree.structure(self.state)
 
 
@@ -99,9 +99,9 @@ def set_up_run(
     """Set a run up; ``model`` stays as it is.
 
     Raises:
-        ConfigError: the data does not fit the mesh, the configuration the data, or the step the
-            memory.
+        ConfigError: the data does not fit the mesh, or the configuration the data.
         InputError: labels that the model has no output for; data that is none.
+        MachineError: the step does not fit the memory.
     """
     if isinstance(model, linen.Module):
         raise ConfigError(
@@ -110,8 +110,8 @@ def set_up_run(
         )
     mesh = mesh_of(config)
     host = host_part(mesh)
-    feed = train_pipeline(train_data, batch_size=config.batch_size, seed=config.seed, host=host)
-    length = _run_length(config, feed)
+    pipeline = train_pipeline(train_data, batch_size=config.batch_size, seed=config.seed, host=host)
+    length = _run_length(config, pipeline)
     if eval_data is None and isinstance(train_data, Split):
         eval_data = train_data.test
     # Filled while the step is traced: before that the width of the model's output is not known.
@@ -126,14 +126,14 @@ def set_up_run(
     plain, eval_graph, own = _train_and_eval_modes(model, config, mesh)
     parts: Any = nnx.split(own, nnx.Param, ...)
     graphdef, params, rest = parts
-    checked = _CheckedPlacement(batch_placer(mesh), watch=widths, known=feed.labels is not None)
+    checked = _CheckedPlacement(batch_placer(mesh), watch=widths, known=pipeline.labels is not None)
     state: TrainState | None = None
     first: Any = None
     try:
         state, layout = placed_state(config, mesh, params, rest, optimizer)
         # The first batch gives the shapes to compile for. It is kept and trained on: data that can
         # be gone through only once must not lose it.
-        first = checked.place_first(_first_batch(feed, length, hosts=host[1]))
+        first = checked.place_first(_first_batch(pipeline, length, hosts=host[1]))
         train = compile_train(
             make_train_step(
                 graphdef,
@@ -148,7 +148,7 @@ def set_up_run(
             first,
             mesh,
             # Between tracing and compiling: wrong labels are told at once, not after minutes.
-            traced=lambda: checked.check_all(feed, eval_data),
+            traced=lambda: checked.check_all(pipeline, eval_data),
         )
         evaluate = None
         if eval_data is not None:
@@ -171,7 +171,7 @@ def set_up_run(
         plain=plain,
         graphdef=graphdef,
         objective=chosen,
-        feed=feed,
+        pipeline=pipeline,
         length=length,
         train=train,
         evaluate=evaluate,
@@ -184,7 +184,7 @@ def set_up_run(
 def held_out_batches(
     config: TrainConfig, mesh: Mesh, eval_data: object, place: Callable[[HostBatch], Any]
 ) -> Iterator[Any]:
-    """Return the placed batches of one evaluation.
+    """Yield the placed batches of one evaluation.
 
     Raises:
         InputError: there are none.
@@ -241,7 +241,7 @@ def nonfinite_step(config: TrainConfig, run: RunSetup) -> Callable[[int, Any, An
 
 
 class _CheckedPlacement:
-    """Places batches; from the moment that the model's width is known, looks at their labels."""
+    """Places batches; checks their labels as soon as the model's width is known."""
 
     def __init__(self, place: Callable[[HostBatch], Any], *, watch: list[int], known: bool) -> None:
         self._place = place
@@ -260,11 +260,11 @@ class _CheckedPlacement:
         self._first = batch
         return self._place(batch)
 
-    def check_all(self, feed: InputPipeline, eval_data: object) -> None:
+    def check_all(self, pipeline: InputPipeline, eval_data: object) -> None:
         """Look at every label that is in memory."""
         if not self._widths:
             return
-        known = self._first["labels"] if feed.labels is None else feed.labels
+        known = self._first["labels"] if pipeline.labels is None else pipeline.labels
         check_labels(np.asarray(known), self._widths[0], where="training labels")
         labels = getattr(eval_data, "labels", None)
         if labels is not None:
@@ -286,7 +286,7 @@ def _objective(config: TrainConfig, widths: list[int]) -> Objective:
 def _train_and_eval_modes(
     model: nnx.Module, config: TrainConfig, mesh: Mesh
 ) -> tuple[nnx.GraphDef[Any], nnx.GraphDef[Any], nnx.Module]:
-    """The plain structure for evaluation, that of the run, and a module to train.
+    """Return the structures for evaluation and for training, and a module to train.
 
     All are of a copy of the module over the same arrays: its modes are set, the caller's stay.
     """
@@ -315,21 +315,21 @@ def _check_early_stopping(config: TrainConfig, evaluate: EvalProgram | None) -> 
         )
 
 
-def _run_length(config: TrainConfig, feed: InputPipeline) -> RunLength:
-    steps = config.total_steps(feed.steps_per_epoch)
+def _run_length(config: TrainConfig, pipeline: InputPipeline) -> RunLength:
+    steps = config.total_steps(pipeline.steps_per_epoch)
     # Data without epochs has no natural place for an evaluation but the end.
     return RunLength(
         steps=steps,
-        eval_every=config.eval_every or feed.steps_per_epoch or steps,
+        eval_every=config.eval_every or pipeline.steps_per_epoch or steps,
         log_every=config.log_every,
         batch_size=config.batch_size,
-        steps_per_epoch=feed.steps_per_epoch,
+        steps_per_epoch=pipeline.steps_per_epoch,
     )
 
 
-def _first_batch(feed: InputPipeline, length: RunLength, *, hosts: int) -> HostBatch:
+def _first_batch(pipeline: InputPipeline, length: RunLength, *, hosts: int) -> HostBatch:
     try:
-        batch = next(feed.batches)
+        batch = next(pipeline.batches)
     except StopIteration:
         raise InputError(
             f"the training data has no batch, and {length.steps} steps are to be taken"

@@ -3,7 +3,7 @@
     result = Trainer(TrainConfig(epochs=5, precision="bf16")).fit(model, split)
 
 The rule it keeps: the same model, data and configuration give the same weights, bit for bit, in
-any process on the same kind of machine and mesh, however often the run was stopped and taken up.
+any process on the same kind of machine and mesh, however often the run was stopped and resumed.
 Everything that happens in between is a function of its own that can be used alone: the step
 (``step``), its batches (``input_pipeline``), its programs (``compiled_steps``), the loop
 (``loop``). ``setup.set_up_run`` puts them together and ``fit`` lets them run.
@@ -92,10 +92,11 @@ class Trainer:
                 on an empty folder, None takes it up where there is one.
 
         Raises:
-            ConfigError: settings that contradict the data, the mesh, the memory or a checkpoint,
-                which must be of a run with the same configuration (``checkpointing.settings_of``).
+            ConfigError: settings that contradict the data, the mesh or a checkpoint, which must be
+                of a run with the same configuration (``checkpointing.settings_of``).
             InputError: data that ends early or that the model cannot learn from; a loss that is not
                 finite, with the layer where that began.
+            MachineError: a step needs more memory than a device has; with what would fit.
             NotFoundError: ``resume=True`` without a checkpoint.
         """
         began = time.perf_counter()
@@ -149,7 +150,7 @@ class _PlacedBatches:
 
     def __init__(self, run: RunSetup, ahead: int) -> None:
         self._first = [run.first]
-        source: Any = run.feed.batches
+        source: Any = run.pipeline.batches
         self._close: Callable[[], object] = getattr(source, "close", lambda: None)
         self._place: Callable[[Any], Any] = run.place
         if ahead:
@@ -165,18 +166,18 @@ class _PlacedBatches:
         return self._first.pop() if self._first else self._place(next(self._source))
 
     def position(self) -> Any:
-        """Behind the batch that was handed out last."""
+        """Return the position after the last batch handed out."""
         return self._source.get_state()
 
     def go_to(self, position: Any) -> None:
-        """Go to a position; None stays."""
+        """Set the position; None keeps it."""
         if position is not None:
             # It is of the data's beginning; a run that goes on has been past it.
             self._first.clear()
             self._source.set_state(position)
 
     def close(self) -> None:
-        """End what reads."""
+        """Stop reading."""
         self._close()
 
 
@@ -245,7 +246,7 @@ def _best(loop: Loop) -> EvalRecord:
 
 
 def _trained_model(run: RunSetup, loop: Loop) -> nnx.Module:
-    """The trained module, its arrays gathered from the mesh onto the first device."""
+    """Return the trained module, its arrays gathered from the mesh onto the first device."""
     leaves = loop.leaves
     # Until an evaluation counts (NaN never does) ``loop.best`` holds the initial weights, which
     # nobody trained for: then the last ones are handed out.
