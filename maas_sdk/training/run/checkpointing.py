@@ -45,7 +45,7 @@ class RunCheckpoints:
             checkpoints: where to.
             tree: the structure of the state whose leaves are saved.
             position: in the data, JSON-able.
-            settings: what must be the same when the run is taken up.
+            settings: what must be the same when the run is resumed.
         """
         self._checkpoints = checkpoints
         self._tree = tree
@@ -78,8 +78,8 @@ def settings_of(
 ) -> dict[str, Any]:
     """Settings that a resumed run must share with the one that was saved, JSON-able.
 
-    It is what decides the weights after a step. How often is judged and saved, when to stop early
-    and the mesh may change. Functions are known by their names alone.
+    It is what decides the weights after a step. How often a run evaluates and saves, when it stops
+    early and its mesh may change. Functions are known by their names alone.
 
     Args:
         config: of the run.
@@ -140,7 +140,7 @@ def saved_tree(tree: Any, leaves: Leaves, best: Leaves | None) -> dict[str, Any]
 
 
 def check_resume(checkpoints: Checkpoints, wanted: bool | None) -> None:
-    """Find out, before anything is compiled, whether a run may be taken up or begun.
+    """Find out, before anything is compiled, whether a run may be resumed or begun.
 
     Args:
         checkpoints: of the run.

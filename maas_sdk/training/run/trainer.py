@@ -3,7 +3,7 @@
     result = Trainer(TrainConfig(epochs=5, precision="bf16")).fit(model, split)
 
 The rule it keeps: the same model, data and configuration give the same weights, bit for bit, in
-any process on the same kind of machine and mesh, however often the run was stopped and taken up.
+any process on the same kind of machine and mesh, however often the run was stopped and resumed.
 Everything that happens in between is a function of its own that can be used alone: the step
 (``step``), its batches (``input_pipeline``), its programs (``compiled_steps``), the loop
 (``loop``). ``setup.set_up_run`` puts them together and ``fit`` lets them run.
