@@ -46,7 +46,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(rows: int) -> None:
-    """Export the models and write the files; in a process of its own, which imports JAX."""
+    """Export the models and write the files, in a separate process, which imports JAX."""
     import pyarrow
     import pyarrow.csv
     import pyarrow.parquet
@@ -89,7 +89,7 @@ def prepare(rows: int) -> None:
 
 
 class Bare:
-    """The executable that batch prediction runs, with nothing around it."""
+    """The bare executable that batch prediction runs."""
 
     def __init__(self, rows: int, bucket: int) -> None:
         from maas_sdk.bundle import open_bundle, open_weights
@@ -109,7 +109,7 @@ class Bare:
         self._batches = max(rows // self.bucket, 1)
 
     def rows_per_s(self) -> float:
-        """Of full batches, one behind the other."""
+        """Return rows per second of full batches, one after the other."""
         outputs = [((self.bucket, 10), np.dtype(np.float32))]
         began = time.perf_counter()
         for number in range(self._batches):
@@ -119,13 +119,13 @@ class Bare:
 
 
 def fastest(rows: int) -> Bare:
-    """The bare executable of the batch size with most rows per second: the best of three looks."""
+    """Return the bare executable of the fastest batch size: the best of three measurements."""
     found = [Bare(rows, bucket) for bucket in BUCKETS]
     return max(found, key=lambda bare: max(bare.rows_per_s() for _ in range(3)))
 
 
 def predict(name: str, format: str, rows: int, bucket: int) -> float:
-    """Rows per second of one file of so many rows."""
+    """Return rows per second of one file of so many rows."""
     from maas_sdk.batch import BatchConfig, predict_files
 
     out = FOLDER / "out"
@@ -139,7 +139,7 @@ def predict(name: str, format: str, rows: int, bucket: int) -> float:
 
 
 def memory(rows: int) -> None:
-    """Answer many small rows, and print what the process held on the way as JSON."""
+    """Answer many small rows, and print the process's memory on the way as JSON."""
     from maas_sdk.batch import BatchConfig, predict_files
 
     path, piece = FOLDER / "small.npy", 1_000_000
@@ -188,7 +188,7 @@ def memory(rows: int) -> None:
 
 
 def child(*words: object) -> str:
-    """What this file prints in another process."""
+    """Return the output of this file in another process."""
     done = subprocess.run(
         [sys.executable, __file__, *map(str, words)], check=True, stdout=subprocess.PIPE, text=True
     )

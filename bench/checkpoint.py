@@ -1,4 +1,4 @@
-"""How long a training loop stands still for a checkpoint of 1 GB, and how fast it is on the disk.
+"""Stall of a training loop for a checkpoint of 1 GB, and time until it is on the disk.
 
 The model is a stack of 20 dense layers of 2048 × 2048 under Adam: 84 million parameters, whose
 state in float32 (weights and two moments) is 1.0 GB. Its step is a jitted function that donates
@@ -49,7 +49,7 @@ STEPS = 3
 
 
 def make_step(width: int, layers: int, rows: int) -> tuple[Any, Any, Any]:
-    """The step, its state, its batch."""
+    """Return the step, its state, its batch."""
     optimizer = optax.adam(1e-4)
 
     def begin(key: jax.Array) -> Any:
@@ -72,7 +72,7 @@ def make_step(width: int, layers: int, rows: int) -> tuple[Any, Any, Any]:
 
 
 class Loop:
-    """A training loop that checkpoints are taken of, in the ways that are compared."""
+    """A training loop that is checkpointed in the ways that are compared."""
 
     def __init__(self, folder: Path, *, width: int, layers: int, rows: int) -> None:
         self._folder = folder
@@ -93,7 +93,7 @@ class Loop:
         )
 
     def close(self) -> None:
-        """Let go of the folders."""
+        """Release the folders."""
         for checkpoints in self._checkpoints.values():
             checkpoints.close()
 

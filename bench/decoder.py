@@ -1,4 +1,4 @@
-"""How much of a GPU a training step uses: a decoder of about a billion parameters, in bfloat16.
+"""GPU utilization of a training step: a decoder of about a billion parameters, in bfloat16.
 
 Llama 3.2 1B from random weights on real text (the sources of Python's standard library, byte by
 byte), through the Trainer: float32 masters, bfloat16 compute, AdamW, layers scanned and computed
@@ -43,7 +43,7 @@ STEPS, LOG_EVERY = 40, 5
 
 
 def text(rows: int, length: int) -> Examples:
-    """Bytes of real text: each row's labels are its tokens, one to the left."""
+    """Return bytes of real text: each row's labels are its tokens, one to the left."""
     wanted, found = rows * length + 1, b""
     for file in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         found += file.read_bytes()

@@ -1,4 +1,4 @@
-"""How long a model takes from JAX to a sealed bundle: the demo's digits network, as the demo does.
+"""Time from a JAX model to a sealed bundle: the demo's digits network, as the demo does.
 
 Batch sizes 1, 2, 4, … 64, this machine's targets (AVX2 and, where there is AVX-512, that too),
 verified; in a fresh process each time, which is what a command line or a build would start.

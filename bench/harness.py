@@ -1,4 +1,4 @@
-"""What every benchmark shares: interleaved runs, a table, the machine in words, one way to end.
+"""Common parts of the benchmarks: interleaved runs, a table, the machine in words, the end.
 
 The rule: a figure is a ratio of two things measured in turn (A B A B …) in the same minutes on the
 same machine, over at least nine rounds, so that whatever slows the machine down slows both.
@@ -264,7 +264,7 @@ def finish(
 
 
 def in_words(about: Mapping[str, object]) -> str:
-    """What ``machine`` found, as a sentence."""
+    """Return the result of ``machine`` as a sentence."""
     versions = about["versions"]
     assert isinstance(versions, dict)
     return (

@@ -49,7 +49,7 @@ class Shape:
 
     @property
     def conv(self) -> bool:
-        """Whether it is a convolution."""
+        """True for a convolution."""
         return len(self.kernel) == 4
 
 
@@ -153,7 +153,7 @@ def timer(call: Callable[[], Any]) -> Callable[[], float]:
 
 
 def off(found: Any, right: Any, *, swapped: bool) -> float:
-    """Largest error, as a share of the largest answer."""
+    """Return the largest error, as a share of the largest answer."""
     array = np.asarray(found)
     array = array.transpose(0, 2, 3, 1) if swapped else array
     right = np.asarray(right)

@@ -1,4 +1,4 @@
-"""How long a model that learns on takes from new rows to a new bundle version: the digits network.
+"""Time from new rows to a new bundle version by online learning: the digits network.
 
     python bench/online.py [--quick] [--runs N] [--save]
 

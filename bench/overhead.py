@@ -1,4 +1,4 @@
-"""What serving adds to a call: batch-1 latency over HTTP less the raw executable's time.
+"""Overhead of serving a call: batch-1 latency over HTTP less the raw executable's time.
 
 Against the latency of a function that does nothing, both through functions-framework, both warm,
 the same request to each in turn over a kept connection. The raw executable is run in this process,
@@ -50,7 +50,7 @@ def prepare() -> None:
 
 
 class Caller:
-    """One kept connection that asks the same thing again and again."""
+    """One kept connection that sends the same request again and again."""
 
     def __init__(self, process: FunctionProcess, path: str, body: bytes, kind: str) -> None:
         status, self.first = process.first_answer(path, [body], headers={"Content-Type": kind})

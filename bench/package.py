@@ -1,4 +1,4 @@
-"""How large the digits function is, part by part, and how long from its zip to the first answer.
+"""Size of the digits function, part by part, and time from its zip to the first answer.
 
 The bundle is that of the demo's network before it is quantized, in all its batch sizes; untrained,
 since sizes and times do not depend on what it knows. "Without its dependencies" is what is

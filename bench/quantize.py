@@ -1,4 +1,4 @@
-"""What quantization costs and saves: four trained networks, every recipe, judged on rows held out.
+"""Costs and savings of quantization: four trained networks, every recipe, held-out rows.
 
     python bench/quantize.py [--models convnet,decoder] [--recipes int8,gptq] [--resume] [--save]
 

@@ -1,4 +1,4 @@
-"""The trained models that quantization is judged with: what it costs shows on trained weights only.
+"""Trained models to evaluate quantization with: its cost shows on trained weights only.
 
 Four networks of four kinds, trained here, on real data that comes with installed packages:
 
@@ -111,7 +111,7 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """How a model comes about."""
+    """Data, configuration and training of a model."""
 
     # A configuration out of ``maas_sdk.models``.
     config: Any
@@ -240,7 +240,7 @@ def _digits(size: int = 8, channels: int = 1) -> Rows:
 
 
 def _new(paragraphs: list[str], seen: set[str]) -> list[str]:
-    """Those that were not seen before, however they are wrapped and indented."""
+    """Return the paragraphs not seen before, however they are wrapped and indented."""
     found = []
     for paragraph in paragraphs:
         words = " ".join(paragraph.split())
@@ -395,7 +395,7 @@ def _tensors(model: Any) -> dict[str, Array]:
 
 
 def _key(recipe: Recipe, rows: Rows, model: Any) -> str:
-    """What the weights depend on, in sixteen hexadecimal digits."""
+    """Return a hash of everything that the weights depend on: sixteen hexadecimal digits."""
     digest = hashlib.sha256(Path(__file__).read_bytes())
     digest.update(repr((recipe.config, recipe.training)).encode())
     for array in (rows.train.inputs, rows.train.labels):

@@ -1,4 +1,4 @@
-"""How a training step scales: collectives on fake devices, and a plan for 4 to 256 TPU chips.
+"""Scaling of a training step: collectives on fake devices, and a plan for 4 to 256 TPU chips.
 
 On 1, 2, 4 and 8 fake CPU devices: what each strategy's compiled step of a small decoder sends, per
 device and step, read from its HLO. The rows grow with the devices.
@@ -46,7 +46,7 @@ ROWS, LENGTH = 2, 32  # of the small decoder, per device
 
 
 def sent(strategy: str, devices: int) -> dict[str, object]:
-    """What one device sends in a step of the small decoder, by kind of collective."""
+    """Return a device's traffic in a step of the small decoder, by kind of collective."""
     mesh = make_mesh(axes_for(strategy, devices), devices=jax.devices()[:devices])
     program = train(
         mesh,
@@ -84,7 +84,7 @@ def planned(quick: bool) -> list[StepPlan]:
 
 
 def said(one: StepPlan) -> None:
-    """A line of progress."""
+    """Print a line of progress."""
     print(f"{one.slice.name}: {one.error or one.fits}, {one.compile_s:.0f} s", file=sys.stderr)
 
 
@@ -123,7 +123,7 @@ def picture(plans: list[StepPlan]) -> str:
 
 
 def main() -> None:
-    """Count, plan, and say it."""
+    """Count, plan, and print the result."""
     asked = harness.arguments(
         __doc__,
         extend=lambda parser: parser.add_argument(

@@ -1,4 +1,4 @@
-"""What a seal costs a cold start.
+"""Cost of a seal in a cold start.
 
     python bench/seal.py [--runs N] [--save]
 

@@ -1,4 +1,4 @@
-"""How fast bundles go to a store and back: a bucket (the emulator), a folder, and plain copies.
+"""Throughput of bundles to a store and back: a bucket (the emulator), a folder, plain copies.
 
     python bench/store.py [--megabytes N] [--runs N] [--save]
 

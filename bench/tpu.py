@@ -89,7 +89,7 @@ class Compiled:
 
     @property
     def chip(self) -> Chip:
-        """What it was compiled for."""
+        """Chip that it was compiled for."""
         return parse_slice(self.request.slice).chip
 
 
@@ -127,7 +127,7 @@ def compile_for_tpu(
 
 
 def faults(traces: Mapping[str, WeightTrace]) -> tuple[Fault, ...]:
-    """What a compiled program does to its quantized weights that it should not; best is none."""
+    """Return the faults of a compiled program with its quantized weights; best is none."""
     found = []
     for name, trace in traces.items():
         wrong = [p for p in trace.products if (p.left, p.right, p.result) != ("s8", "s8", "s32")]

@@ -1,4 +1,4 @@
-"""What the Trainer costs: steps of a small convnet, against a loop by hand and against torch.
+"""Cost of the Trainer: steps of a small convnet, against a loop by hand and against torch.
 
 The demo's network (two convolutions, two dense layers, 151,306 weights) on the digits, AdamW with
 clipping, one CPU device, batches drawn anew in each epoch. Four contestants in turn:
@@ -106,7 +106,7 @@ def by_trainer(
 def by_hand(
     model: Any, data: Any, steps: int, clock: Callable[[], float] = time.perf_counter
 ) -> Callable[[], float]:
-    """The loop that somebody writes who wants nothing but speed."""
+    """Return a loop written by hand for speed alone, which gives its seconds."""
     import jax
     import optax
     from flax import nnx
@@ -224,7 +224,7 @@ def peak_mb(name: str, steps: int) -> float:
 
 
 def once(name: str, steps: int) -> None:
-    """What such a process does; prints its peak resident bytes."""
+    """Train once in a separate process, and print its peak resident bytes."""
     contestant(name, steps)()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 

@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from maas_sdk import runtime
 from maas_sdk.compress import quantize
 from maas_sdk.export import export
-from maas_sdk.models.convnet import ConvNet
+from maas_sdk.models import ConvNet
 from maas_sdk.training import Examples, TrainConfig, Trainer, stratified_split
 
 # ---- data: rows to learn from, to choose bits with, and to be judged by -----------------------

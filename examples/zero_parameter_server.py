@@ -25,7 +25,7 @@ from maas_sdk.sharding import make_mesh, place_batch
 
 
 class ZeroState(NamedTuple):
-    """What the owners hold; parameters lie flat, padded with zeros, cut into n parts."""
+    """State of the owners; parameters lie flat, padded with zeros, cut into n parts."""
 
     step: jax.Array  # int32[], whole on every device
     masters: Any

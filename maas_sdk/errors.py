@@ -1,4 +1,4 @@
-"""Every error of the package, in one family, and what each means to a caller.
+"""All errors of the package, in one family, and their meaning to a caller.
 
     MaasError
     ├── InputError               the inputs do not fit the program's signature
@@ -88,7 +88,7 @@ class MaasError(Exception):
         self.evidence = evidence
 
     def copy(self) -> Self:
-        """A new error that says the same, to raise again.
+        """Return a new error that says the same, to raise again.
 
         One that many callers raised would collect the frames of all of them.
         """
@@ -96,19 +96,19 @@ class MaasError(Exception):
 
 
 class InputError(MaasError):
-    """The inputs do not fit the program's signature: name, dtype, rank, dimension or batch."""
+    """Inputs that do not fit the program's signature: name, dtype, rank, dimension or batch."""
 
 
 class WireError(MaasError):
-    """Bytes that are not what the protocol says they are."""
+    """Bytes that break the protocol."""
 
 
 class FrameError(WireError):
-    """Not a frame of the msgpack dialect, or not a whole one."""
+    """Bytes that are not a whole frame of the msgpack dialect."""
 
 
 class TooLargeError(WireError):
-    """Over a limit on size, depth or count, found before memory was taken for it."""
+    """A size, depth or count over its limit, found before memory was taken for it."""
 
 
 class MediaTypeError(WireError):
@@ -120,59 +120,59 @@ class NotFoundError(MaasError, LookupError):
 
 
 class MethodError(MaasError):
-    """The path exists, but not with this HTTP method."""
+    """A path that exists, but not with this HTTP method."""
 
 
 class OverloadedError(MaasError):
-    """Load that the server sheds to keep its promises to the calls it has taken."""
+    """A call refused by a server under load, to keep its promises to the calls it has taken."""
 
 
 class NotReadyError(MaasError):
-    """The server is loading its model, or draining before it stops."""
+    """A server that is loading its model, or draining before it stops."""
 
 
 class DeadlineError(MaasError):
-    """The caller's time was up before an answer was there; work may not have been started."""
+    """A caller's deadline that passed before an answer; work may not have been started."""
 
 
 class ModelError(MaasError):
-    """The model itself failed, while it was loaded or while it ran."""
+    """A failure of the model itself, while it was loaded or while it ran."""
 
 
 class BundleError(MaasError):
-    """A bundle cannot be used."""
+    """A bundle that cannot be used."""
 
 
 class ManifestError(BundleError):
-    """``manifest.json`` breaks the schema, or is written in a newer one."""
+    """A ``manifest.json`` that breaks the schema, or is written in a newer one."""
 
 
 class CorruptError(BundleError):
-    """A file of the bundle is missing, added, cut or changed since it was sealed."""
+    """A file of the bundle that is missing, added, cut or changed since it was sealed."""
 
 
 class SealError(BundleError):
-    """A bundle's seal does not hold: no trusted signature, or it does not decrypt with its key."""
+    """A broken seal: no trusted signature, or files that do not decrypt with the key."""
 
 
 class IncompatibleError(BundleError):
-    """No tier of the bundle can run here: another jaxlib, platform or processor."""
+    """A bundle with no tier that can run here: another jaxlib, platform or processor."""
 
 
 class ExportError(MaasError):
-    """A model cannot be made into a bundle as asked."""
+    """A model that cannot be made into a bundle as asked."""
 
 
 class ConfigError(MaasError, ValueError):
-    """Options that are wrong or contradict each other; another call can do it."""
+    """Options that are wrong or contradict each other; another call can succeed."""
 
 
 class MachineError(MaasError, RuntimeError):
-    """The machine, or what is around it, lacks what is needed; the same call can work elsewhere."""
+    """A machine or environment that lacks what is needed; the same call can work elsewhere."""
 
 
 class DependencyError(MachineError, ImportError):
-    """A package or a program that is not installed here, or not in a version that works."""
+    """A package or program that is not installed here, or not in a version that works."""
 
 
 class StorageError(MachineError, OSError):
@@ -180,15 +180,15 @@ class StorageError(MachineError, OSError):
 
 
 class CredentialsError(MachineError, PermissionError):
-    """No credentials or key here, or no right to what was asked for."""
+    """Missing credentials or keys, or a missing right to what was asked for."""
 
 
 class TransportError(MaasError):
-    """No answer arrived: the connection was refused, reset, cut or carried no HTTP."""
+    """A missing answer: the connection was refused, reset, cut or carried no HTTP."""
 
 
 class Traits(NamedTuple):
-    """What a class of errors means outside the process that raised it."""
+    """Traits of a class of errors outside the process that raised it."""
 
     # Machine-readable reason, stable across releases; travels in frames and JSON bodies.
     code: str
@@ -238,7 +238,7 @@ _BY_CODE: Final = {row.code: kind for kind, row in TRAITS.items()}
 
 
 def traits(error: BaseException) -> Traits:
-    """The row of ``TRAITS`` for an error; anything foreign counts as internal."""
+    """Return the row of ``TRAITS`` for an error; anything foreign counts as internal."""
     for kind in type(error).__mro__:
         if kind in TRAITS:
             return TRAITS[kind]
@@ -248,7 +248,7 @@ def traits(error: BaseException) -> Traits:
 def error_from_code(
     code: str, message: str, *, retry_after_s: float | None = None, **evidence: object
 ) -> MaasError:
-    """The error that a ``code`` received from the other side stands for.
+    """Return the error that a ``code`` received from the other side stands for.
 
     A code of a newer release, unknown here, becomes a plain ``MaasError`` that keeps the code in
     its evidence.

@@ -1,4 +1,4 @@
-"""What a tensor is on both sides of a contract: dtype names, specs, and arrays as bytes.
+"""Tensors on both sides of a contract: dtype names, specs, and arrays as bytes.
 
 A tensor outside the process is three things: a dtype **name**, a shape, and its elements as raw
 little-endian bytes in C order. Dtypes narrower than a byte are packed: element 0 sits in the lowest
@@ -82,7 +82,7 @@ _NUMPY_NAMES: Final = frozenset(list(BITS)[: list(BITS).index("bfloat16")])
 
 @lru_cache(maxsize=len(BITS))
 def dtype_from_name(name: str) -> np.dtype[Any]:
-    """The little-endian dtype that ``name`` stands for.
+    """Return the little-endian dtype that ``name`` stands for.
 
     Raises:
         InputError: the name is not in ``BITS``, or the installed ml_dtypes is too old to know it.
@@ -114,7 +114,7 @@ def dtype_from_name(name: str) -> np.dtype[Any]:
 # Cached, since numpy works a dtype's name out anew each time that it is asked.
 @lru_cache(maxsize=4 * len(BITS))
 def dtype_name(dtype: np.dtype[Any] | type) -> str:
-    """The name under which a dtype travels.
+    """Return the name of a dtype in bundles and on the wire.
 
     Raises:
         InputError: objects, strings, dates and structured dtypes have none.
@@ -130,7 +130,7 @@ def dtype_name(dtype: np.dtype[Any] | type) -> str:
 
 
 def packed_nbytes(name: str, shape: Iterable[int]) -> int:
-    """Bytes that a tensor takes outside the process. Raises ``InputError`` for unknown dtypes."""
+    """Return a tensor's bytes outside the process. Raises ``InputError`` for unknown dtypes."""
     bits = BITS.get(name)
     if bits is None:
         dtype_from_name(name)
@@ -139,7 +139,7 @@ def packed_nbytes(name: str, shape: Iterable[int]) -> int:
 
 
 def array_to_bytes(array: Array) -> memoryview:
-    """An array's elements as they travel: little-endian, C order, narrow dtypes packed.
+    """Convert an array to bytes: little-endian, C order, narrow dtypes packed.
 
     A view of the array's own memory where that already is the layout, a copy otherwise.
 
@@ -158,7 +158,7 @@ def array_to_bytes(array: Array) -> memoryview:
 def array_from_bytes(
     name: str, shape: tuple[int, ...], data: bytes | bytearray | memoryview
 ) -> Array:
-    """The array whose travelling form is ``data``: a view of it, except for packed dtypes.
+    """Return the array stored in ``data``: a view of it, except for packed dtypes.
 
     Args:
         name: dtype name.
@@ -191,7 +191,7 @@ _CHUNK: Final = 2**16
 
 
 def _pack(array: Array, bits: int) -> Array:
-    """[N] elements of one byte each → [ceil(N·bits/8)] bytes, element 0 in the lowest bits."""
+    """Pack [N] elements of one byte each → [ceil(N·bits/8)] bytes, element 0 in the lowest bits."""
     codes = array.reshape(-1).view(np.uint8)
     packed = np.empty((codes.size * bits + 7) // 8, np.uint8)
     for start in range(0, codes.size, _CHUNK):
@@ -203,7 +203,7 @@ def _pack(array: Array, bits: int) -> Array:
 
 
 def _unpack(packed: Array, bits: int, count: int) -> Array:
-    """Inverse of ``_pack``: [ceil(N·bits/8)] bytes → [N] codes, one byte each.
+    """Invert ``_pack``: [ceil(N·bits/8)] bytes → [N] codes, one byte each.
 
     The high bits stay zero: ml_dtypes writes int4 and friends so and ignores them when it reads.
     """
@@ -242,7 +242,7 @@ class TensorSpec:
         return f"{self.dtype}[{', '.join('B' if d is None else str(d) for d in self.shape)}]"
 
     def nbytes(self, rows: int) -> int:
-        """Bytes that a tensor of this spec takes outside the process with B = ``rows``."""
+        """Return bytes of a tensor of this spec outside the process with B = ``rows``."""
         return packed_nbytes(self.dtype, (rows if d is None else d for d in self.shape))
 
 
@@ -298,7 +298,7 @@ def check_names(
 
 
 def _check_one(name: str, spec: TensorSpec, array: Array) -> int | None:
-    """Hold one array against its spec; B of it, or None where the spec has no open dimension."""
+    """Check one array against its spec; return B, or None where no dimension is open."""
     # This runs for every call, so the dtypes are compared themselves: numpy spells the name of one
     # anew each time, which takes longer than all the rest. Names decide for other byte orders.
     dtype, shape = array.dtype, array.shape

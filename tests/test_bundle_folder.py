@@ -27,6 +27,7 @@ from maas_sdk.errors import (
     NotFoundError,
 )
 from maas_sdk.tensors import Signature, TensorSpec
+from tests.kit.damage import flip
 
 SPEC = TensorSpec(dtype="float32", shape=(None, 4))
 BLANK = Manifest(
@@ -143,12 +144,6 @@ def test_links_are_not_sealed(tmp_path: Path) -> None:
         (writer.path / "l").symlink_to("/etc/hostname")
         with pytest.raises(CorruptError, match="l: expected a plain file, found a symbolic link"):
             writer.seal(BLANK)
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 DAMAGE: list[tuple[Callable[[Path], object], str]] = [
@@ -315,7 +310,7 @@ FULL_DISK = """
 import resource, signal, sys
 from maas_sdk.bundle import BundleWriter, Manifest
 from maas_sdk.bundle.archive import unzip_bundle, zip_bundle
-from maas_sdk.errors import BundleError
+from maas_sdk.errors import StorageError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
 def add():
@@ -328,7 +323,7 @@ def seal():
 for write in (add, seal, lambda: zip_bundle(sys.argv[1], sys.argv[1] + ".zip")):
     try:
         write()
-    except BundleError as error:
+    except StorageError as error:
         print(error)
 """
 

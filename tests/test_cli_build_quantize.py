@@ -10,17 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
 
 from maas_sdk import runtime
 from maas_sdk.bundle.folder import open_bundle
-from maas_sdk.cli.app import app
 from maas_sdk.cli.inputs.float_model import find_source
 from maas_sdk.cli.inputs.model_words import source_metadata
 from maas_sdk.cli.inputs.rows import calibration_of, evaluation_of, example_of
 from maas_sdk.compress import RECIPES, SUMMARIES, find_recipe
 from maas_sdk.errors import MaasError
 from maas_sdk.store.opening import open_store
+from tests.kit.command_line import document, maas
 
 # A network whose labels are its own answers: float32 is always right.
 MODEL = """
@@ -65,16 +64,6 @@ def quantized():
 def broken():
     raise RuntimeError("no weights")
 """
-
-
-def maas(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def document(result: Result) -> Any:
-    """Stdout is one JSON document and nothing else."""
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
 
 
 @pytest.fixture(scope="module")

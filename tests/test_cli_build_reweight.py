@@ -4,16 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-from typer.testing import CliRunner, Result
 
 from maas_sdk.bundle import open_weights, write_weights
-from maas_sdk.cli.app import app
 from maas_sdk.runtime import load
 from maas_sdk.store.opening import LocalStore
-
-
-def maas(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+from tests.kit.command_line import maas
 
 
 def test_the_next_version_from_a_file_of_weights(tiny_bundle: Path, tmp_path: Path) -> None:

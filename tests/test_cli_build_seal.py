@@ -10,15 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
-from typer.testing import CliRunner, Result
 
-from maas_sdk.cli.app import app
+from tests.kit.command_line import maas
 
 MAAS = [sys.executable, "-c", "from maas_sdk.cli import main; main()"]
-
-
-def maas(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def document(*arguments: object) -> Any:

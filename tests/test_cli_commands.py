@@ -10,14 +10,13 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
 
-from maas_sdk.cli.app import app
 from maas_sdk.cli.serving.predict import split_url
+from tests.kit.command_line import document, maas
+from tests.kit.damage import flip
 
 MAAS = [sys.executable, "-c", "from maas_sdk.cli import main; main()"]
 MODEL = """
@@ -32,15 +31,6 @@ def apply(weights, inputs):
 """
 ROWS = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 1]], np.float32)
 ANSWERS = ROWS @ np.arange(6, dtype=np.float32).reshape(3, 2)
-
-
-def maas(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def document(result: Result) -> Any:
-    """Stdout is one JSON document and nothing else."""
-    return json.loads(result.stdout)
 
 
 @pytest.fixture(autouse=True)
@@ -121,16 +111,13 @@ def test_verify_finds_a_flipped_bit(bundle: Path, tmp_path: Path) -> None:
     import shutil
 
     copy = shutil.copytree(bundle, tmp_path / "copy.maas")
-    target = copy / "weights.safetensors"
-    data = bytearray(target.read_bytes())
-    data[-1] ^= 1
-    target.write_bytes(data)
+    flip(copy / "weights.safetensors", -1)
     result = maas("verify", copy)
     assert result.exit_code == 1
     assert result.stderr.startswith("error: ")
     assert "weights.safetensors" in result.stderr
     assert "Traceback" not in result.output
-    found = document(maas("verify", copy, "--json"))
+    found = document(maas("verify", copy, "--json"), code=1)
     assert found["code"] == "bundle_corrupt"
     assert "weights.safetensors" in found["error"]
 

@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
 
-from maas_sdk.cli.app import app
 from maas_sdk.deploy import size
 from maas_sdk.deploy.process import FunctionProcess
-from maas_sdk.export import default_targets, export
+from tests.kit.command_line import document, maas
+from tests.kit.toy import toy_bundle
 
 STACK = """
 variable "project_id" { type = string }
@@ -46,25 +45,9 @@ needs_terraform = pytest.mark.skipif(
 )
 
 
-def maas(*arguments: object, answer: str = "") -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=answer)
-
-
-def document(result: Result) -> Any:
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
-
-
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(
-        lambda weights, inputs: {"y": inputs["x"] @ weights["w"]},
-        {"x": np.arange(4, dtype=np.float32).reshape(2, 2)},
-        path=tmp_path_factory.mktemp("model") / "toy.maas",
-        name="toy",
-        weights={"w": np.eye(2, dtype=np.float32)},
-        targets=default_targets()[:1],
-    ).path
+    return toy_bundle(tmp_path_factory.mktemp("model"), np.eye(2, dtype=np.float32))
 
 
 @pytest.fixture

@@ -56,8 +56,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[cloud.Gc
     np.save(tmp_path / "rows.npy", ROWS)
     np.savez(tmp_path / "rows.npz", x=ROWS, labels=np.array([2, 2, 0]))
     write_weights(tmp_path / "new.safetensors", {"w": np.ones((4, 3), np.float32)})
-    with cloud.gcs("bucket") as server:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+    with cloud.bucket(monkeypatch) as server:
         yield server
 
 

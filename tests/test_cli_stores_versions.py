@@ -25,8 +25,7 @@ MODEL = f"{STORE}/digits"
 
 @pytest.fixture(autouse=True)
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[cloud.Gcs]:
-    with cloud.gcs("bucket") as server:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+    with cloud.bucket(monkeypatch) as server:
         monkeypatch.setenv("MAAS_BUNDLE_CACHE", str(tmp_path / "cache"))
         yield server
 

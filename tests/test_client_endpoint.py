@@ -22,18 +22,15 @@ import uvicorn
 from maas_sdk.bundle.manifest import Manifest, Program
 from maas_sdk.client import Client
 from maas_sdk.errors import InputError, NotFoundError, OverloadedError, TooLargeError
-from maas_sdk.serve.core.endpoint import Endpoint, EndpointLimits
-from maas_sdk.serve.host import ModelHost
-from maas_sdk.serve.shells.asgi import asgi_app
+from maas_sdk.serve import Endpoint, EndpointLimits, ModelHost, asgi_app
 from maas_sdk.tensors import Array, Signature, TensorSpec
+from tests.kit.engines import CheckingEngine
 
 ROOT = Path(__file__).parent.parent
 
 
-class DigitsEngine:
+class DigitsEngine(CheckingEngine):
     """image float32[B, 8, 8, 1] → logits float32[B, 10]: ten of its pixels."""
-
-    fault = None
 
     def __init__(self) -> None:
         signature = Signature(

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maas_sdk.bundle import BundleWriter, write_weights
-from maas_sdk.bundle.manifest import Manifest, Program, Verification, golden_path
+from maas_sdk.bundle.manifest import Manifest, Verification, golden_path
 from maas_sdk.deploy.coldstart import measure, split_stages
 from maas_sdk.deploy.golden import FirstCall, golden_call, largest_excess
 from maas_sdk.errors import ModelError
-from maas_sdk.tensors import Signature, TensorSpec
 from maas_sdk.wire.frames import Call, Failure, Result, decode_calls, encode_results
+from tests.kit.toy import toy_program
 
 VERIFICATION = Verification(
     rows=8, atol=1e-6, rtol=1e-4, max_abs_error={"output": 0.0}, targets_run=()
@@ -89,14 +89,7 @@ def test_stages_add_up_to_the_whole(total_s: float, **measured) -> None:
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     """A bundle with golden rows; nothing in it is ever run."""
-    spec = TensorSpec(dtype="float32", shape=(None, 2))
-    program = Program(
-        signature=Signature(inputs={"x": spec}, outputs={"y": spec}),
-        weights=(),
-        buckets=(1,),
-        row_independent=True,
-        verification=VERIFICATION,
-    )
+    program = toy_program(verification=VERIFICATION)
     golden = {"input/x": X, "output/y": 2 * X}
     with BundleWriter(tmp_path / "twice.maas") as writer:
         (writer.path / "golden").mkdir()

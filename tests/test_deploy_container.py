@@ -15,7 +15,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -32,21 +31,15 @@ from maas_sdk.deploy.container import VARIANTS, container, dockerfile
 from maas_sdk.deploy.golden import golden_call
 from maas_sdk.deploy.requirements import parse_lock
 from maas_sdk.errors import ConfigError
-from maas_sdk.export import default_targets, export
+from tests.kit.ports import free_port
+from tests.kit.toy import toy_bundle
 
 W = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(
-        lambda weights, inputs: {"y": inputs["x"] @ weights["w"]},
-        {"x": np.arange(4, dtype=np.float32).reshape(2, 2)},
-        path=tmp_path_factory.mktemp("model") / "toy.maas",
-        name="toy",
-        weights={"w": W},
-        targets=default_targets()[:1],
-    ).path
+    return toy_bundle(tmp_path_factory.mktemp("model"), W)
 
 
 def steps(text: str) -> list[tuple[str, str]]:
@@ -127,12 +120,6 @@ def call(port: int, method: str, path: str, body: bytes = b"", headers=None) -> 
         return response.status, response.read()
     finally:
         connection.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def serves(build: Build, bundle: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from maas_sdk.bundle.crypto.encryption import Encryption
 from maas_sdk.bundle.encoding.spec import Encoding
 from maas_sdk.bundle.folder import open_bundle
-from maas_sdk.bundle.manifest import WEIGHTS, FileEntry, Manifest, Program
+from maas_sdk.bundle.manifest import WEIGHTS, FileEntry, Manifest
 from maas_sdk.deploy.memory import (
     START_NBYTES,
     Need,
@@ -29,7 +29,7 @@ from maas_sdk.deploy.memory import (
 from maas_sdk.deploy.package import package
 from maas_sdk.deploy.process import FunctionProcess
 from maas_sdk.errors import ConfigError
-from maas_sdk.tensors import Signature, TensorSpec
+from tests.kit.toy import toy_program
 from tests.terraform.workspace import TERRAFORM, Workspace, needs_terraform
 
 GIB = 2**30
@@ -192,14 +192,8 @@ def test_any_memory_is_read_or_refused(text: str) -> None:
 
 def manifest(**more: Any) -> Manifest:
     """A bundle with 100 bytes of weights, and 40 of other files."""
-    spec = TensorSpec(dtype="float32", shape=(None, 2))
-    program = Program(
-        signature=Signature(inputs={"x": spec}, outputs={"y": spec}),
-        weights=("w", "v"),
-        buckets=(1,),
-        row_independent=True,
-    )
     files = {WEIGHTS: FileEntry(100, "0" * 64), "assets/labels": FileEntry(40, "0" * 64)}
+    program = toy_program(weights=("w", "v"))
     return Manifest(name="m", programs={"predict": program}, targets={}, files=files, **more)
 
 

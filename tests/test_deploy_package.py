@@ -14,37 +14,21 @@ import numpy as np
 import pytest
 
 from maas_sdk.bundle.folder import BundleWriter, open_bundle
-from maas_sdk.bundle.manifest import Manifest, Program, Target
 from maas_sdk.deploy.archive import zip_folder
 from maas_sdk.deploy.package import FUNCTIONS, main_source, package
 from maas_sdk.deploy.requirements import requirements
 from maas_sdk.deploy.size import Size, SizePart, check_limits, folder_size, zip_size
 from maas_sdk.errors import ConfigError, CorruptError
-from maas_sdk.tensors import Signature, TensorSpec
+from tests.kit.toy import toy_manifest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-
-
-def manifest(*jaxlibs: str) -> Manifest:
-    spec = TensorSpec(dtype="float32", shape=(None, 2))
-    one = Program(
-        signature=Signature(inputs={"x": spec}, outputs={"y": spec}),
-        weights=(),
-        buckets=(1,),
-        row_independent=True,
-    )
-    targets = {
-        f"cpu-{index}": Target(platform="cpu", arch="x86_64", jaxlib=build)
-        for index, build in enumerate(jaxlibs)
-    }
-    return Manifest(name="toy", programs={"predict": one}, targets=targets)
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     with BundleWriter(tmp_path / "toy.maas") as writer:
         writer.add("programs/predict-b1.stablehlo", b"not really")
-        writer.seal(manifest("0.10.2+990e6a0b"))
+        writer.seal(toy_manifest("0.10.2+990e6a0b"))
     return tmp_path / "toy.maas"
 
 
@@ -65,6 +49,7 @@ def test_folder_holds_what_runs(bundle: Path, tmp_path: Path) -> None:
         "__init__.py",
         "bundle",
         "errors.py",
+        "faces.py",
         "serve",
         "store",
         "tensors.py",
@@ -203,7 +188,7 @@ def test_sizes_are_told_by_part(bundle: Path, tmp_path: Path) -> None:
 def test_one_jaxlib_only() -> None:
     """Executables of two versions of jaxlib cannot run in one function."""
     with pytest.raises(ConfigError, match=r"compiled by jaxlib 0\.10\.1, 0\.10\.2; a function has"):
-        requirements(manifest("0.10.2+a", "0.10.1+b"))
+        requirements(toy_manifest("0.10.2+a", "0.10.1+b"))
 
 
 def test_corrupt_bundle_is_not_packaged(bundle: Path, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maas_sdk.bundle.encoding.spec import Encoding
-from maas_sdk.bundle.manifest import Manifest, Program, Target
 from maas_sdk.deploy.requirements import (
     LOCKS,
     Requirement,
@@ -22,26 +21,9 @@ from maas_sdk.deploy.requirements import (
     requirements,
 )
 from maas_sdk.errors import ConfigError
-from maas_sdk.tensors import Signature, TensorSpec
+from tests.kit.toy import toy_manifest
 
 DIGEST = "0" * 63
-
-
-def manifest(*jaxlibs: str, encodings: dict[str, Encoding] | None = None) -> Manifest:
-    spec = TensorSpec(dtype="float32", shape=(None, 2))
-    one = Program(
-        signature=Signature(inputs={"x": spec}, outputs={"y": spec}),
-        weights=(),
-        buckets=(1,),
-        row_independent=True,
-    )
-    targets = {
-        f"cpu-{index}": Target(platform="cpu", arch="x86_64", jaxlib=build)
-        for index, build in enumerate(jaxlibs)
-    }
-    return Manifest(
-        name="toy", programs={"predict": one}, targets=targets, encodings=encodings or {}
-    )
 
 
 def names(text: str) -> set[str]:
@@ -50,7 +32,7 @@ def names(text: str) -> set[str]:
 
 def test_every_line_has_hashes() -> None:
     """Pip takes no file that was not known when the lock was written."""
-    found = requirements(manifest("0.10.2+990e6a0b"))
+    found = requirements(toy_manifest("0.10.2+990e6a0b"))
     assert found.hashed
     entries = parse_lock(found.text)
     assert len(entries) == len(names(found.text)) + 2  # numpy and scipy: one for old Pythons
@@ -60,7 +42,7 @@ def test_every_line_has_hashes() -> None:
 
 def test_a_function_is_lean() -> None:
     """No jax, no flax, no HTTP client, no store's client: what serving needs and no more."""
-    found = names(requirements(manifest()).text)
+    found = names(requirements(toy_manifest()).text)
     assert {"jaxlib", "numpy", "scipy", "msgpack", "ml-dtypes", "functions-framework"} <= found
     assert not {"jax", "flax", "orbax-checkpoint", "optax", "httpx", "typer"} & found
     assert not {"google-cloud-storage", "cryptography", "zstandard"} & found
@@ -70,10 +52,10 @@ def test_a_function_is_lean() -> None:
 def test_parts_that_only_some_need() -> None:
     """What a bundle, or an option, asks for comes beside the rest, each distribution once."""
     zipped = Encoding(scheme="zstd", dtype="float32", shape=(2,), parts={"data": "w.zstd"})
-    compressed = manifest(encodings={"w": zipped})
+    compressed = toy_manifest(encodings={"w": zipped})
     assert needs(compressed) == {"zstd"}
     assert "zstandard" in names(requirements(compressed).text)
-    everything = requirements(manifest(), LOCKS).text
+    everything = requirements(toy_manifest(), LOCKS).text
     lines = re.findall(r"^([a-z0-9-]+==\S+)", everything, re.M)
     assert len(lines) == len(set(lines))
     assert {"google-cloud-storage", "cryptography", "libtpu", "jax-cuda12-pjrt"} <= names(
@@ -83,7 +65,7 @@ def test_parts_that_only_some_need() -> None:
 
 def test_another_jaxlib_has_no_hashes_and_says_so() -> None:
     """Executables run on the build that compiled them, so it is pinned; pip gets no half list."""
-    found = requirements(manifest("0.9.1+abc", "0.9.1+abc"))
+    found = requirements(toy_manifest("0.9.1+abc", "0.9.1+abc"))
     assert not found.hashed
     assert "--hash" not in found.text
     assert "\njaxlib==0.9.1\n" in found.text
@@ -114,7 +96,7 @@ def test_plugins_are_those_of_the_runtime() -> None:
 def test_a_lock_that_does_not_exist_is_refused() -> None:
     """The message names those that do."""
     with pytest.raises(ConfigError, match=r"no lock 'redis': expected one of serve, cli"):
-        requirements(manifest(), ["redis"])
+        requirements(toy_manifest(), ["redis"])
 
 
 digests = st.text("0123456789abcdef", min_size=64, max_size=64)

@@ -14,14 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
 
-from maas_sdk.cli.app import app
 from maas_sdk.client import Client
 from maas_sdk.deploy.settings import Settings, variables
 from maas_sdk.deploy.terraform import declared_variables, find_stack
-from maas_sdk.export import default_targets, export
+from tests.kit.command_line import maas
 from tests.kit.gcs import Gcs, gcs
+from tests.kit.toy import toy_bundle
 from tests.terraform.cloud import PROJECT, providers
 from tests.terraform.local import local_cloud
 from tests.terraform.serving import attached
@@ -34,19 +33,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "deploy.md"
 X = np.arange(6, dtype=np.float32).reshape(3, 2)
 
 
-def maas(*arguments: object, answer: str = "") -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=answer)
-
-
 def exported(folder: Path, name: str) -> Path:
-    return export(
-        lambda weights, inputs: {"y": inputs["x"] @ weights["w"]},
-        {"x": X},
-        path=folder / f"{name}.maas",
-        name=name,
-        weights={"w": np.eye(2, dtype=np.float32) * 2},
-        targets=default_targets()[:1],
-    ).path
+    return toy_bundle(folder, np.eye(2, dtype=np.float32) * 2, name)
 
 
 @pytest.fixture(scope="module")

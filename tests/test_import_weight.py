@@ -54,8 +54,7 @@ assert engine.predict(x).shape == (3, 3)
 SERVE = """
 import sys
 import numpy as np
-from maas_sdk.serve.core.endpoint import Endpoint, Request
-from maas_sdk.serve.host import ModelHost
+from maas_sdk.serve import Endpoint, ModelHost, Request
 from maas_sdk.wire.frames import CONTENT_TYPE, Call, decode_results, encode_calls
 
 def load():
@@ -180,4 +179,4 @@ def test_formats_and_ground_are_light(module, nothing):
     assert top - sys.stdlib_module_names - {"cython_runtime"} <= {"maas_sdk", "numpy", "msgpack"}
     assert not new & SLOW
     wings = {name.split(".")[1] for name in new if name.startswith("maas_sdk.")}
-    assert wings <= {"errors", "tensors", "bundle", "wire"}
+    assert wings <= {"errors", "faces", "tensors", "bundle", "wire"}

@@ -10,7 +10,7 @@ import json
 import re
 import threading
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import pytest
 
 from maas_sdk.errors import InputError
 from maas_sdk.export import DEFAULT_BUCKETS, TARGETS
-from maas_sdk.runtime import Engine, load
+from maas_sdk.runtime import CheckedCall, Engine, load
 from maas_sdk.runtime.load import local_host
 from maas_sdk.runtime.tiers import choose
 from maas_sdk.serve.core.endpoint import Endpoint, Request, Response
@@ -208,10 +208,10 @@ class CountingEngine:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    def run(self, inputs: Mapping[str, Any], *, program: str = "predict") -> Any:
+    def run_checked(self, call: CheckedCall) -> Any:
         self.runs += 1
         self.before_run()
-        return self._engine.run(inputs, program=program)
+        return self._engine.run_checked(call)
 
 
 def serving(bundle: Path) -> tuple[Endpoint, CountingEngine]:
@@ -248,7 +248,7 @@ def nothing_logs_in(_: Path) -> None:
 
 
 def stand_ins_are_there(_: Path) -> None:
-    assert "gcp_storage_emulator" in (ROOT / "tests" / "gcs.py").read_text("utf-8")
+    assert "gcp_storage_emulator" in (ROOT / "tests" / "kit" / "gcs.py").read_text("utf-8")
     assert (ROOT / "tests" / "terraform" / "standin.py").is_file()
 
 

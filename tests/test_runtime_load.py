@@ -29,17 +29,12 @@ from maas_sdk.export import default_targets, export
 from maas_sdk.export.stablehlo import portable
 from maas_sdk.model.adapt import Model
 from maas_sdk.model.leaf import Leaf
+from tests.kit.damage import flip
 
 X = np.ones((2, 4), np.float32)
 BEST = default_targets()[:1]
 
 pytestmark = pytest.mark.skipif(not BEST, reason="nothing can be compiled ahead of time here")
-
-
-def flip(path, at=-1):
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1
-    path.write_bytes(data)
 
 
 def seal_again(bundle, path):
@@ -85,7 +80,7 @@ def test_a_cut_missing_extra_or_renamed_file(path, check, changed_bundle):
 def test_a_flipped_bit_anywhere(path, changed_bundle):
     """One bit in any file, and the hash is compared before the file is used."""
     bundle = changed_bundle()
-    flip(bundle / path, at=(bundle / path).stat().st_size // 2)
+    flip(bundle / path)
     with pytest.raises(CorruptError, match=f"{path}: expected sha256 [0-9a-f]+, found"):
         runtime.load(bundle)
 
@@ -98,12 +93,12 @@ def test_code_is_hashed_before_it_runs_even_when_checks_are_deferred(changed_bun
         executable_path(BEST[0], "predict", 4),
         stablehlo_path("predict", 1),
     ):
-        flip(bundle / path)
+        flip(bundle / path, -1)
     with pytest.raises(CorruptError, match=r"predict-b1.xla: expected sha256"):
         runtime.load(bundle, check="deferred")
     with pytest.raises(CorruptError, match=r"predict-b1.stablehlo: expected sha256"):
         runtime.load(bundle, check="deferred", tier="program", cache_dir=tmp_path / "cache")
-    flip(bundle / executable_path(BEST[0], "predict", 1))
+    flip(bundle / executable_path(BEST[0], "predict", 1), -1)
     engine = runtime.load(bundle, check="deferred")
     assert engine.predict(X).shape == (2, 3)
     with pytest.raises(CorruptError, match=r"predict-b4.xla: expected sha256"):
@@ -113,7 +108,7 @@ def test_code_is_hashed_before_it_runs_even_when_checks_are_deferred(changed_bun
 def test_weights_found_wrong_after_the_start_stop_the_engine(changed_bundle):
     """check="deferred": flipped weights may answer first, then every call is refused."""
     bundle = changed_bundle()
-    flip(bundle / WEIGHTS)
+    flip(bundle / WEIGHTS, -1)
     engine = runtime.load(bundle, check="deferred")
 
     def call_until(deadline):
@@ -282,7 +277,7 @@ def test_priming_detects_another_answer(wrong, changed_bundle):
 def test_a_flipped_golden_file_when_checks_are_deferred(changed_bundle):
     """Its hash is compared before it is believed."""
     bundle = changed_bundle()
-    flip(bundle / golden_path("predict"))
+    flip(bundle / golden_path("predict"), -1)
     with pytest.raises(CorruptError, match=r"golden/predict.safetensors: expected sha256"):
         runtime.load(bundle, check="deferred").prime()
 

@@ -23,7 +23,7 @@ from maas_sdk.bundle.crypto.keys import KeyKind, key_text
 from maas_sdk.bundle.crypto.primitives import public_key_of
 from maas_sdk.bundle.manifest import MANIFEST, WEIGHTS, executable_path
 from maas_sdk.bundle.seal import seal_bundle
-from maas_sdk.errors import ConfigError, CorruptError, SealError
+from maas_sdk.errors import ConfigError, CorruptError, CredentialsError, SealError
 from maas_sdk.export import default_targets
 from maas_sdk.export.reweight import reweight
 from maas_sdk.export.verification.answers import verify
@@ -129,7 +129,7 @@ def test_without_its_key_a_bundle_does_not_open(
     """The message says where the key was looked for; another place may be named."""
     path = sealed(encrypt="env:MODEL_KEY")
     monkeypatch.delenv("MODEL_KEY")
-    with pytest.raises(ConfigError, match="env:MODEL_KEY: the environment has no MODEL_KEY"):
+    with pytest.raises(CredentialsError, match="env:MODEL_KEY: the environment has no MODEL_KEY"):
         runtime.load(path)
     monkeypatch.setenv("ELSEWHERE", KEYS["MODEL_KEY"])
     with runtime.load(path, decryption_key="env:ELSEWHERE") as engine:

@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 
 from maas_sdk.bundle.manifest import Manifest, Program
 from maas_sdk.errors import ConfigError, ModelError, OverloadedError
-from maas_sdk.serve.core.endpoint import Endpoint, EndpointLimits, Request, Response
+from maas_sdk.serve import Endpoint, EndpointLimits, ModelHost, Request, Response
 from maas_sdk.serve.core.messages import buffers_response
 from maas_sdk.serve.core.routes import find_route
-from maas_sdk.serve.host import ModelHost
 from maas_sdk.tensors import Array, Signature, TensorSpec
 from maas_sdk.wire.frames import (
     CONTENT_TYPE,
@@ -28,6 +27,7 @@ from maas_sdk.wire.frames import (
     decode_results,
     encode_calls,
 )
+from tests.kit.engines import CheckingEngine
 
 
 def program(*, row_independent: bool = True, buckets: tuple[int, ...] = (1, 2, 4)) -> Program:
@@ -40,10 +40,8 @@ def program(*, row_independent: bool = True, buckets: tuple[int, ...] = (1, 2, 4
     )
 
 
-class FakeEngine:
+class FakeEngine(CheckingEngine):
     """Doubles its input; notes how many rows each run had."""
-
-    fault = None
 
     def __init__(self, **programs: Program) -> None:
         self.manifest = Manifest(

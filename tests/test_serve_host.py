@@ -24,11 +24,10 @@ from maas_sdk.errors import (
 )
 from maas_sdk.serve.host import ModelHost, State
 from maas_sdk.tensors import Array, Signature
+from tests.kit.engines import CheckingEngine
 
 
-class FakeEngine:
-    fault = None
-
+class FakeEngine(CheckingEngine):
     def __init__(self) -> None:
         one = Program(
             signature=Signature(inputs={}, outputs={}),

@@ -18,18 +18,15 @@ import pytest
 import uvicorn
 
 from maas_sdk.bundle.manifest import Manifest, Program
-from maas_sdk.serve.core.endpoint import Endpoint, EndpointLimits
-from maas_sdk.serve.host import ModelHost
-from maas_sdk.serve.shells.asgi import asgi_app
+from maas_sdk.serve import Endpoint, EndpointLimits, ModelHost, asgi_app
 from maas_sdk.tensors import Array, Signature, TensorSpec
 from maas_sdk.wire.frames import CONTENT_TYPE, Call, Result, decode_results, encode_calls
+from tests.kit.engines import CheckingEngine
 
 ROWS = TensorSpec(dtype="float32", shape=(None, 2))
 
 
-class FakeEngine:
-    fault = None
-
+class FakeEngine(CheckingEngine):
     def __init__(self) -> None:
         twice = Program(
             signature=Signature(inputs={"x": ROWS}, outputs={"y": ROWS}),

@@ -24,9 +24,10 @@ import numpy as np
 import pytest
 
 from maas_sdk.errors import ConfigError
-from maas_sdk.serve.core.endpoint import EndpointLimits
+from maas_sdk.serve import EndpointLimits
 from maas_sdk.tensors import Array
 from maas_sdk.wire.frames import CONTENT_TYPE, Call, Result, decode_results, encode_calls
+from tests.kit.ports import free_port
 
 MAIN = """
     import os
@@ -37,7 +38,7 @@ MAIN = """
 
     from maas_sdk.bundle.manifest import Manifest, Program
     from maas_sdk.errors import CorruptError
-    from maas_sdk.serve.shells.function import serve
+    from maas_sdk.serve import serve
     from maas_sdk.tensors import Signature, TensorSpec
 
     MASTER = os.getpid()
@@ -53,10 +54,14 @@ MAIN = """
         report = SimpleNamespace(tier="executable", target="fake", reason="fake", timings_s={})
         fault = None
 
-        def run(self, inputs, *, program="predict"):
-            if program == "sleep":
-                time.sleep(float(inputs["x"][0, 0]))
-            return {"y": inputs["x"] * 2}
+        def check(self, program, inputs):
+            rows = TWICE.signature.check(inputs)
+            return SimpleNamespace(program=program, inputs=inputs, rows=rows)
+
+        def run_checked(self, call):
+            if call.program == "sleep":
+                time.sleep(float(call.inputs["x"][0, 0]))
+            return {"y": call.inputs["x"] * 2}
 
         def close(self):
             print("engine closed", flush=True)
@@ -138,12 +143,6 @@ def ask(
     connection.request(method, path, body, headers)
     response = connection.getresponse()
     return response.status, dict(response.getheaders()), response.read()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 Start = Callable[..., Server]

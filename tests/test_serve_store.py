@@ -21,8 +21,7 @@ STORE = "gs://bucket/models"
 def server(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_bundle: Path
 ) -> Iterator[cloud.Gcs]:
-    with cloud.gcs("bucket") as server:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+    with cloud.bucket(monkeypatch) as server:
         monkeypatch.setenv("MAAS_BUNDLE_CACHE", str(tmp_path / "cache"))
         open_store(STORE).publish(tiny_bundle, "tiny", label="stable")
         yield server

@@ -32,8 +32,7 @@ PART = 40_000
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[cloud.Gcs]:
-    with cloud.gcs("bucket") as server:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+    with cloud.bucket(monkeypatch) as server:
         # What is tried again is given up after a second.
         monkeypatch.setattr(module, "_RETRY_S", 1.0)
         yield server

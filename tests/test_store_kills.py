@@ -36,8 +36,7 @@ for bundle in sys.argv[2:]:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[cloud.Gcs]:
-    with cloud.gcs("bucket") as server:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+    with cloud.bucket(monkeypatch) as server:
         yield server
 
 

@@ -27,8 +27,7 @@ def objects(
     elif request.param == "memory":
         yield MemoryObjects()
     else:
-        with cloud.gcs("bucket") as server:
-            monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        with cloud.bucket(monkeypatch):
             yield GcsObjects("bucket", "some/prefix", part_bytes=100_000)
 
 

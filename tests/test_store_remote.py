@@ -80,8 +80,7 @@ def anywhere(
     elif request.param == "memory":
         yield RemoteStore(MemoryObjects(), cache)
     else:
-        with cloud.gcs("bucket") as server:
-            monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        with cloud.bucket(monkeypatch):
             yield RemoteStore(GcsObjects("bucket", "p", part_bytes=40_000), cache)
 
 

@@ -129,6 +129,14 @@ def test_a_photo_is_turned_as_viewers_turn_it(tmp_path: Path, resize: bool) -> N
     np.testing.assert_array_equal(values, np.repeat(PIXELS[:1], 8, axis=0))
 
 
+def test_damaged_exif_does_not_cost_the_picture(tmp_path: Path) -> None:
+    """Its pixels are whole; it is shown as it lies."""
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (6, 8), "white").save(tmp_path / "in" / "a.jpg", exif=b"Exif\0\0no exif")
+    _, values, bad = read(tmp_path / "in", takes("uint8", 8, 6, 3))
+    assert (values.tolist(), bad) == (np.full((1, 8, 6, 3), 255).tolist(), [])
+
+
 def test_a_link_that_leads_nowhere_is_a_bad_row(folder: Path) -> None:
     """The others are read, and the folder has a fingerprint."""
     (folder / "b" / "gone.png").symlink_to("nowhere.png")

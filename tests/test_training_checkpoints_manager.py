@@ -24,6 +24,7 @@ from jax.sharding import PartitionSpec as P
 from maas_sdk.errors import ConfigError, CorruptError, NotFoundError, StorageError
 from maas_sdk.training.checkpoints.manager import CheckpointConfig, Checkpoints
 from maas_sdk.training.checkpoints.named_state import named_arrays, raw
+from tests.kit.damage import flip
 
 Change = Callable[[Path], None]
 
@@ -255,12 +256,6 @@ def test_a_long_list_of_faults_is_cut(config: CheckpointConfig) -> None:
         with pytest.raises(ConfigError, match=r"; and 12 more\. Build") as caught:
             checkpoints.restore({f"w{i}": jnp.zeros(3) for i in range(20)})
     assert len(caught.value.evidence["differences"]) == 20  # type: ignore[arg-type]
-
-
-def flip(file: Path) -> None:
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
 
 
 def cut(file: Path) -> None:

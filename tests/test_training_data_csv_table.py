@@ -76,6 +76,7 @@ def test_values_to_regress_on(tmp_path: Path) -> None:
             r"expected columns \['a', 'species', 'y'\], found \['a', 'species'\]; missing: "
             r"\['y'\]; inputs= and labels= name the columns",
         ),
+        ("a;b;y\n1;2;0\n", "found ';': write the table with the delimiter ','"),
         ("a,a,y\n1,2,0\n", r"twice: \['a'\]"),
         ("y\n1\n", r"expected columns \[\] and 'y'"),
         ("a,y\n", "expected one or more rows, found 0"),

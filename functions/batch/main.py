@@ -12,7 +12,7 @@ if (_HERE / "maas_sdk").is_dir():
     # Packed together with the bundle by `maas package`: it goes before an installed one.
     sys.path.insert(0, str(_HERE))
 
-from maas_sdk.batch.event import on_event  # noqa: E402
+from maas_sdk.batch import on_event  # noqa: E402
 
 # In the master process modules are imported; the model is loaded when an event comes.
 batch = on_event(os.environ.get("MAAS_BUNDLE") or _HERE / "model.maas")

@@ -9,7 +9,7 @@ if (_HERE / "maas_sdk").is_dir():
     # Packed together with the bundle by `maas package`: it goes before an installed one.
     sys.path.insert(0, str(_HERE))
 
-from maas_sdk.serve.shells.function import serve  # noqa: E402
+from maas_sdk.serve import serve  # noqa: E402
 
 # In the master process the bundle is opened; each worker loads the model right after its fork.
 predict = serve(os.environ.get("MAAS_BUNDLE") or _HERE / "model.maas")

@@ -16,7 +16,7 @@ __all__ = ["Batcher", "cut"]
 
 
 def cut(chunks: Iterable[Chunk], part_rows: int, finished: Collection[int] = ()) -> Iterator[Chunk]:
-    """Chunks none of which reaches over the border of a part; rows of finished parts are left out.
+    """Yield chunks cut at the borders of parts, without rows of finished parts.
 
     Part k is the rows k · ``part_rows`` to before (k + 1) · ``part_rows``.
     """
@@ -31,7 +31,7 @@ def cut(chunks: Iterable[Chunk], part_rows: int, finished: Collection[int] = ())
 
 
 class Batcher:
-    """Gathers rows to batches of exactly b rows, in their order; only the last one has fewer."""
+    """Gathers rows into batches of exactly b rows, in order; only the last one has fewer."""
 
     def __init__(self, bucket: int) -> None:
         self._bucket = bucket
@@ -39,7 +39,7 @@ class Batcher:
         self._rows = 0
 
     def add(self, inputs: Mapping[str, Array], rows: int) -> Iterator[Mapping[str, Array]]:
-        """Take G rows, [G, …] by input; give the batches that are full now.
+        """Take G rows, [G, …] by input; return the batches that are full now.
 
         A batch out of the middle of the rows is a view of them.
         """
@@ -53,7 +53,7 @@ class Batcher:
             self._hold(inputs, start, rows)
 
     def rest(self) -> Iterator[Mapping[str, Array]]:
-        """The rows that did not fill a batch, as a smaller one; nothing where there are none."""
+        """Yield the rows that did not fill a batch; nothing where there are none."""
         if self._rows:
             yield self._joined()
 

@@ -1,4 +1,4 @@
-"""Chunks of rows in, parts of answers out: the stage that computes.
+"""Computation of a batch prediction: chunks of rows in, parts of answers out.
 
 The rule it keeps: a part is worked out from its own rows alone, in full batches of the best size
 with at most one smaller at its end. So it is the same, bit for bit, whether the run before it was
@@ -35,7 +35,7 @@ def assemble(
     finished: Collection[int],
     meter: Meter,
 ) -> Iterator[OutputPart]:
-    """The parts of all rows that come, in their order, those that are finished left out.
+    """Yield the parts of all rows, in their order, without those that are finished.
 
     Args:
         chunks: rows in their order.
@@ -84,7 +84,7 @@ class _Open:
         }
 
     def take(self, chunk: Chunk) -> None:
-        """Rows of the part, in their order."""
+        """Take rows of the part, in their order."""
         self._rows += chunk.rows
         self._bad += chunk.bad
         self._keys.append(chunk.numbers if chunk.keys is None else chunk.keys)
@@ -92,7 +92,7 @@ class _Open:
             self._answer(batch)
 
     def close(self) -> OutputPart:
-        """The part, with the answers to the rows that were still waiting for a full batch."""
+        """Return the part, after answering the rows that waited for a full batch."""
         for batch in self._batcher.rest():
             self._answer(batch)
         return OutputPart(

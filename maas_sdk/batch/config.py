@@ -45,7 +45,7 @@ class BatchConfig(ReadOptions):
             raise ConfigError(f"part_rows: expected 1 or more, got {self.part_rows}")
 
     def document(self) -> dict[str, object]:
-        """The options as JSON's values."""
+        """Return the options as JSON values."""
         return {
             **asdict(self),
             "columns": {name: list(found) for name, found in self.columns.items()},

@@ -15,7 +15,6 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from maas_sdk.batch.parts import is_ours
@@ -34,15 +33,15 @@ class Destination(Protocol):
     """A set of files by name, each of which is written once."""
 
     def names(self) -> set[str]:
-        """The files that are there, whole."""
+        """Return the names of the whole files."""
         ...
 
     def read(self, name: str) -> bytes:
-        """A file that is there."""
+        """Read a file."""
         ...
 
     def put(self, name: str, write: Callable[[Path], None]) -> None:
-        """Make ``write`` write a file, and let it be there as a whole."""
+        """Write a file by ``write``, so that it appears as a whole."""
         ...
 
 
@@ -84,24 +83,19 @@ class Folder:
             leftover.unlink()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._lock)
 
     def names(self) -> set[str]:
-        """As ``Place.names``; what starts with a dot does not count."""
+        """Return the files' names; those that start with a dot do not count."""
         return {name for name in os.listdir(self.path) if not name.startswith(".")}
 
     def read(self, name: str) -> bytes:
-        """As ``Place.read``."""
+        """Read a file."""
         return (self.path / name).read_bytes()
 
     def put(self, name: str, write: Callable[[Path], None]) -> None:
-        """As ``Place.put``; a file of that name is replaced."""
+        """Write a file, replacing one of that name."""
         temporary = self.path / f"{_TEMPORARY}{name}"
         try:
             with disk_errors(self.path / name):
@@ -131,18 +125,18 @@ class ObjectPlace:
         self._objects = objects
 
     def names(self) -> set[str]:
-        """As ``Place.names``."""
+        """Return the objects' names."""
         return {info.name for info in self._objects.find("")}
 
     def read(self, name: str) -> bytes:
-        """As ``Place.read``."""
+        """Read an object."""
         found = self._objects.read(name)
         if found is None:
             raise NotFoundError(f"{self._objects.url}/{name} is not there any more")
         return found[0]
 
     def put(self, name: str, write: Callable[[Path], None]) -> None:
-        """As ``Place.put``; one that is there, by whoever does the same job, stays."""
+        """Write an object; one that exists, of another worker on the same job, stays."""
         # Only here: a folder knows no store.
         from maas_sdk.store.transfer import file_checksum
 

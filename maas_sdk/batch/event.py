@@ -1,4 +1,4 @@
-"""An object that arrives in a bucket is answered: the work behind ``functions/batch``.
+"""Answers to an object that arrives in a bucket: the work behind ``functions/batch``.
 
 The rule it keeps: events come at least once, late, and in any order, so what an event asks for is
 named by what it is about. The answers to generation G of an object lie under
@@ -22,8 +22,8 @@ from maas_sdk.batch.destination import ObjectPlace
 from maas_sdk.batch.job import BatchJob
 from maas_sdk.batch.parts import DONE
 from maas_sdk.errors import ConfigError, InputError, MaasError, NotFoundError
+from maas_sdk.store import find_bundle
 from maas_sdk.store.objects import Objects
-from maas_sdk.store.resolve import find_bundle
 from maas_sdk.store.transfer import download
 from maas_sdk.tables.open_table import SUFFIXES
 
@@ -93,7 +93,7 @@ class EventConfig:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
-        """As ``MAAS_OUTPUT`` and the other variables say; see docs/batch.md.
+        """Read ``MAAS_OUTPUT`` and the other variables; see docs/batch.md.
 
         Raises:
             ConfigError: no output, or an option that is none.
@@ -127,7 +127,7 @@ class EventConfig:
 def on_event(
     bundle: str | os.PathLike[str], config: EventConfig | None = None
 ) -> Callable[[Any], None]:
-    """A function for functions-framework, of signature type ``cloudevent``.
+    """Return a function for functions-framework, of signature type ``cloudevent``.
 
     Args:
         bundle: path of the bundle's folder, or a model in a store,
@@ -225,6 +225,6 @@ def _write(file: Path, text: str) -> None:
 
 
 def _log(severity: str, message: str, arrived: Arrived | None = None) -> None:
-    """A line that Cloud Logging reads."""
+    """Write a line that Cloud Logging reads."""
     about = {} if arrived is None else arrived._asdict()
     print(json.dumps({"severity": severity, "message": message, **about}), flush=True)

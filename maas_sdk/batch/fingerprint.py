@@ -32,7 +32,7 @@ def identity(path: Path) -> dict[str, object]:
 
 
 def fingerprint(document: Mapping[str, Any]) -> str:
-    """A document as 64 hex digits, the same for the same values."""
+    """Return a document's hash as 64 hex digits, the same for the same values."""
     return _sha256(document)
 
 

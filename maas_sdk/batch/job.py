@@ -70,7 +70,7 @@ class BatchReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchJob:
-    """A batch prediction that has been checked, and not begun."""
+    """A batch prediction that has been checked, but not begun."""
 
     bundle: Path
     program: str
@@ -90,7 +90,7 @@ class BatchJob:
         *,
         same: Mapping[str, object] | None = None,
     ) -> BatchJob:
-        """Check what is asked, before anything is loaded or written.
+        """Return a checked job; nothing is loaded or written.
 
         Args:
             bundle: its folder.
@@ -138,7 +138,7 @@ class BatchJob:
 
     @property
     def fingerprint(self) -> str:
-        """64 hex digits that the document has."""
+        """Fingerprint of the job's document, 64 hex digits."""
         return fingerprint(self.document)
 
     def done(self, place: Destination) -> BatchReport | None:
@@ -150,7 +150,7 @@ class BatchJob:
         return BatchReport(**{**found, "run_rows": 0, "run_s": 0.0})
 
     def check(self, place: Destination) -> None:
-        """Raise ``ConfigError`` if what lies there is of another job."""
+        """Raise ``ConfigError`` if the files there belong to another job."""
         names = place.names()
         if JOB in names:
             try:
@@ -171,7 +171,7 @@ class BatchJob:
     def run(
         self, place: Destination, *, progress: Callable[[Progress], None] | None = None
     ) -> BatchReport:
-        """Do what is not done yet. Raises as ``predict_files``."""
+        """Do the unfinished work. Raises as ``predict_files``."""
         if (report := self.done(place)) is not None:
             return report
         self.check(place)
@@ -220,7 +220,7 @@ class BatchJob:
         return report
 
     def _write(self, place: Destination, part: OutputPart) -> None:
-        """Put a part there; its name is what says that it is done, so it comes last."""
+        """Write a part; the file whose name marks it done comes last."""
         kind, key = self.config.format, self.source.key
         if part.bad:
             name = bad_name(part.index, self.fingerprint)
@@ -305,7 +305,7 @@ def _make_way(place: Folder, job: BatchJob, mode: Mode) -> None:
 
 
 def _check_signature(program: str, signature: Signature) -> None:
-    """Refuse, with ``ConfigError``, a program that does not take and give rows."""
+    """Refuse, with ``ConfigError``, a program that does not map rows to rows."""
     for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
         for name, spec in specs.items():
             if spec.shape[:1] != (None,):
@@ -318,7 +318,7 @@ def _check_signature(program: str, signature: Signature) -> None:
 
 
 class _End:
-    """Sees how far the input goes."""
+    """Tracks the end of the input."""
 
     def __init__(self, row: int) -> None:
         # Number of the row behind the last one seen.

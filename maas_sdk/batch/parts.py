@@ -1,4 +1,4 @@
-"""Files of answers: their names, which say what is done, and how one is written.
+"""Files of answers, named by part and job; and their writing.
 
 The rule it keeps: part k holds the answers to rows k · R to before (k + 1) · R of the input, R rows
 to a part, and its name holds k and the job's fingerprint. So the files that are there are the
@@ -43,7 +43,7 @@ _OURS: Final = re.compile(r"(part|bad)-(\d{6,})-([0-9a-f]{12})\.(jsonl|npz|parqu
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutputPart:
-    """The answers to some rows of the input that follow one another."""
+    """The answers to some consecutive rows of the input."""
 
     index: int
     # Rows of the input, those not answered included.
@@ -67,17 +67,17 @@ class OutputPart:
 
 
 def part_name(index: int, fingerprint: str, kind: str) -> str:
-    """Name of the file of a part."""
+    """Return the name of the file of a part."""
     return f"part-{index:06}-{fingerprint[:12]}.{kind}"
 
 
 def bad_name(index: int, fingerprint: str) -> str:
-    """Name of the file of its rows that were not answered."""
+    """Return the name of the file of a part's rows that were not answered."""
     return f"bad-{index:06}-{fingerprint[:12]}.jsonl"
 
 
 def finished(names: Iterable[str], fingerprint: str) -> set[int]:
-    """Numbers of the parts of a job that are there."""
+    """Return the numbers of a job's parts that exist."""
     found = (_OURS.fullmatch(name) for name in names)
     return {int(m[2]) for m in found if m and m[1] == "part" and m[3] == fingerprint[:12]}
 
@@ -104,7 +104,7 @@ def check_outputs(signature: Signature, kind: str, key: str) -> None:
 
 
 def _plain(array: Array) -> Array:
-    """An array that other programs know: bfloat16 and its kin as what holds them."""
+    """Convert bfloat16 and similar arrays to dtypes that other programs know."""
     if array.dtype.kind != "V":
         return array
     if array.dtype.name.startswith(("int", "uint")):

@@ -19,7 +19,7 @@ _EVERY_S: Final = 0.2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """A look at a run that goes on."""
+    """State of a running batch prediction."""
 
     # Rows of the input that are behind it, those of earlier runs included.
     rows: int
@@ -36,7 +36,7 @@ class Progress:
 
 
 class Meter:
-    """Adds up rows, and tells of them at most five times a second.
+    """Adds up rows, and reports them at most five times a second.
 
     Args:
         tell: called from the thread that computes; None tells nobody.
@@ -62,11 +62,11 @@ class Meter:
 
     @property
     def elapsed_s(self) -> float:
-        """Since it was made."""
+        """Seconds since the meter was made."""
         return self._clock() - self._began
 
     def add(self, rows: int, bad: int, *, stop: int, share: float, share_before: float) -> None:
-        """Some rows are done.
+        """Add finished rows.
 
         Args:
             rows: that were.

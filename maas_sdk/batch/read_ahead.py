@@ -1,4 +1,4 @@
-"""One stage of the work ahead of the next, in a thread of its own.
+"""Read-ahead: one stage of the work runs ahead of the next, in its own thread.
 
 The rule it keeps: a stage is a plain iterator, and runs ahead by a bounded number of items, so that
 reading, computing and writing take their time together and memory is that of a few items. What a
@@ -26,7 +26,7 @@ _TURN_S: Final = 0.0005
 
 @contextmanager
 def short_turns() -> Iterator[None]:
-    """Let the threads of this process hand Python's lock on after half a millisecond, not five.
+    """Let this process's threads hand on Python's lock after half a millisecond, not five.
 
     The computing thread gives it up while a batch runs, and then waits for its turn behind the
     thread that reads. A batch often takes less than such a turn.
@@ -41,7 +41,7 @@ def short_turns() -> Iterator[None]:
 
 @contextmanager
 def ahead(items: Iterable[T], *, depth: int, name: str) -> Iterator[Iterator[T]]:
-    """``items`` in their order, worked out by a thread up to ``depth`` items ahead.
+    """Yield ``items`` in their order, computed by a thread up to ``depth`` items ahead.
 
     Args:
         items: a generator is closed, in its thread, when the context is left.

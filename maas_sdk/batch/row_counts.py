@@ -29,7 +29,7 @@ _KEY_BYTES: Final = 64
 
 
 def best_bucket(program: Program) -> int:
-    """The compiled batch size with the most rows per second where the bundle was verified.
+    """Return the compiled batch size with the most rows per second in verification.
 
     The largest one, if it was not.
 
@@ -49,7 +49,7 @@ def best_bucket(program: Program) -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sizes:
-    """Rows at a time."""
+    """Numbers of rows at a time."""
 
     # Of a batch that is run.
     bucket: int
@@ -62,7 +62,7 @@ class Sizes:
     def of(
         cls, program: Program, *, part_rows: int | None = None, bucket: int | None = None
     ) -> Self:
-        """The sizes for a program, as asked for or the best; parts are rounded up to full batches.
+        """Return the sizes for a program, as asked for or the best; parts are full batches.
 
         Raises:
             ConfigError: as ``best_bucket``; the program was not compiled for such batches.
@@ -94,5 +94,5 @@ def _row_bytes(specs: Iterable[TensorSpec]) -> int:
 
 
 def _full(rows: int, bucket: int) -> int:
-    """Rows rounded up to full batches, one at least."""
+    """Round rows up to full batches, one at least."""
     return max(-(-rows // bucket), 1) * bucket

@@ -1,7 +1,7 @@
 """Record of a bundle's compression: the manifest's field ``compression``.
 
-A record for whoever asks what a bundle gave up for its size; nothing is served by it. Bytes are
-told apart by where they lie, since a tensor may be stored in one form and held in another.
+The record documents the cost of a bundle's smaller size; serving does not read it. Stored bytes and
+bytes in memory are separate figures, since a tensor may be stored in one form and held in another.
 """
 
 from __future__ import annotations

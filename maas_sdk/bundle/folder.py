@@ -1,8 +1,8 @@
 """A bundle as a folder: opened and checked against its manifest, or written and sealed.
 
-The rule: nothing of a folder is believed until the manifest's list says the same. Opening compares
-names and sizes, which costs a ``stat`` per file; hashes are compared in ``contents.py``. Where keys
-are trusted, the list itself is believed only with their signature (``signature.py``). A bundle
+The rule: no file of a folder is trusted unless the manifest lists it. Opening compares names and
+sizes, which costs a ``stat`` per file; hashes are compared in ``reader.py``. Where trusted keys are
+named, the list itself is trusted only with their signature (``signature.py``). A bundle
 appears under its name whole or not at all (``staging.py``), and is never changed afterwards.
 """
 
@@ -13,7 +13,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Literal, Protocol, Self
 
 from maas_sdk.bundle.manifest import MANIFEST, SIGNATURE, FileEntry, Manifest, check_path
@@ -169,7 +168,7 @@ def _open_once(folder: Path, trusted_keys: TrustedKeys, decryption_key: str | No
 
 
 def _walk(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
-    """Return paths and sizes of all files below, refusing all but plain files and folders."""
+    """Yield paths and sizes of all files below, refusing all but plain files and folders."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
@@ -250,12 +249,7 @@ class BundleWriter:
         self.path = self._staging.path
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._staging.__exit__(kind, error, trace)
 
     def add(self, relative_path: str, data: bytes | bytearray | memoryview) -> None:

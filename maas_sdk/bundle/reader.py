@@ -1,7 +1,7 @@
 """Files of an opened bundle, read and checked against the manifest.
 
-The rule: ``read`` and ``check`` compare sha256 before a byte is used. Of an encrypted bundle the
-same names give what the files held before, in memory of this process alone.
+The rule: ``read`` and ``check`` compare sha256 before a byte is used. Files of an
+encrypted bundle are read decrypted, into memory of this process alone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A signed or encrypted copy of a bundle, written beside the original, which stays as it is.
 
-The rule: what is sealed is what its manifest lists, every byte checked on the way, and a sealed
-bundle appears whole or not at all. Encryption comes first, since the signature is over what lies in
-the bundle then: whoever checks it needs no other key than the public one.
+The rule: the sealed copy holds the files that the manifest lists, every byte checked on the way,
+and appears whole or not at all. Encryption comes first, since the signature is over the encrypted
+files: checking it needs no other key than the public one.
 """
 
 from __future__ import annotations

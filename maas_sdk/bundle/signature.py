@@ -2,8 +2,8 @@
 
 Ed25519 over the bytes of ``manifest.json``, which hold the sha256 of every other file. The
 signature lies beside the manifest, so a bundle is signed without changing a byte of it. The rule:
-where keys are trusted, nothing of the manifest is believed, and not even parsed, before one of
-those keys has signed its bytes. A public key is its own name.
+where trusted keys are named, the manifest is not even parsed unless one of those keys has signed
+its bytes. A public key is its own name.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Pictures and pages without a library: numbers as people read them, SVG, HTML with its style."""
+"""Charts without a library: readable numbers, inline SVG."""

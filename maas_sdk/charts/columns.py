@@ -1,4 +1,4 @@
-"""Tables for a terminal: columns as wide as what stands in them."""
+"""Tables for a terminal: columns as wide as their longest entry."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def curve_chart(
     width: int = _WIDTH,
     joined: bool = True,
 ) -> str:
-    """Curves, their points joined in the order given.
+    """Draw curves, their points joined in the order given.
 
     Args:
         curves: what to draw; points that are not finite leave a gap.
@@ -97,7 +97,7 @@ def curve_chart(
 def _horizontal(
     xs: Sequence[float], format_: Callable[[float], str], log2: bool
 ) -> tuple[float, float, dict[float, str]]:
-    """Both ends of the horizontal axis, and its ticks; of a logarithmic one, as powers of two."""
+    """Return ends and ticks of the horizontal axis; of a logarithmic one as powers of two."""
     if log2:
         if min(xs) <= 0:
             raise ConfigError("a logarithmic axis needs x above 0")
@@ -114,7 +114,7 @@ def _horizontal(
 
 
 def _finite_parts(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
-    """Runs of points without NaN or infinity."""
+    """Return runs of points without NaN or infinity."""
     parts: list[list[tuple[float, float]]] = [[]]
     for x, y in points:
         if math.isfinite(x) and math.isfinite(y):

@@ -17,7 +17,7 @@ _MAX_NAME: Final = 9
 def heat_map(
     counts: Sequence[Sequence[int]], *, title: str, kind: str, names: Sequence[str] = ()
 ) -> str:
-    """A confusion matrix [C][C]: rows are true classes, columns predicted ones.
+    """Draw a confusion matrix [C][C]: rows are true classes, columns predicted ones.
 
     Right answers are shaded in one colour by their share of the row, wrong ones stand out in
     another; empty cells stay empty.
@@ -70,7 +70,7 @@ def heat_map(
 
 
 def pixels(image: Sequence[Sequence[float]], *, title: str) -> str:
-    """A small grey image [H][W] from 0 (paper) to 1 (ink), as crisp squares."""
+    """Draw a small grey image [H][W] from 0 (paper) to 1 (ink), as crisp squares."""
     squares = [
         # A hair more than one, or seams show between neighbours.
         rect(x, y, 1.02, 1.02, opacity=float(ink))

@@ -30,7 +30,7 @@ class Bar(NamedTuple):
 
     @property
     def total(self) -> float:
-        """Where the bar ends."""
+        """End of the bar."""
         return sum(value for _, value, _ in self.segments)
 
 
@@ -45,7 +45,7 @@ def histogram(
     bins: int = 36,
     width: int = 1080,
 ) -> str:
-    """How often which value came; the far tail is gathered in the last bar.
+    """Draw a histogram; the far tail is gathered in the last bar.
 
     Args:
         values: at least one.
@@ -107,7 +107,7 @@ def stacked_bars(
     tick_format: Callable[[float], str],
     width: int = 1080,
 ) -> str:
-    """Horizontal bars of named pieces; a piece that is wide enough carries its figure."""
+    """Draw horizontal bars of named pieces; a wide enough piece carries its figure."""
     left, right, bar_height, pitch, top = 8, width - 92, 44, 84, 34
     longest = max(row.total for row in rows)
     bottom = top + pitch * len(rows) - 12
@@ -142,7 +142,7 @@ def stacked_bars(
 def bars(
     rows: Sequence[Bar], *, title: str, format_: Callable[[float], str], width: int = 560
 ) -> str:
-    """Horizontal bars of one figure each, on one scale that starts at zero."""
+    """Draw horizontal bars of one figure each, on one scale that starts at zero."""
     bar_height, pitch = 30, 70
     x = Scale(low=0, high=max(row.total for row in rows), at_low=0, at_high=width - 150)
     drawn = []

@@ -1,4 +1,4 @@
-"""Numbers as people read them: each with its unit, three significant digits, no false precision."""
+"""Readable numbers: each with its unit, three significant digits, no false precision."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RAISED: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def duration(seconds: float) -> str:
-    """``0.00042`` → ``420 µs``, ``0.0371`` → ``37.1 ms``, ``95`` → ``1 min 35 s``."""
+    """Format ``0.00042`` as ``420 µs``, ``0.0371`` as ``37.1 ms``, ``95`` as ``1 min 35 s``."""
     if round(seconds, 1) >= 60:
         minutes, rest = divmod(round(seconds), 60)
         return f"{minutes} min {rest} s"
@@ -30,13 +30,13 @@ def duration(seconds: float) -> str:
 
 
 def round_duration(seconds: float) -> str:
-    """A duration that is round already, such as a tick of an axis: ``0.05`` → ``50 ms``."""
+    """Format a round duration, such as a tick of an axis: ``0.05`` as ``50 ms``."""
     value, _, unit = duration(seconds).partition(" ")
     return f"{value.rstrip('0').rstrip('.') if '.' in value else value} {unit}"
 
 
 def data_size(nbytes: float) -> str:
-    """``1536`` → ``1.54 kB``; decimal units, as network and cloud bills use; no part of a byte."""
+    """Format ``1536`` as ``1.54 kB``; decimal units, as network and cloud bills use."""
     nbytes = round(nbytes)
     if abs(nbytes) < 1000:
         return f"{nbytes} B"
@@ -49,29 +49,29 @@ def data_size(nbytes: float) -> str:
 
 
 def percent(share: float, *, digits: int = 2) -> str:
-    """``0.98611`` → ``98.61 %``."""
+    """Format ``0.98611`` as ``98.61 %``."""
     return f"{100 * share:.{digits}f} %"
 
 
 def round_percent(share: float) -> str:
-    """A share that is round already, such as a tick of an axis: ``0.5`` → ``50 %``."""
+    """Format a round share, such as a tick of an axis: ``0.5`` as ``50 %``."""
     return percent(share, digits=0)
 
 
 def count(number: float) -> str:
-    """``12345.6`` → ``12,346``; below ten, one digit after the point unless it is whole."""
+    """Format ``12345.6`` as ``12,346``; below ten, one digit after the point unless whole."""
     if abs(number) < 10 and number != int(number):
         return f"{number:.1f}"
     return f"{number:,.0f}"
 
 
 def ratio(value: float) -> str:
-    """``1.4142`` → ``1.41 ×``."""
+    """Format ``1.4142`` as ``1.41 ×``."""
     return f"{_three_digits(value)} ×"
 
 
 def scientific(value: float) -> str:
-    """``0.0000019`` → ``1.9 × 10⁻⁶``; what needs no exponent, ``0.113``, is left as it is."""
+    """Format ``0.0000019`` as ``1.9 × 10⁻⁶``; ``0.113`` needs no exponent and stays."""
     if value == 0 or 1e-3 <= abs(value) < 1e4:
         return f"{value:.3g}"
     digits, exponent = f"{value:.1e}".split("e")

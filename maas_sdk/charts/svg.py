@@ -1,4 +1,4 @@
-"""SVG by hand: an element as escaped text, scales from values to pixels, and axes.
+"""SVG elements as escaped text, scales from values to pixels, and axes.
 
 Colours are never written here: elements carry classes, and the page's style sheet gives them
 their colours in light and in dark.
@@ -30,12 +30,12 @@ _GAP: Final = 8
 
 
 def number(value: float) -> str:
-    """A coordinate with at most two digits after the point, which is finer than any screen."""
+    """Format a coordinate with at most two digits after the point, finer than any screen."""
     return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
 def element(name: str, *children: str, **attributes: str | float | None) -> str:
-    """One element. Underscores in attribute names become hyphens, a trailing one goes.
+    """Return one element. Underscores in attribute names become hyphens, a trailing one goes.
 
     Children are markup and kept as they are; attribute values are escaped.
     """
@@ -50,7 +50,7 @@ def element(name: str, *children: str, **attributes: str | float | None) -> str:
 
 
 def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> str:
-    """A straight line between two points."""
+    """Draw a straight line between two points."""
     return element("line", x1=x1, x2=x2, y1=y1, y2=y2, class_=class_)
 
 
@@ -65,19 +65,19 @@ def rect(
     rx: float | None = None,
     opacity: float | None = None,
 ) -> str:
-    """A rectangle; ``hint`` is what a pointer shows over it, and ``rx`` rounds its corners."""
+    """Draw a rectangle; ``hint`` is shown under a pointer, and ``rx`` rounds its corners."""
     said = () if hint is None else (element("title", escape(hint)),)
     size = {"x": x, "y": y, "width": width, "height": height}
     return element("rect", *said, **size, rx=rx, fill_opacity=opacity, class_=class_)
 
 
 def text(content: str, x: float, y: float, class_: str = "label", anchor: str = "start") -> str:
-    """Words at a point; ``anchor`` is start, middle or end."""
+    """Draw words at a point; ``anchor`` is start, middle or end."""
     return element("text", escape(content), x=x, y=y, class_=class_, text_anchor=anchor)
 
 
 def picture(*children: str, width: float, height: float, title: str, class_: str = "chart") -> str:
-    """A whole picture that scales with its column; ``title`` is what a screen reader says."""
+    """Return a picture that scales with its column; ``title`` is for screen readers."""
     return element(
         "svg",
         *children,
@@ -90,7 +90,7 @@ def picture(*children: str, width: float, height: float, title: str, class_: str
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scale:
-    """A straight line from values to pixels; either end may be the larger one."""
+    """A linear scale from values to pixels; either end may be the larger one."""
 
     low: float
     high: float
@@ -98,13 +98,13 @@ class Scale:
     at_high: float
 
     def __call__(self, value: float) -> float:
-        """The pixel of a value."""
+        """Return the pixel of a value."""
         share = (value - self.low) / ((self.high - self.low) or 1.0)
         return self.at_low + share * (self.at_high - self.at_low)
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> tuple[float, ...]:
-    """Round values that cover [low, high] from just below to just above it, about ``wanted``.
+    """Return about ``wanted`` round values that cover [low, high] to just beyond its ends.
 
     Steps are 1, 2 or 5 times a power of ten.
     """
@@ -139,7 +139,7 @@ def axes(
     x_label: str,
     y_label: str,
 ) -> str:
-    """Grid lines across, a base line, ticks (value → words) on both axes, what each axis means."""
+    """Draw grid lines, base line, ticks (value → words) and the titles of both axes."""
     left, right, bottom = frame.left, frame.right, frame.bottom
     drawn = [line(left, y(v), right, y(v), "grid") for v in y_ticks]
     drawn += [text(words, left - _GAP, y(v) + 4, "tick", "end") for v, words in y_ticks.items()]

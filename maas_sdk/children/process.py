@@ -1,4 +1,4 @@
-"""A process beside this one that answers jobs and never outlives this one.
+"""A child process that answers jobs and never outlives this one.
 
 The protocol: the child gets its jobs as one JSON line on stdin and says one JSON line for each
 step (``done``) and one for each answer (``result``, or ``error`` and ``code``). It is killed past

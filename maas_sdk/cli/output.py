@@ -1,4 +1,4 @@
-"""Where a command's answers, notes and errors go, the same for every command.
+"""Output of a command: answers, notes and errors, the same way for every command.
 
 Answers for people go to stdout, notes and progress to stderr. With ``--json`` stdout carries one
 JSON document and nothing else, also when the command fails: then it is ``{"error", "code"}``.
@@ -27,24 +27,24 @@ __all__ = ["Output", "extra", "reporting", "show_event"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Output:
-    """What a command writes to."""
+    """Streams of a command's output."""
 
     as_json: bool
     console: Console = field(default_factory=lambda: Console(highlight=False))
     notes: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
 
     def show(self, *renderables: Any) -> None:
-        """Part of the answer, for people; with ``--json`` it is left out."""
+        """Print a part of the answer for people; omitted with ``--json``."""
         if not self.as_json:
             self.console.print(*renderables)
 
     def lines(self, text: str) -> None:
-        """Part of the answer as it stands: lines wider than the terminal are not broken up."""
+        """Print a part of the answer unchanged: lines wider than the terminal are not wrapped."""
         if not self.as_json:
             self.console.print(text, markup=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
-        """A line about what is going on; rich markup allowed. Never on stdout."""
+        """Print a progress note on stderr; rich markup allowed."""
         self.notes.print(text)
 
     def progress(self) -> Progress:
@@ -54,7 +54,7 @@ class Output:
         return Progress(console=self.notes, transient=True)
 
     def document(self, value: Any) -> None:
-        """The whole answer, for machines; without ``--json`` it is left out."""
+        """Print the whole answer for machines; omitted without ``--json``."""
         if self.as_json:
             typer.echo(json.dumps(value, ensure_ascii=False, default=str))
 

@@ -1,4 +1,4 @@
-"""How a bundle's weights are stored and what compression did to them, in a few lines for people."""
+"""Storage of a bundle's weights and the effect of compression, as lines for a terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["compression_lines", "encoding_lines"]
 
 
 def compression_lines(found: Compression) -> list[str]:
-    """Bytes, metric and latency before and after, then weights by format."""
+    """Return bytes, metric and latency before and after, then weights by format."""
     from maas_sdk.charts.quantities import data_size
 
     lines = [
@@ -36,7 +36,7 @@ def compression_lines(found: Compression) -> list[str]:
 
 
 def encoding_lines(manifest: Manifest) -> list[str]:
-    """Encoded tensors by what they are made from, and who decodes them: the program, or opening."""
+    """Return encoded tensors by scheme, and the place of decoding: the program, or opening."""
     encodings = manifest.encodings
     taken = {name for program in manifest.programs.values() for name in program.weights}
     parts = {part for encoding in encodings.values() for part in encoding.parts.values()}
@@ -54,7 +54,7 @@ def encoding_lines(manifest: Manifest) -> list[str]:
 
 
 def _chain(name: str, encodings: Mapping[str, Encoding], stop: set[str]) -> str:
-    """An encoding with those that it is made from: "scaled(packed)"."""
+    """Format an encoding with those that it is made from: "scaled(packed)"."""
     encoding = encodings[name]
     inner = [
         _chain(part, encodings, stop)

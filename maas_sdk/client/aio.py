@@ -1,7 +1,7 @@
 """``AsyncClient``: the session's steps over an ``httpx.AsyncClient``, on asyncio.
 
-asyncio is imported where it is used: whoever gets there runs an event loop and has it loaded,
-while a program that only takes ``Client`` from the package does not pay for it.
+asyncio is imported where it is used: a caller there runs an event loop and has loaded it already,
+while a program that only uses ``Client`` does not pay for it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from contextlib import aclosing
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import httpx
@@ -108,12 +107,7 @@ class AsyncClient(Shell[httpx.AsyncBaseTransport]):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     # ---- performing steps ----

@@ -172,7 +172,7 @@ class Chunker:
         return chunk
 
     def _split(self, inputs: Mapping[str, Array], rows: int) -> list[CallPart]:
-        """Yield pieces of one batch by rows; inputs without a batch dimension are repeated."""
+        """Split one batch by rows; inputs without a batch dimension go with every piece."""
         batched = self._signature.batched if self._signature else frozenset[str]()
         whole = {name: array for name, array in inputs.items() if name not in batched}
         by_row = {name: array for name, array in inputs.items() if name in batched}

@@ -1,6 +1,6 @@
 """The client's one seam to time, and a fake beside it for tests.
 
-Everything in the client that asks what time it is, or waits, does it here; so a test of an hour of
+All of the client's reading of time, and all of its waiting, is done here; so a test of an hour of
 retries takes no time.
 """
 

@@ -86,7 +86,7 @@ class ClientOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RouteOptions:
-    """Which model answers, in which version."""
+    """Model and version that answer."""
 
     model: str
     version: int | str | None = None

@@ -1,7 +1,7 @@
 """Meaning of an HTTP reply: results, or an error.
 
 Three kinds of reply are told apart: a frame, with a result or failure for each call; an error of
-our endpoint, JSON with a ``code``; and whatever proxies, load balancers and wrong addresses say.
+our endpoint, JSON with a ``code``; and replies of proxies, load balancers and other servers.
 The last have only a status, which ``BY_STATUS`` reads.
 """
 

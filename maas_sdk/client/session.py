@@ -1,7 +1,7 @@
 """The client's conversation with an endpoint as pure steps: requests, waits, replies. No I/O.
 
-Each question to the endpoint is a generator of **steps**: it yields what has to be done, ``Send``
-a request or ``Wait`` some seconds, is sent back what came of it, and returns the answer. A shell
+Each question to the endpoint is a generator of **steps**: it yields the next action, ``Send``
+a request or ``Wait`` some seconds, receives the action's result, and returns the answer. A shell
 performs the steps, with a blocking transport or an asynchronous one, and knows nothing else::
 
     step = next(steps)

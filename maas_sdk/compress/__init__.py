@@ -7,8 +7,8 @@
     print(quantized.report.table())
     export(quantized, inputs[:8], path="digits-int8.maas")
 
-``recipes`` says what can be done to weights, ``formats`` what they become, ``products`` what the
-program then computes, and ``quantized`` how it is served.
+``recipes`` lists the recipes, ``formats`` the stored formats, ``products`` the arithmetic of the
+program, and ``quantized_model`` the ways to serve it.
 """
 
 from maas_sdk.compress.allocate import CANDIDATES, Sensitivity, sensitivity

@@ -10,8 +10,8 @@ Going from all weights in their finest format to all in their coarsest, the step
 per byte saved is taken first (marginal analysis: Shoham and Gersho 1988, Efficient bit allocation
 for an arbitrary set of quantizers). Along that path the metric itself is measured, by bisection.
 
-The rule it keeps: what is promised has been measured, all chosen formats together: the drop plus
-its standard error is within the bound.
+The rule it keeps: the promised drop has been measured with all chosen formats together; the drop
+plus its standard error is within the bound.
 """
 
 from __future__ import annotations

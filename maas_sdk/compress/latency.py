@@ -1,8 +1,7 @@
 """Seconds of a batch, before and after quantization, of the programs that would be served.
 
-The rule it keeps: both models are exported for this machine and run by the code that serves them;
-what is compared is what a bundle would do. They take turns, so that a machine that is busy for a
-while is busy for both.
+The rule it keeps: both models are exported for this machine and run by the code that serves them,
+as a bundle would be. They take turns, so that a busy machine slows both.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Quantization of a trained float model by a recipe.
 
-The order is: trace the model, find its products with weights, choose layers, see what goes into
-them where the recipe asks, then weight by weight: read, fold, encode, let go. The rule it keeps:
-nothing changes the model that is handed in, and beside it there is never more than what is stored
-and one weight in work.
+The order is: trace the model, find its products with weights, choose layers, observe their inputs
+where the recipe asks for it, then weight by weight: read, fold, encode, release. The rule it keeps:
+the given model is never changed, and memory beside it holds only the stored result and one weight.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ def quantize(
             by weight, the fewest bytes that keep it. Weights only: activations stay in float.
         candidates: the formats to choose from with ``max_drop``.
         calibration_rows: rows taken of ``calibration`` at most.
-        decode: "program" or "open"; see ``quantized.py``.
+        decode: "program" or "open"; see ``quantized_model.py``.
         entropy: "zstd" or "zlib" on top of what is stored.
         target: what it shall run on, such as "cpu-x86_64-avx2" or "tpu-v5e": formats that cannot
             run there are refused.

@@ -23,7 +23,7 @@ _DRAWN: Final = 24
 
 
 def report_page(report: QuantizationReport) -> str:
-    """Return the whole page, with pictures in it; it needs nothing else."""
+    """Return the whole page, with pictures in it; it needs no other file."""
     layers = _largest(report.layers)
     costly = sorted(report.layers, key=lambda layer: -(layer.drop or 0))[:_DRAWN]
     return fill(

@@ -1,7 +1,7 @@
 """Task metric of a model: one number, higher is better.
 
-The rule it keeps: float model and quantized model are asked the same rows in the same batches, and
-where rows can be judged one by one their difference comes with its standard error.
+The rule it keeps: float model and quantized model answer the same rows in the same batches, and
+where rows can be scored one by one their difference comes with its standard error.
 
 Dimension letters: N rows, B rows of a batch, K classes.
 """

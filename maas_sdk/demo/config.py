@@ -1,4 +1,4 @@
-"""What the demo is told, and whom it tells how it goes."""
+"""Configuration of the demo, and the interface of its progress display."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ __all__ = ["DemoConfig", "StageWatch", "Watcher"]
 
 
 class StageWatch(Protocol):
-    """Told how one stage goes."""
+    """Receiver of one stage's progress."""
 
     def progress(self, done: int, total: int, note: str = "") -> None:
-        """So much of it is done."""
+        """Show the share of the stage that is done."""
 
     def done(self, line: str) -> None:
-        """It is finished, and this is what it found."""
+        """Show the end of the stage, and its result in one line."""
 
 
 class Watcher(Protocol):
-    """Shows the stages while they run."""
+    """Display of the stages while they run."""
 
     def stage(self, name: str) -> AbstractContextManager[StageWatch]:
-        """A stage begins; it ends with the block."""
+        """Begin a stage, which ends with the block."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoConfig:
-    """What to run."""
+    """Configuration of the demo."""
 
     # Folder for the bundle, the function and the report. The demo's own files in it are replaced.
     out: Path

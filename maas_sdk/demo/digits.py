@@ -24,7 +24,7 @@ _MAX_INK: Final = 16.0
 
 
 def load_split() -> Split:
-    """The digits, 80 % to learn from and 20 % of every class held out.
+    """Return the digits, 80 % for training and 20 % of every class held out.
 
     Inputs are float32[N, 8, 8, 1] from 0 (paper) to 1 (ink), labels int32[N].
     """

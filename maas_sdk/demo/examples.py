@@ -1,4 +1,4 @@
-"""Built-in models with their data, for commands that a newcomer tries before there are own ones.
+"""Built-in models with their data, for trying commands before having a model.
 
 The rule it keeps: an example is made anew at every call, from fixed seeds, and needs no network.
 """
@@ -19,7 +19,7 @@ __all__ = ["EXAMPLES", "example"]
 
 
 def _digits() -> tuple[nnx.Module, Split]:
-    """A convnet of 38,282 parameters, and the digits it learns in a few passes."""
+    """Return a convnet of 38,282 parameters, and the digits that it learns in a few passes."""
     model = ConvNet(features=(16, 32), hidden_features=64, rngs=nnx.Rngs(0))
     return model, load_split()
 
@@ -28,7 +28,7 @@ EXAMPLES: Final[Mapping[str, Callable[[], tuple[nnx.Module, Split]]]] = {"digits
 
 
 def example(name: str) -> tuple[nnx.Module, Split]:
-    """A model with initial weights, and its data.
+    """Return a model with initial weights, and its data.
 
     Raises:
         ConfigError: no such example.

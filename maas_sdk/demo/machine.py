@@ -1,4 +1,4 @@
-"""The machine that figures were measured on: what it can do, never what it is called."""
+"""The machine of a measurement: its hardware, without its name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PACKAGES: Final = ("jax", "jaxlib", "flax", "qwix", "numpy", "functions-framewo
 
 
 def describe_machine(cpuinfo: Callable[[], str] | None = None) -> Machine:
-    """Where this runs, without its name or address."""
+    """Describe the machine, without its name or address."""
     read = cpuinfo or (lambda: Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     try:
         processor = next(
@@ -38,6 +38,6 @@ def describe_machine(cpuinfo: Callable[[], str] | None = None) -> Machine:
 
 
 def _cores() -> int:
-    """Cores that this process may use, where the system tells; else those that there are."""
+    """Return the cores that this process may use, if known; else the machine's."""
     allowed = getattr(os, "sched_getaffinity", None)
     return len(allowed(0)) if allowed else os.cpu_count() or 1

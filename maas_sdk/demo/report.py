@@ -65,7 +65,7 @@ def render(result: DemoResult) -> str:
 
 
 def common_mistakes(confusion: Array, most: int = 3) -> list[tuple[int, int, int]]:
-    """(true class, predicted class, times) of the most frequent mistakes, most frequent first.
+    """Return (true class, predicted class, times) of mistakes, most frequent first.
 
     Args:
         confusion: [C, C] counts.
@@ -81,7 +81,7 @@ def common_mistakes(confusion: Array, most: int = 3) -> list[tuple[int, int, int
 
 
 def _colours(cold: ColdStart) -> dict[str, str]:
-    """The class of each stage of ours, by its name."""
+    """Return the colour class of each stage of our function, by its name."""
     shared_names = {stage.name for stage in cold.empty}
     shared, own = cycle(_SHARED), cycle(_OWN)
     return {
@@ -90,7 +90,7 @@ def _colours(cold: ColdStart) -> dict[str, str]:
 
 
 def _starts(cold: ColdStart, colours: dict[str, str]) -> list[Bar]:
-    """Ours beside an empty function's."""
+    """Return our start beside an empty function's."""
     return [
         Bar(name, [Segment(s.name, s.duration_s, colours.get(s.name, "shared-3")) for s in stages])
         for name, stages in (
@@ -101,7 +101,7 @@ def _starts(cold: ColdStart, colours: dict[str, str]) -> list[Bar]:
 
 
 def _stages(cold: ColdStart) -> list[tuple[str, str, str]]:
-    """(stage, ours, an empty function's), and the sum of each."""
+    """Return (stage, ours, an empty function's), and the sum of each."""
     empty = {stage.name: duration(stage.duration_s) for stage in cold.empty}
     return [
         *((s.name, duration(s.duration_s), empty.get(s.name, "–")) for s in cold.function),

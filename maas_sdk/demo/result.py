@@ -1,7 +1,7 @@
-"""What the demo found out: plain values, one frozen dataclass per stage.
+"""Results of the demo: plain values, one frozen dataclass per stage.
 
 The stages fill them, the table in the terminal, the HTML report and ``--json`` read them; none of
-the three measures anything by itself. ``checks`` says what must hold for the demo to have passed.
+the three measures anything by itself. ``checks`` has the conditions for the demo to pass.
 
 Dimension letters: C classes, H and W height and width of an image.
 """
@@ -51,7 +51,7 @@ class Epoch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Training:
-    """How the model was trained, and what became of it."""
+    """Configuration of the training, and its result."""
 
     epochs: tuple[Epoch, ...]
     train_rows: int
@@ -96,7 +96,7 @@ class Packaged:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calls:
-    """What the client saw, once the function was warm."""
+    """Calls of the warm function, as the client measured them."""
 
     # Seconds of each call of one row, in the order they were made.
     latencies_s: tuple[float, ...]
@@ -119,13 +119,13 @@ class Calls:
 
     @property
     def checked(self) -> int:
-        """Answers that were held against the in-process model: all of them."""
+        """Number of answers compared with the in-process model: all of them."""
         return len(self.latencies_s) + self.batched_rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """One held-out digit and what the endpoint said about it."""
+    """One held-out digit and the endpoint's answer."""
 
     # [H, W], 0 is paper and 1 is ink.
     image: Array
@@ -137,7 +137,7 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """Where the figures were measured; without it they mean nothing."""
+    """The machine that the figures were measured on; without it they mean nothing."""
 
     processor: str
     cores: int
@@ -169,7 +169,7 @@ class DemoResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnswerCheck:
-    """One promise of the demo and whether it was kept."""
+    """One promise of the demo, and True if it was kept."""
 
     name: str
     passed: bool
@@ -177,7 +177,7 @@ class AnswerCheck:
 
 
 def checks(result: DemoResult) -> tuple[AnswerCheck, ...]:
-    """What must hold for the demo to have passed."""
+    """Return the conditions for the demo to have passed."""
     return (
         *(
             AnswerCheck(
@@ -201,13 +201,13 @@ def checks(result: DemoResult) -> tuple[AnswerCheck, ...]:
 
 
 def quantile(values: tuple[float, ...], share: float) -> float:
-    """The smallest value that at least ``share`` of all values do not exceed (nearest rank)."""
+    """Return the smallest value that at least ``share`` of all do not exceed (nearest rank)."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]
 
 
 def to_document(result: DemoResult) -> dict[str, Any]:
-    """The result as what ``--json`` prints: plain JSON values, without the pictures."""
+    """Return the result for ``--json``: plain JSON values, without the pictures."""
     document = asdict(result)
     del document["samples"]
     calls, cold_start = result.calls, result.cold_start

@@ -1,4 +1,4 @@
-"""The demo in the terminal: a bar for the stage that runs, a line for each that is finished."""
+"""Terminal display of the demo: a bar for the running stage, a line for each finished one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -69,17 +68,12 @@ class Screen:
         self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
 
 def table(result: DemoResult) -> Table:
-    """Everything in one table, the checks at the end."""
+    """Return everything in one table, the checks at the end."""
     shown = Table(title="maas demo", title_justify="left", title_style="bold", show_header=False)
     shown.add_column(style="dim")
     shown.add_column()

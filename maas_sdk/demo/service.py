@@ -1,4 +1,4 @@
-"""The demo's second half, in processes of its own: package, start cold, call and check."""
+"""The demo's second half, in separate processes: package, start cold, call and check."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _WARM_UP_CALLS: Final = 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answers:
-    """What the endpoint answered."""
+    """Answers of the endpoint."""
 
     calls: Calls
     # [10, 10] counts: row = true digit, column = predicted digit.
@@ -141,7 +141,7 @@ def call(
 
 
 def choose_samples(logits: Array, test: Examples, count: int = _SAMPLES) -> tuple[Sample, ...]:
-    """Digits for the report: up to a fifth of them wrong ones, spread among right ones.
+    """Choose digits for the report: up to a fifth wrong ones, spread among right ones.
 
     Args:
         logits: float32[N, 10].

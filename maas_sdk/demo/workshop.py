@@ -42,7 +42,7 @@ _EXAMPLE_ROWS: Final = 64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trained:
-    """A trained model and what it was trained on."""
+    """A trained model and its training data."""
 
     model: nnx.Module
     split: Split
@@ -63,7 +63,7 @@ class QuantizedStage:
 
 
 def train(config: DemoConfig, report: Report) -> Trained:
-    """Train a small convnet, data-parallel, and judge it on the held-out digits.
+    """Train a small convnet, data-parallel, and evaluate it on the held-out digits.
 
     Raises:
         ConfigError: JAX has another number of devices than was asked for.
@@ -122,7 +122,7 @@ def _words(record: EvalRecord) -> str:
 
 
 def quantize(trained: Trained) -> QuantizedStage:
-    """Quantize to int8 and judge against the trained model."""
+    """Quantize to int8 and compare with the trained model."""
     test = trained.split.test
     found = quantize_model(trained.model, "int8", evaluate=(test.inputs, test.labels))
     logits = predictor(found.as_model())(test.inputs)

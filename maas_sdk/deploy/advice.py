@@ -1,8 +1,8 @@
 """Advice for errors of Terraform and gcloud: their meaning and the next step.
 
-One table: a pattern of the foreign words, what they mean, what to do. Pure, so that it is tested on
-their real outputs without an account. The rule: the first row that matches counts, so special ones
-stand before general ones; nothing is hidden, the foreign words follow the sentence.
+One table: a pattern of the tool's output, its meaning, the next step. Pure, so that it is tested on
+real outputs without an account. The rule: the first row that matches counts, so special ones come
+before general ones; nothing is hidden, the tool's own output follows the sentence.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Terraform's shared state: a folder of a bucket.
 
 Terraform merges a file whose name ends with ``_override.tf`` over the others, so this one works for
-a stack that names no backend and for one that does. The rule: what a state's place is called is
-made of project, region and name, so two people who deploy the same thing meet in one state, and
-two deployments never do.
+a stack that names no backend and for one that does. The rule: the state's path is made of
+project, region and name, so two people who deploy the same thing share one state, and two
+deployments never do.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class StateBucket:
 
     @property
     def block(self) -> str:
-        """Return the backend block that Terraform reads."""
+        """Backend block that Terraform reads."""
         return (
             "# Written by maas deploy --state-bucket.\n"
             'terraform {\n  backend "gcs" {\n'

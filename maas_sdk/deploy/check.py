@@ -1,10 +1,10 @@
 """Check of a zipped function: started in isolation and asked for its golden outputs.
 
-The rule: what answers is what is in the zip. It is unpacked into a new folder, runs with none of
-this process's variables, and every program's answers to its golden inputs are held against the
+The rule: the zip's own files answer. The zip is unpacked into a new folder, runs with none of
+this process's variables, and every program's answers to its golden inputs are compared with the
 reference model's. Where the locked requirements can be had they are installed into an environment
 of their own; where not, this interpreter runs it in its isolated mode, which does not look at
-PYTHONPATH, the working folder or the user's packages, and the report says which it was.
+PYTHONPATH, the working folder or the user's packages, and the report names the environment.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Cold start of a function: time from process start to the first correct answer, by stage.
 
 Nothing is injected into the function: it is started as Cloud Functions would start it, asked from
-before its port is open, and its answer is held against the bundle's golden outputs. Where the time
-went is read off the lines that it logs anyway:
+before its port is open, and its answer is compared with the bundle's golden outputs. The stages are
+read off the lines that it logs anyway:
 
     spawn ──interpreter──▶ ──imports──▶ loading begins ──bundle, weights, …──▶ loaded ──▶ answer
 

@@ -1,7 +1,7 @@
 """A bundle → a build folder for a container image, for Cloud Run, GKE or a TPU VM.
 
     out/
-      Dockerfile          slim, for nobody in particular, bytecode compiled, the bundle's layer last
+      Dockerfile          slim, no root user, bytecode compiled, the bundle's layer last
       .dockerignore
       requirements.txt    exact versions and hashes, those of the variant included
       maas_sdk/           the part of this package that serves, and its command line

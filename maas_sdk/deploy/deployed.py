@@ -5,9 +5,9 @@ called: that call is cold if the process that answers says that it is younger th
 Warm calls follow at once, over connections of their own like the cold one, so that the network and
 its handshakes are in both and their difference is what the start costs.
 
-The rule: nothing is called cold that was not: what a call met is asked, not assumed. Where several
-instances run, the one that is asked may be another than the one that answered; then calls count as
-unknown rather than as cold.
+The rule: no warm call counts as cold: the process reports its age, nothing is assumed. Where
+several instances run, the one that reports may be another than the one that answered; then calls
+count as unknown rather than as cold.
 """
 
 from __future__ import annotations

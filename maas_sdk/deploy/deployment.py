@@ -1,8 +1,8 @@
 """Deployment of a zip: apply, roll back, destroy.
 
-Each step here is: variables written, Terraform's plan shown, a person asked, the plan applied. The
-rule: nothing in the cloud changes that was not shown in the plan before, and what was begun is
-written down before it begins.
+Each step writes variables, shows Terraform's plan, asks a person, and applies the plan. The rule:
+nothing in the cloud changes that was not shown in the plan before, and a step is recorded before it
+begins.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A request made of a bundle's golden rows, and its expected answer.
 
-The rule: speed of wrong answers is never reported. Whoever times or checks a deployment holds what
-comes back against the outputs of the reference model, within the tolerance of the export.
+The rule: the speed of wrong answers is never reported. Every timing or check of a deployment
+compares the answers with the outputs of the reference model, within the tolerance of the export.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Memory and processors of an instance, computed from a bundle's need.
 
-What counts towards an instance's memory is its processes and the files that it writes; the files of
-its image do not, until they are mapped. So the weights count once where they are in the function's
+An instance's memory holds its processes and the files that it writes; the files of its image count
+only once they are mapped. So the weights count once where they are in the function's
 source, decoded where they are encoded, and where the bundle is fetched all its files count as well:
 its disk is memory.
 
-The rule: what cannot work is refused before anything is packaged or uploaded, and what nobody said
-is chosen with room to spare. The limits are those of the platform, which the module
-terraform/modules/model-function checks again in the same words:
+The rule: a setting that cannot work is refused before anything is packaged or uploaded, and
+settings that were not given are chosen with room to spare. The limits are those of the platform,
+which the module terraform/modules/model-function checks again in the same words:
 https://cloud.google.com/run/docs/configuring/services/memory-limits
 https://cloud.google.com/run/docs/configuring/services/cpu
 """
@@ -39,7 +39,7 @@ _MAX_GIB: Final = 32
 # Both processes of functions-framework with numpy, XLA and a small model take 150 MB after their
 # first answer; what opens a store takes some more.
 START_NBYTES: Final = 200 * 10**6
-# What is chosen where nobody says: the smallest of these with room for requests and their results.
+# Choices where none is given: the smallest of these with room for requests and their results.
 _STEPS: Final = ("512Mi", "1Gi", "2Gi", "4Gi", "8Gi", "16Gi", "24Gi", "32Gi")
 _ROOM: Final = 1.5
 # 32 requests at once, of up to 32 MB each, are welcome wherever there is a whole processor.

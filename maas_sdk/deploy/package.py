@@ -55,7 +55,16 @@ __all__ = [
 BUNDLE: Final = "model.maas"
 
 # By the table of the house: ground, formats, runtime; and, for serving, the service.
-_RUNTIME: Final = ("__init__.py", "errors.py", "tensors.py", "bundle", "store", "wire", "runtime")
+_RUNTIME: Final = (
+    "__init__.py",
+    "errors.py",
+    "faces.py",
+    "tensors.py",
+    "bundle",
+    "store",
+    "wire",
+    "runtime",
+)
 SERVING: Final = (*_RUNTIME, "serve")
 
 

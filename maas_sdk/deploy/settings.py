@@ -1,7 +1,7 @@
 """Settings of a deployment: name, place, size and access, as Terraform's variables.
 
-The rule: what is wrong is said here, before anything is packaged or planned, in the words of the
-command line. The stack checks the same again; names of its variables are known in this file alone.
+The rule: wrong settings are refused here, before anything is packaged or planned, with the option's
+name. The stack checks the same again; names of its variables are known in this file alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The seam to Terraform: a stack's folder, and the few commands that a deployment needs.
 
-Everything that knows the binary is here. The rule: its words are passed on as they come, so that a
-long apply is watched, and a failure leaves as one of our errors with what to do in it.
+Everything that knows the binary is here. The rule: its output is passed on as it comes, so that a
+long apply can be watched, and a failure becomes one of our errors, which says what to do.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
 """Local folder of a deployment: its releases, its variables, its Terraform state.
 
     <workspace>/<project>/<region>/<name>/
-      releases.json             what was deployed, and which of it is running
+      releases.json             all releases, and the number of the one that runs
       sources/<sha256>.zip      each release's source, for going back
-      deployment.tfvars.json    what Terraform is told
-      backend_override.tf       where its state is to be, if a bucket was named: goes into the stack
+      deployment.tfvars.json    Terraform's variables
+      backend_override.tf       the state's bucket, if one was named: copied into the stack
       terraform/                the stack and its modules, and the state unless it lies elsewhere
 
-The rule: ``releases.json`` is written whole or not at all, and says of an apply that it was begun
-before it begins. So whatever is killed when, the next command knows what may be half done; applying
-again is what mends it.
+The rule: ``releases.json`` is written whole or not at all, and records an apply before it begins.
+So after a kill the next command knows of the unfinished apply; applying again completes it.
 """
 
 from __future__ import annotations

@@ -5,9 +5,8 @@ process runs the same program: ``jax.devices()`` are those of all of them, array
 each process feeds the rows that are its own. On CPUs the collectives go through gloo.
 
 The rule it keeps: no process is left behind. When one is killed, fails or falls silent, every other
-one ends within ``lost_after_s`` and a few seconds, with a sentence that names the one and exit code
-``LOST_EXIT_CODE``; and as a training run is restartable, starting all again goes on from its last
-checkpoint.
+one ends within ``lost_after_s`` and a few seconds, with a sentence that names it and exit code
+``LOST_EXIT_CODE``. A training run that is started again goes on from its last checkpoint.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Local launcher of several processes of one program, to try and test multi-host runs.
 
-The rule it keeps: either all processes come to their end, or none is left: when one ends with an
-error, the others are stopped, and the error says which one it was, how it ended and what it said
-last. This file imports nothing of jax: the processes do.
+The rule it keeps: either all processes end well, or none is left: when one ends with an error, the
+others are stopped, and the error names the process, its exit and its last output. This file imports
+nothing of jax: the processes do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How good a model's answers are, how fast and at what cost, in numbers that can be compared."""
+"""Evaluation of a model: quality, speed and cost, in comparable numbers."""
 
 from maas_sdk.evaluate.accuracy import Classification, classification
 from maas_sdk.evaluate.evaluation import Evaluation, evaluate

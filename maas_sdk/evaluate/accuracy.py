@@ -1,7 +1,7 @@
-"""How often a classifier is right, for which classes, and how well it knows.
+"""Classification metrics: accuracy, per-class scores, calibration.
 
-The rule it keeps: numpy in, plain numbers out; nothing here knows where the answers came from, so
-the same code judges the in-process model and the endpoint.
+The rule it keeps: numpy in, plain numbers out; nothing here depends on the source of the answers,
+so the same code evaluates the in-process model and the endpoint.
 
 Dimension letters: N rows, K classes.
 """
@@ -28,7 +28,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassScore:
-    """How one class fared. A ratio over nothing is 0."""
+    """Precision, recall and F1 of one class. A ratio over nothing is 0."""
 
     name: str
     # Rows that belong to the class.
@@ -41,7 +41,7 @@ class ClassScore:
     f1: float
 
     def to_dict(self) -> dict[str, object]:
-        """The score as JSON-ready values."""
+        """Return the score as JSON-ready values."""
         return {
             "name": self.name,
             "support": self.support,
@@ -53,7 +53,7 @@ class ClassScore:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationBin:
-    """The rows whose largest probability lies in one tenth of 0…1."""
+    """Rows whose largest probability lies in one tenth of 0…1."""
 
     rows: int
     # Mean of the largest probabilities; 0 without rows.
@@ -64,7 +64,7 @@ class CalibrationBin:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Classification:
-    """A classifier judged on labelled rows."""
+    """Metrics of a classifier on labelled rows."""
 
     rows: int
     # Share of rows whose most likely class is their label.
@@ -85,7 +85,7 @@ class Classification:
     log_loss: float
 
     def to_dict(self) -> dict[str, object]:
-        """The judgement as JSON-ready values."""
+        """Return the metrics as JSON-ready values."""
         return {
             "rows": self.rows,
             "accuracy": self.accuracy,
@@ -103,7 +103,7 @@ class Classification:
 
 
 def accuracy(logits: Array, labels: Array) -> float:
-    """Share of rows whose largest logit is at their label.
+    """Return the share of rows whose largest logit is at their label.
 
     Args:
         logits: float[N, K]; probabilities do as well.
@@ -117,7 +117,7 @@ def accuracy(logits: Array, labels: Array) -> float:
 
 
 def confusion_matrix(predicted: Array, labels: Array, *, classes: int) -> Array:
-    """Counts, int64[K, K], with the label as row and the predicted class as column.
+    """Return counts, int64[K, K], with the label as row and the predicted class as column.
 
     Args:
         predicted: integer[N], the class that each row was called.
@@ -145,7 +145,7 @@ def confusion_matrix(predicted: Array, labels: Array, *, classes: int) -> Array:
 def classification(
     logits: Array, labels: Array, *, class_names: tuple[str, ...] | None = None
 ) -> Classification:
-    """Judge a classifier's answers.
+    """Compute the metrics of a classifier's answers.
 
     Args:
         logits: float[N, K].

@@ -1,4 +1,4 @@
-"""Whatever answers rows, under one shape: a module, a function, an engine, an endpoint.
+"""One interface to anything that answers rows: a module, a function, an engine, an endpoint.
 
 The rule it keeps: an answerer takes a batch and returns when the answer is there, as numpy. A
 module is compiled per batch size; a smaller batch is filled up with its first row and cut again.
@@ -37,10 +37,10 @@ Inputs = Array | Mapping[str, Array]
 
 @runtime_checkable
 class Predicts(Protocol):
-    """A client of an endpoint, a loaded engine, or anything like them."""
+    """A client of an endpoint, a loaded engine, or anything similar."""
 
     def predict(self, x: Any, /) -> Any:
-        """The answer to a batch."""
+        """Return the answer to a batch."""
         ...
 
 
@@ -54,7 +54,7 @@ class Answerer(ABC):
         self._output = output
 
     def __call__(self, inputs: Inputs, *, batch_size: int) -> Array:
-        """The answer to a batch of at most ``batch_size`` rows: one array, [B, …].
+        """Return the answer to a batch of at most ``batch_size`` rows: one array, [B, …].
 
         Raises:
             InputError: the answer has no or several arrays and none was named, or other rows.
@@ -73,7 +73,7 @@ class Answerer(ABC):
 
     @abstractmethod
     def _answer(self, inputs: Inputs, rows: int, batch_size: int) -> Any:
-        """One array, or several by name."""
+        """Return one array, or several by name."""
 
     def _named(self, answer: Mapping[str, Any]) -> Any:
         if self._output is None and len(answer) == 1:
@@ -88,7 +88,7 @@ class Answerer(ABC):
 
 
 class CallAnswerer(Answerer):
-    """Answers with any function that takes a batch."""
+    """Answers with a function that takes a batch."""
 
     def __init__(self, call: Callable[[Any], Any], output: str | None) -> None:
         super().__init__(output)
@@ -126,7 +126,7 @@ class ModuleAnswerer(Answerer):
 
 
 def answerer(target: Any, *, output: str | None = None) -> Answerer:
-    """What asks ``target`` for answers.
+    """Return the answerer for ``target``.
 
     Args:
         target: an nnx module in eval mode; a client, an engine, anything with ``predict(inputs)``;
@@ -149,7 +149,7 @@ def answerer(target: Any, *, output: str | None = None) -> Answerer:
 
 
 def rows_of(inputs: Inputs) -> int:
-    """B, the same for all arrays.
+    """Return B, the same for all arrays.
 
     Raises:
         InputError: no arrays, one without rows, or different numbers of rows.
@@ -164,7 +164,7 @@ def rows_of(inputs: Inputs) -> int:
 
 
 def take_rows(inputs: Inputs, rows: Array | slice) -> Inputs:
-    """The given rows of every array."""
+    """Return the given rows of every array."""
     if isinstance(inputs, Mapping):
         return {name: array[rows] for name, array in inputs.items()}
     return inputs[rows]

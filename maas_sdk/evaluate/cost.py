@@ -1,4 +1,4 @@
-"""Arithmetic: how much a model needs for a row, and how much of it a device can do.
+"""Arithmetic cost of a model per row, and a device's peak.
 
 The rule it keeps: every figure says where it is from. Flops are the compiler's own count of the
 compiled program, a multiply and an add being two; the body of a loop counts once, so a model that
@@ -37,7 +37,7 @@ PEAK_FLOPS: Final[tuple[tuple[str, float], ...]] = (
 
 
 def compiled_flops(compiled: jax.stages.Compiled) -> float | None:
-    """The compiler's count for one run of the program over all its devices; None if it has none."""
+    """Return the compiler's flops of one run over all devices; None if it has none."""
     cost: Any = compiled.cost_analysis()
     # Older versions of jax gave a list with one entry per program.
     counted = cost[0] if isinstance(cost, list) else cost
@@ -46,7 +46,7 @@ def compiled_flops(compiled: jax.stages.Compiled) -> float | None:
 
 
 def peak_flops(device: jax.Device) -> float | None:
-    """The published bf16 peak of a device in flop/s; None for one that is not in the table."""
+    """Return the published bf16 peak of a device in flop/s; None for an unknown one."""
     for kind, flops in PEAK_FLOPS:
         if device.device_kind.startswith(kind):
             return flops
@@ -60,7 +60,7 @@ def matmul_ceiling(
     repeats: int = 5,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Flop/s that a square matrix product reaches on the default device, the best of some runs.
+    """Measure flop/s of a square matrix product on the default device, the best of some runs.
 
     Args:
         dtype: of both factors.

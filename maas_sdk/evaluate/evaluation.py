@@ -1,7 +1,7 @@
-"""A model judged: how right it is, how fast, in how much memory, and how hard it works for it.
+"""Evaluation of a model: quality, speed, memory and arithmetic cost.
 
-The rule it keeps: whatever answers – a module here, a bundle's engine, an endpoint far away – goes
-through the same code with the same rows, so that two evaluations can be laid side by side.
+The rule it keeps: a module here, a bundle's engine and a remote endpoint are evaluated by the same
+code on the same rows, so that two evaluations can be compared.
 
 Dimension letters: N rows, B rows of a batch, T tokens, K classes.
 """
@@ -38,20 +38,20 @@ _MAX_PAIRS: Final = 500
 
 @runtime_checkable
 class Labelled(Protocol):
-    """Inputs and what they should be answered with, such as ``training.data.Examples``."""
+    """Inputs and their labels, such as ``training.data.Examples``."""
 
     @property
     def inputs(self) -> Any:
-        """[N, …], or several arrays by name."""
+        """Array [N, …], or several arrays by name."""
 
     @property
     def labels(self) -> Array:
-        """integer[N], integer[N, T] or float[N, …]."""
+        """Array integer[N], integer[N, T] or float[N, …]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """Arithmetic per row, and what share of the device's ability it took."""
+    """Arithmetic per row, and its share of the device's peak."""
 
     # The compiler's count, a multiply and an add being two; loop bodies count once.
     flops_per_row: float
@@ -63,7 +63,7 @@ class Cost:
     ceiling_source: str
 
     def to_dict(self) -> dict[str, object]:
-        """The figures as JSON-ready values."""
+        """Return the figures as JSON-ready values."""
         return {
             "flops_per_row": self.flops_per_row,
             "mfu": self.mfu,
@@ -74,7 +74,7 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """What was found. All times are wall times as the caller saw them."""
+    """Result of an evaluation. All times are wall times as the caller measured them."""
 
     name: str
     task: str
@@ -93,7 +93,7 @@ class Evaluation:
     where: str
 
     def to_dict(self) -> dict[str, object]:
-        """Everything but the single calls, as JSON-ready values."""
+        """Return everything but the single calls, as JSON-ready values."""
         return {
             "name": self.name,
             "task": self.task,
@@ -119,7 +119,7 @@ def evaluate(
     class_names: Sequence[str] | None = None,
     ceiling_flops: float | None = None,
 ) -> Evaluation:
-    """Judge a model by rows whose answers are known.
+    """Evaluate a model on labelled rows.
 
     Args:
         model_or_endpoint: an nnx module in eval mode, a client of an endpoint, a loaded engine,

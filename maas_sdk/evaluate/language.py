@@ -1,4 +1,4 @@
-"""How surprised a language model is by the text that came.
+"""Language-model metrics: cross-entropy and perplexity of the tokens.
 
 Dimension letters: N rows, T tokens of a row, V size of the vocabulary.
 """
@@ -18,7 +18,7 @@ __all__ = ["Language", "language"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Language:
-    """A language model judged on tokens."""
+    """Metrics of a language model on tokens."""
 
     rows: int
     # Tokens that count: those with a weight, or all.
@@ -33,12 +33,12 @@ class Language:
     accuracy: float
 
     def to_dict(self) -> dict[str, object]:
-        """The judgement as JSON-ready values."""
+        """Return the metrics as JSON-ready values."""
         return asdict(self)
 
 
 def language(logits: Array, labels: Array, weights: Array | None = None) -> Language:
-    """Judge a language model's answers.
+    """Compute the metrics of a language model's answers.
 
     Args:
         logits: float[N, T, V].

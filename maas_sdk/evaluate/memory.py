@@ -1,4 +1,4 @@
-"""The most memory that a piece of work had at one time.
+"""Peak memory of a piece of work.
 
 The rule it keeps: a figure that cannot be had is None, never a guess. On Linux the kernel's own
 high-water mark of the process is reset before the work (``man 5 proc``, ``clear_refs``); elsewhere
@@ -23,7 +23,7 @@ _PROCESS: Final = Path("/proc/self")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
-    """Peaks while the work ran, in bytes."""
+    """Peaks during the work, in bytes."""
 
     # Resident memory of this process at its highest; None where the system does not say.
     process_peak_bytes: int | None
@@ -33,12 +33,12 @@ class Memory:
     device_peak_bytes: int | None
 
     def to_dict(self) -> dict[str, object]:
-        """The figures as JSON-ready values."""
+        """Return the figures as JSON-ready values."""
         return asdict(self)
 
 
 def measure_memory(work: Callable[[], T]) -> tuple[T, Memory]:
-    """What ``work`` returns, and the memory that was in use at most while it ran."""
+    """Run ``work``; return its result and the peak memory while it ran."""
     before = _status("VmRSS") if _reset_peak() else None
     result = work()
     peak = None if before is None else _status("VmHWM")
@@ -58,7 +58,7 @@ def _reset_peak() -> bool:
 
 
 def _status(field: str) -> int | None:
-    """A field of /proc/self/status, which is in kB (of 1024)."""
+    """Return a field of /proc/self/status, which is in kB (of 1024)."""
     for line in (_PROCESS / "status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == field:

@@ -1,4 +1,4 @@
-"""A module's answers to many rows, in this process: the reference that others are held against.
+"""A module's answers to many rows, in this process: the reference for others.
 
 Dimension letters: N rows in all, B rows of a batch.
 """
@@ -18,7 +18,7 @@ __all__ = ["predict"]
 
 
 def predict(model: nnx.Module, inputs: Array, *, batch_size: int = 256) -> Array:
-    """The model's output for every row.
+    """Return the model's output for every row.
 
     Args:
         model: maps ``[B, …]`` to one array ``[B, …]``, in eval mode.

@@ -1,4 +1,4 @@
-"""How well scores rank: the receiver operating characteristic and the area under it.
+"""Ranking metrics: the receiver operating characteristic and the area under it.
 
 The rule it keeps: ties count half, so the area is the same in whatever order equal scores lie.
 
@@ -16,7 +16,7 @@ __all__ = ["macro_auc", "roc_auc", "roc_curve"]
 
 
 def roc_curve(scores: Array, positive: Array) -> tuple[Array, Array]:
-    """The curve of true over false positives as the threshold falls.
+    """Return the curve of true over false positive rates as the threshold falls.
 
     Args:
         scores: float[N], higher is more likely positive.
@@ -55,7 +55,7 @@ def roc_curve(scores: Array, positive: Array) -> tuple[Array, Array]:
 
 
 def roc_auc(scores: Array, positive: Array) -> float:
-    """The chance that a positive row scores above a negative one; ties count half.
+    """Return the chance that a positive row scores above a negative one; ties count half.
 
     The area under ``roc_curve`` by trapezoids, which is the Mann–Whitney statistic (Hanley and
     McNeil 1982). Arguments and errors are those of ``roc_curve``.
@@ -65,7 +65,7 @@ def roc_auc(scores: Array, positive: Array) -> float:
 
 
 def macro_auc(logits: Array, labels: Array) -> float | None:
-    """The mean over classes of one class's area against all others.
+    """Return the mean over classes of one class's area against all others.
 
     Args:
         logits: float[N, K], ranked by softmax probability. Two classes give the ordinary area.

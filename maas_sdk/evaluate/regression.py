@@ -1,4 +1,4 @@
-"""How far numbers are from the numbers they should be.
+"""Regression metrics: errors against the targets.
 
 Dimension letters: N rows.
 """
@@ -17,7 +17,7 @@ __all__ = ["Regression", "regression"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Regression:
-    """A regressor judged on rows with known targets; sums are taken in float64."""
+    """Metrics of a regressor on rows with known targets; sums are in float64."""
 
     rows: int
     # Mean squared error, in the target's unit squared.
@@ -34,12 +34,12 @@ class Regression:
     r2: float | None
 
     def to_dict(self) -> dict[str, object]:
-        """The judgement as JSON-ready values."""
+        """Return the metrics as JSON-ready values."""
         return asdict(self)
 
 
 def regression(outputs: Array, targets: Array) -> Regression:
-    """Judge a regressor's answers.
+    """Compute the metrics of a regressor's answers.
 
     Args:
         outputs: float[N, …]; one trailing dimension of 1 more than the targets is dropped.

@@ -1,6 +1,6 @@
-"""An evaluation as people read it: a table for a terminal, a page with pictures for a browser.
+"""Report of an evaluation: a table for a terminal, a page with pictures for a browser.
 
-The rule it keeps: terminal, page and JSON say the same figures, out of the one list in ``figures``.
+The rule it keeps: terminal, page and JSON show the same figures, from the one list in ``figures``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Figure:
 
 
 def figures(found: Evaluation) -> tuple[Figure, ...]:
-    """Everything that was found, in the order of a report."""
+    """Return all results, in the order of a report."""
     memory, cost = found.memory, found.cost
     lines = [
         *_quality(found.quality),
@@ -101,13 +101,13 @@ def _flops(value: float) -> str:
 
 
 def text_table(found: Evaluation) -> str:
-    """The figures for a terminal: a name and a value per line."""
+    """Return the figures for a terminal: a name and a value per line."""
     rows = [(found.name, found.where), *_rows(figures(found))]
     return "\n".join(columns(rows, left=(0, 1)))
 
 
 def compare_table(first: Evaluation, second: Evaluation) -> str:
-    """Two evaluations side by side, and by how much the second is more than the first."""
+    """Return two evaluations side by side, with the relative change."""
     heads = ("", first.name, second.name, "change")
     return "\n".join(columns([heads, *_side_by_side(first, second)]))
 
@@ -127,7 +127,7 @@ def _side_by_side(first: Evaluation, second: Evaluation) -> list[tuple[str, str,
 
 
 def _change(first: Figure | None, second: Figure | None) -> str:
-    """``+3.2 % worse``; nothing where there are not two figures that could be better or worse."""
+    """Format a change as ``+3.2 % worse``; nothing where figures cannot be compared."""
     if first is None or second is None or not first.value or second.value is None:
         return ""
     share = second.value / first.value - 1

@@ -1,7 +1,7 @@
-"""How fast answers come: the latency of single calls, and rows per second.
+"""Speed of answers: the latency of single calls, and rows per second.
 
-The rule it keeps: what is called is finished when the clock is read; the first call, which may
-compile or load, is not among those that count, and is told apart.
+The rule it keeps: a call has finished when the clock is read; the first call, which may compile or
+load, is not counted, and is reported separately.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Latency", "measure_latency", "percentile"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Latency:
-    """Wall times of calls, one after the other."""
+    """Wall times of sequential calls."""
 
     calls: int
     # Of the call before those that count.
@@ -31,12 +31,12 @@ class Latency:
     samples_s: tuple[float, ...]
 
     def to_dict(self) -> dict[str, object]:
-        """The figures as JSON-ready values, without the single calls."""
+        """Return the figures as JSON-ready values, without the single calls."""
         return {name: value for name, value in asdict(self).items() if name != "samples_s"}
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least ``share`` of all values are not above (nearest rank).
+    """Return the smallest value that at least ``share`` of all do not exceed (nearest rank).
 
     Raises:
         InputError: no values.
@@ -53,7 +53,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def measure_latency(call: Callable[[], object], *, calls: int) -> Latency:
-    """Time ``call`` once apart and then ``calls`` times; it must return only when it is done.
+    """Time a first ``call``, then ``calls`` more; it must return only when it is done.
 
     Raises:
         ConfigError: fewer than one call.

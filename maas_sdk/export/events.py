@@ -1,8 +1,8 @@
 """Progress events of an export: one frozen value per step, handed to the caller.
 
-The rule: nothing is decided silently. Whatever the export chose on the user's behalf and that
-changes what is served (evaluation mode, a narrowed dtype, exact batch sizes) is an event with
-``warning=True`` and a line in the log ``maas_sdk.export``.
+The rule: nothing is decided silently. A choice on the user's behalf that changes the served model
+(evaluation mode, a narrowed dtype, exact batch sizes) is an event with ``warning=True`` and a line
+in the log ``maas_sdk.export``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A model's leaves as the tensors and encodings of a bundle.
 
-The rule: a leaf that says how it is stored is written so, whatever it decodes to; every other is
-written as it is. What comes out has been held together as a reader will hold it.
+The rule: a leaf with a stored form is written in that form, every other as it is. The result has
+passed the checks of a reader.
 """
 
 from __future__ import annotations

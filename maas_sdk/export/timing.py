@@ -1,6 +1,6 @@
 """Timing of several bundles against one another, run by the runtime.
 
-The rule it keeps: they take turns, so that a machine that is busy for a while is busy for all.
+The rule it keeps: bundles run in turns, so that a busy machine slows all of them.
 """
 
 from __future__ import annotations

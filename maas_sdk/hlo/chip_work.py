@@ -1,8 +1,8 @@
 """Work of one chip in one call of a compiled program: products and main-memory traffic.
 
-The rule it keeps: read off the compiled program's text, instruction by instruction, each as often
-as the loops around it turn; so replicated work, recomputation and padding count, because the chip
-does them.
+The rule it keeps: work is read off the compiled program's text, instruction by instruction, each
+counted as often as the loops around it run; so replicated work, recomputation and padding count,
+because the chip does them.
 
 An instruction (a fusion counts as one) reads its operands from main memory and writes its result
 there, except what the compiler has placed in VMEM (``S(1)`` in the layout); where a fusion only
@@ -220,7 +220,7 @@ def _meetings(
 
 
 def _traffic(module: HloModule, computation: Computation, instruction: Instruction) -> int:
-    """Bytes of main memory that one run reads and writes."""
+    """Return bytes of main memory that one run reads and writes."""
     if instruction.opcode in _BESIDE:
         # (operands, result, …): what it copies is the result, read in one place, written in other.
         shapes = array_shapes(instruction.shape)
@@ -239,7 +239,7 @@ def _traffic(module: HloModule, computation: Computation, instruction: Instructi
 def operand_reads(
     module: HloModule, computation: Computation, instruction: Instruction
 ) -> tuple[int, ...]:
-    """Bytes of main memory that one run reads of each operand."""
+    """Return bytes of main memory that one run reads of each operand."""
     body = _called(module, instruction)
     wholes = [_operand(computation, [name]) for name in instruction.operands]
     if body is None:

@@ -1,7 +1,7 @@
 """The collectives of a compiled program: kind, size, participating devices, and count.
 
-What a layout costs is not what was intended but what the compiler made of it, and that is in the
-text of the compiled program. So plans, explanations and tests read it here.
+The cost of a layout is decided by the compiler, and is found only in the text of the compiled
+program. So plans, explanations and tests read it here.
 
 The rule it keeps: each collective that runs is counted once per run. An asynchronous one
 (``-start`` … ``-done``) is one; so is one that the TPU compiler has cut over several fusions to
@@ -176,7 +176,7 @@ def _collective(
 
 
 def _longest_chain(pairs: Groups) -> int:
-    """Return devices on the longest path of data when a permutation is repeated."""
+    """Return the number of devices on the longest path of data of a repeated permutation."""
     targets = {pair[0]: pair[1] for pair in pairs}
     longest = 0
     unseen = set(targets)

@@ -1,9 +1,9 @@
 """Uses of each weight by a compiled program: products, copies, reads of main memory.
 
 That a program was written with int8 products does not say that the compiler kept them: it may widen
-a weight first, keep a float copy of it, or read it several times. The text says what it did.
+a weight first, keep a float copy of it, or read it several times. The text tells.
 
-The rule it keeps: a weight is followed from its parameter through whatever hands its numbers on
+The rule it keeps: a weight is followed from its parameter through all operations that pass it on
 (copies, slices, layouts, loops, conversions, element-wise arithmetic) until a product or a lookup
 takes them; names that the compiler writes beside instructions are not relied on.
 """
@@ -283,7 +283,7 @@ def _result(one: Instruction) -> str:
 
 
 def _arrays(shape: str, value: _Value) -> Iterator[tuple[ArrayShape, frozenset[str]]]:
-    """Return arrays of a result, each with the weights that it is made of."""
+    """Yield arrays of a result, each with the weights that it is made of."""
     if isinstance(value, tuple):
         for part, inner in zip(tuple_elements(shape), value, strict=False):
             yield from _arrays(part, inner)

@@ -1,1 +1,1 @@
-"""The workshop's ground: a model of any kind as named leaves and pure functions."""
+"""Models of any kind as named leaves and pure functions."""

@@ -1,11 +1,10 @@
 """Any model as named leaves and pure functions of them.
 
 Three kinds of model come in: an ``nnx.Module``, which carries its weights; a linen ``Module`` with
-its variables; and a function ``apply(weights, inputs)``. Whoever has a model of another kind, such
-as a compressed one, gives it a method ``as_model`` that takes it apart. What comes out is the same
-for all: a flat list of named arrays, and a way to rebuild from such a list the thing that program
-functions take as their first argument. The rule: weights never hide in a closure, they are always
-leaves.
+its variables; and a function ``apply(weights, inputs)``. A model of another kind, such as a
+compressed one, provides a method ``as_model``. The result is the same for all: a flat list of named
+arrays, and a function that rebuilds from such a list the first argument of the program functions.
+The rule: weights never hide in a closure, they are always leaves.
 
 Leaves are named by ``model.names``: ``conv1/kernel``, ``params/Dense_0/bias``,
 ``conv1/kernel/array/qvalue`` for a weight that qwix has quantized.
@@ -57,7 +56,7 @@ class Model:
     compression: Compression | None = None
 
     def bind(self, fn: ProgramFn) -> Callable[[Sequence[Any], Inputs, bool], Any]:
-        """The program ``fn`` as a function of (leaf values, inputs by name, bare).
+        """Return the program ``fn`` as a function of (leaf values, inputs by name, bare).
 
         ``bare`` says that the example came as one array without a name, so that a function gets
         the array and not a dict.
@@ -91,15 +90,15 @@ class Model:
 
 @runtime_checkable
 class Exportable(Protocol):
-    """A model that takes itself apart."""
+    """A model that provides its own leaves and functions."""
 
     def as_model(self) -> Model:
-        """Its leaves, and how to rebuild from them what program functions take."""
+        """Return the leaves, and how to rebuild from them the programs' argument."""
         ...
 
 
 def _call(method: Callable[..., Any], inputs: Inputs) -> Any:
-    """Call a method the way its author would: one input by position, several by keyword."""
+    """Call a method as its author would: one input by position, several by keyword."""
     if len(inputs) == 1:
         return method(next(iter(inputs.values())))
     parameters = inspect.signature(method).parameters
@@ -120,7 +119,7 @@ _TRAINING_FLAGS: Final = {"deterministic": False, "use_running_average": False}
 
 
 def adapt(model: Any, weights: Any) -> Model:
-    """Take any supported model apart.
+    """Convert any supported model to named leaves and pure functions.
 
     Args:
         model: an ``nnx.Module``, a linen ``Module``, a function ``apply(weights, inputs)`` or an
@@ -169,7 +168,7 @@ def _from_nnx(model: nnx.Module) -> Model:
     view = nnx.view(model, deterministic=True, use_running_average=True, raise_if_not_found=False)
     parts: Any = nnx.split(view, nnx.RngState, ...)
     graph, random, state = parts
-    # ``rebuild`` must not keep the arrays alive: whoever replaces them wants them gone.
+    # ``rebuild`` must not keep the arrays alive: a caller that replaces them wants them freed.
     tree, random_tree = jax.tree.structure(state), jax.tree.structure(random)
     count = len(jax.tree.leaves(state))
 

@@ -1,4 +1,4 @@
-"""One array of a model: its name and value, the axes that its author named, how it is stored.
+"""One array of a model: name, value, the axes that its author named, and its storage.
 
 Only shapes and dtypes are looked at until the numbers are asked for, so a tree of
 ``jax.ShapeDtypeStruct`` does wherever nothing is computed.
@@ -60,12 +60,12 @@ class Leaf:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Sizes of its dimensions."""
+        """Sizes of the leaf's dimensions."""
         return tuple(int(size) for size in np.shape(self.value))
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The dtype that the model holds it in."""
+        """Dtype of the leaf in the model."""
         return np.asarray(self.value).dtype if np.isscalar(self.value) else self.value.dtype
 
     @property
@@ -74,7 +74,7 @@ class Leaf:
         return math.ceil(math.prod(self.shape) * _bits(self.dtype) / 8)
 
     def to_numpy(self) -> Array:
-        """The array on the host, in the dtype that a traced program sees.
+        """Return the array on the host, in the dtype that a traced program sees.
 
         Raises:
             CorruptError: it is stored encoded, and cannot be decoded.

@@ -1,4 +1,4 @@
-"""Objects named on a command line, such as ``my_model:model``, imported."""
+"""Import of objects named on a command line, such as ``my_model:model``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["load_object", "make_object"]
 
 
 def load_object(spec: str) -> Any:
-    """The object that ``module:object`` or ``path/to/file.py:object`` names.
+    """Return the object that ``module:object`` or ``path/to/file.py:object`` names.
 
     Raises:
         ConfigError: not of this form, no such module, or no such object in it.
@@ -57,7 +57,7 @@ def load_object(spec: str) -> Any:
 
 
 def make_object(spec: str) -> Any:
-    """What a class or a function without required arguments makes; anything else as it is.
+    """Call a class or a function without required arguments; return any other object as it is.
 
     Raises:
         ConfigError: as ``load_object``.

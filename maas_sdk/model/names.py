@@ -63,13 +63,13 @@ def named_leaves(tree: Any) -> list[NamedLeaf]:
 
 
 def map_named(fn: Callable[[str, Any], Any], tree: Any) -> Any:
-    """The tree with each leaf replaced by ``fn(name, leaf)``."""
+    """Return the tree with each leaf replaced by ``fn(name, leaf)``."""
     values = [fn(leaf.name, leaf.value) for leaf in named_leaves(tree)]
     return jax.tree.unflatten(jax.tree.structure(tree), values)
 
 
 def _unboxed(tree: Any) -> Iterator[tuple[_Path, Any, Any]]:
-    """(path, leaf, outermost box) of each leaf."""
+    """Yield (path, leaf, outermost box) of each leaf."""
     for path, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_box)[0]:
         if not _is_box(node):
             yield path, node, None
@@ -93,7 +93,7 @@ def _text(key: Any) -> str:
 
 
 def _former(path: Sequence[Any]) -> Iterator[str]:
-    """The names that bundles and checkpoints gave until 0.1.0.
+    """Yield the names that bundles and checkpoints gave until 0.1.0.
 
     Both left out a last field ``value``, whose ever it was, and no other; checkpoints wrote "/"
     inside a key as %2F, and "%" as %25.

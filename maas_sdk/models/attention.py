@@ -10,7 +10,8 @@ Dimension letters: B rows of a batch, T positions, D features, N heads, K heads 
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -59,17 +60,7 @@ class Attention(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        def dense(inputs: int, outputs: int, std: float) -> nnx.Linear:
-            return nnx.Linear(
-                inputs,
-                outputs,
-                use_bias=use_bias,
-                kernel_init=nnx.initializers.normal(std),
-                dtype=dtype,
-                param_dtype=param_dtype,
-                rngs=rngs,
-            )
-
+        dense = _dense(use_bias=use_bias, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.query = dense(features, heads * head_features, std)
         self.key = dense(features, kv_heads * head_features, std)
         self.value = dense(features, kv_heads * head_features, std)
@@ -143,25 +134,22 @@ class FeedForward(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        def dense(inputs: int, outputs: int, std: float) -> nnx.Linear:
-            return nnx.Linear(
-                inputs,
-                outputs,
-                use_bias=use_bias,
-                kernel_init=nnx.initializers.normal(std),
-                dtype=dtype,
-                param_dtype=param_dtype,
-                rngs=rngs,
-            )
-
+        dense = _dense(use_bias=use_bias, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.gate = dense(features, hidden_features, std) if gated else None
         self.up = dense(features, hidden_features, std)
         self.down = dense(hidden_features, features, out_std)
         self.activation_name = activation_name
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """float[B, T, D] → float[B, T, D], each position by itself."""
+        """Map float[B, T, D] → float[B, T, D], each position independently."""
         act = activation(self.activation_name)
         if self.gate is None:
             return self.down(act(self.up(x)))
         return self.down(act(self.gate(x)) * self.up(x))
+
+
+def _dense(**options: Any) -> Callable[[int, int, float], nnx.Linear]:
+    """A maker of dense layers: (inputs, outputs, standard deviation of the kernel) → layer."""
+    return lambda inputs, outputs, std: nnx.Linear(
+        inputs, outputs, kernel_init=nnx.initializers.normal(std), **options
+    )

@@ -1,8 +1,8 @@
 """Embedding tables: tokens → vectors, and vectors → logits.
 
-The rule it keeps: logits are float32 sums of products, whatever the operands are; what flows back
-through them is rounded to the operands' dtype first, so that the three largest products of a
-language model all run at that dtype's speed.
+The rule it keeps: logits are float32 sums of products, whatever the operands are; the gradient that
+flows back through them is rounded to the operands' dtype first, so that the three largest products
+of a language model all run at that dtype's speed.
 
 Dimension letters: B rows of a batch, T positions, D features, V tokens of a vocabulary.
 """

@@ -1,7 +1,7 @@
 """Conversion of a configuration of transformers (``config.json``) to one of ours.
 
-The rule it keeps: what our modules do not do is refused, never silently left out; the result
-computes what transformers would.
+The rule it keeps: a setting that our modules do not support is refused, never silently left out;
+the resulting model computes the same as transformers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Import of a torch checkpoint's weights into a module of ours.
 
 The rule it keeps: every parameter gets its tensor and every tensor its parameter, in the right
-shape, or nothing is loaded and the message names what is missing, left over or ill-shaped. Tensors
+shape, or nothing is loaded and the message names the missing, unused and ill-shaped ones. Tensors
 come in as numpy arrays; torch is not imported.
 
     from safetensors.numpy import load_file

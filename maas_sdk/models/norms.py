@@ -1,7 +1,7 @@
 """Norms over the last dimension, by name, and batch norm.
 
-The rule it keeps: statistics are float32 whatever comes in (flax promotes them), and what goes out
-has the dtype of what came in. The variance of a layer norm is the mean of squared differences, not
+The rule it keeps: statistics are float32 whatever the input's dtype (flax promotes them), and the
+output has the input's dtype. The variance of a layer norm is the mean of squared differences, not
 a difference of means, which cancels where a feature's mean is large against its spread.
 """
 

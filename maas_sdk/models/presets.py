@@ -1,7 +1,7 @@
 """Models by name, and models without weights.
 
-The rule it keeps: a configuration says which module it is for (``MODULES``), so whoever has one,
-or its name, can have the model; and whoever only needs shapes never has its weights in memory.
+The rule it keeps: a configuration's class determines its module (``MODULES``), so a configuration
+or its name is enough to make the model; shapes alone are made without weights in memory.
 """
 
 from __future__ import annotations

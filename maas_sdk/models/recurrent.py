@@ -1,7 +1,7 @@
 """A classifier of sequences: LSTM or GRU layers, and a head on their last outputs.
 
 The rule it keeps: the cells' equations and biases are torch's, so its weights fit; a row may be
-shorter than its batch, and what lies behind its end changes nothing.
+shorter than its batch, and the padding behind its end changes nothing.
 
 Hochreiter and Schmidhuber 1997, with forget gates (Gers et al. 2000); Cho et al. 2014, with the
 reset gate after the product.

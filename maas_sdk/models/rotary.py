@@ -1,7 +1,7 @@
 """Rotary position embedding: queries and keys rotated by an angle that grows with position.
 
 The rule it keeps: angles, sines and cosines are float32 and are computed, not stored; only the
-turned vectors take the dtype of what came in.
+rotated vectors take the input's dtype.
 
 Su et al. 2021, "RoFormer", section 3.4.2, with the two halves of a head as the pairs that are
 turned (dimension i with i + H/2), which is how Llama's published weights are laid out.

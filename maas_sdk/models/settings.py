@@ -1,6 +1,6 @@
 """Checks common to all configurations of models, and the reading of presets.
 
-The rule it keeps: a mistake is told with the name of the field, before a model is made.
+The rule it keeps: a mistake is reported with the name of the field, before a model is made.
 """
 
 from __future__ import annotations

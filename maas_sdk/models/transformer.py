@@ -34,7 +34,7 @@ __all__ = ["Decoder", "Encoder", "TransformerBlock"]
 
 
 class TransformerBlock(nnx.Module):
-    """One layer: attention, then the feed-forward layers, each added to what came in.
+    """One layer: attention, then the feed-forward layers, each with a residual connection.
 
     Args:
         config: the transformer's.
@@ -97,7 +97,7 @@ class TransformerBlock(nnx.Module):
         self.pre_norm = config.pre_norm
 
     def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
-        """float[B, T, D] → float[B, T, D]; ``mask`` bool[B, T] is true where there is a token."""
+        """Map float[B, T, D] → float[B, T, D]; ``mask`` bool[B, T] is true where a token is."""
         if self.pre_norm:
             x = x + self._dropped(self.attention(self.attention_norm(x), mask=mask))
             return x + self._dropped(self.mlp(self.mlp_norm(x)))
@@ -110,7 +110,7 @@ class TransformerBlock(nnx.Module):
 
 
 class _Transformer(nnx.Module):
-    """Embeddings and layers, up to the features that a head sees."""
+    """Embeddings and layers, up to the features that a head takes."""
 
     config: TransformerConfig
 
@@ -145,7 +145,7 @@ class _Transformer(nnx.Module):
     def _features(
         self, tokens: jax.Array, *, types: jax.Array | None = None, mask: jax.Array | None = None
     ) -> jax.Array:
-        """integer[B, T] → float[B, T, D]."""
+        """Map integer[B, T] → float[B, T, D]."""
         self._check(tokens)
         x = self.embed(tokens)
         if self.position_embed is not None:
@@ -210,7 +210,7 @@ class Decoder(_Transformer):
         )
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Logits of the token that follows each position.
+        """Return logits of the token that follows each position.
 
         Args:
             tokens: integer[B, T], each in 0 … V-1 (others give NaN), T at most
@@ -226,7 +226,7 @@ class Decoder(_Transformer):
         return self.embed.logits(x) if self.head is None else self.head(x)
 
     def hidden(self, tokens: jax.Array) -> jax.Array:
-        """Features that the head sees: integer[B, T] → float[B, T, D]; see ``__call__``."""
+        """Return the head's input: integer[B, T] → float[B, T, D]; see ``__call__``."""
         return self._features(jnp.asarray(tokens))
 
 
@@ -273,7 +273,7 @@ class Encoder(_Transformer):
         types: jax.Array | None = None,
         mask: jax.Array | None = None,
     ) -> jax.Array:
-        """Logits of the row's class, or of each position's token.
+        """Return logits of the row's class, or of each position's token.
 
         Args:
             tokens: integer[B, T], each in 0 … V-1 (others give NaN), T at most
@@ -305,7 +305,7 @@ class Encoder(_Transformer):
         types: jax.Array | None = None,
         mask: jax.Array | None = None,
     ) -> jax.Array:
-        """Features that the heads see: integer[B, T] → float[B, T, D]; see ``__call__``."""
+        """Return the heads' input: integer[B, T] → float[B, T, D]; see ``__call__``."""
         tokens = jnp.asarray(tokens)
         if mask is None and self.config.pad_token is not None:
             mask = tokens != self.config.pad_token

@@ -1,4 +1,4 @@
-"""The shape of a transformer, and published ones by name.
+"""Configuration of transformers, and published ones by name.
 
 A configuration is complete and valid, or it is a ConfigError that names the field. Presets are what
 the papers and published checkpoints say, and anything may be changed:
@@ -31,7 +31,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TransformerConfig:
-    """What decoders and encoders have in common; each has defaults of its own."""
+    """Fields common to decoders and encoders; each has its own defaults."""
 
     # V.
     vocab_size: int
@@ -106,7 +106,7 @@ class TransformerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecoderConfig(TransformerConfig):
-    """The shape of a causal language model; the defaults are a Llama's."""
+    """Configuration of a causal language model; the defaults are a Llama's."""
 
     max_length: int = 2048
     rotary: RotaryConfig | None = field(default_factory=RotaryConfig)
@@ -124,7 +124,7 @@ class DecoderConfig(TransformerConfig):
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
-        """A published shape out of ``DECODER_PRESETS``, with fields changed.
+        """Return a published shape out of ``DECODER_PRESETS``, with fields changed.
 
         Raises:
             ConfigError: no such preset or field, or a value that a field does not take.
@@ -134,7 +134,7 @@ class DecoderConfig(TransformerConfig):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderConfig(TransformerConfig):
-    """The shape of a bidirectional encoder; the defaults are BERT's."""
+    """Configuration of a bidirectional encoder; the defaults are BERT's."""
 
     vocab_size: int = 30522
     max_length: int = 512
@@ -163,7 +163,7 @@ class EncoderConfig(TransformerConfig):
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
-        """A published shape out of ``ENCODER_PRESETS``, with fields changed.
+        """Return a published shape out of ``ENCODER_PRESETS``, with fields changed.
 
         Raises:
             ConfigError: no such preset or field, or a value that a field does not take.

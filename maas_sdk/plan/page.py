@@ -1,7 +1,7 @@
 """Reports of plans: a table as text, and a page with pictures.
 
-The rule it keeps: what the compiler said and what is estimated stand in different columns, and a
-layout without a figure has a reason in its place.
+The rule it keeps: the compiler's figures and the estimates are in different columns, and a layout
+without a figure has a reason in its place.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Plans of one step under several layouts, and the recommended one.
 
-The rule it keeps: a plan says what the compiler said (does it fit, bytes, collectives) apart from
-what is estimated (seconds, share of peak), and a layout that does not fit or cannot be compiled
-stays in the comparison with its reason. Recommended is what fits and is estimated to be fastest;
-where estimates are within two percent, what leaves more memory.
+The rule it keeps: a plan separates the compiler's figures (whether it fits, bytes, collectives)
+from the estimates (seconds, share of peak), and a layout that does not fit or cannot be compiled
+stays in the comparison with its reason. The recommended plan fits and is estimated to be fastest;
+among estimates within two percent it is the one that leaves more memory.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Comparison:
 
     @property
     def recommended(self) -> StepPlan | None:
-        """The fastest plan that fits; None when none fits."""
+        """The plan with least memory among the fastest that fit; None when none fits."""
         timed = [(p, p.estimate.step_s) for p in self.plans if p.fits and p.estimate]
         if not timed:
             return None

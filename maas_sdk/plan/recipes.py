@@ -1,7 +1,7 @@
 """Recipes of ``maas plan``: named models, and the user's own modules, as programs of shapes.
 
-The rule it keeps: called in the process that compiles, never in the one that asks; options are JSON
-values. See ``tpu.program``.
+The rule it keeps: recipes are called in the compiling process, never in the requesting one; options
+are JSON values. See ``tpu.program``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A training step or forward pass of any module as a program to plan with, in shapes only.
 
-The rule it keeps: what is compiled is the very step that ``Trainer`` runs
+The rule it keeps: the compiled step is the very one that ``Trainer`` runs
 (``state.create_train_state``, ``step.make_train_step``), laid out by the same rules
 (``sharding.layout``); no array is made, so an 8-billion-parameter model takes no memory.
 
@@ -45,7 +45,7 @@ _KINDS: Final = {"params": "weights", "opt_state": "optimizer", "ema": "optimize
 
 
 def from_seed(make: Callable[[nnx.Rngs], nnx.Module]) -> Callable[[], nnx.Module]:
-    """Wrap a factory that takes a random key into one that takes a seed."""
+    """Return a factory without arguments, which calls ``make`` with a fixed seed."""
     return lambda: make(nnx.Rngs(0))
 
 

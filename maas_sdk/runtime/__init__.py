@@ -6,7 +6,7 @@ engine = load("digits.maas")
 logits = engine.predict(images)
 """
 
-from maas_sdk.runtime.engine import Engine, LoadReport
-from maas_sdk.runtime.load import load
+from maas_sdk.runtime.engine import CheckedCall, Engine, LoadReport
+from maas_sdk.runtime.load import Prepared, load
 
-__all__ = ["Engine", "LoadReport", "load"]
+__all__ = ["CheckedCall", "Engine", "LoadReport", "Prepared", "load"]

@@ -2,7 +2,7 @@
 
 The key names everything that decides whether an executable may be used: the program's hash,
 jaxlib's build, the architecture, the processor's features and XLA's flags. A cache is a
-convenience: what cannot be read or written is as if it were not there. Its entries are code, so the
+convenience: an entry that cannot be read or written counts as absent. Its entries are code, so the
 folder is the owner's alone, one that others may write to is not used, and an entry's own hash is
 checked before it is loaded.
 """

@@ -1,15 +1,15 @@
 """A loaded bundle: named inputs in, named outputs out.
 
 The rule: what depends on the request alone is done per request; everything else was done at load.
-An engine is safe to call from many threads at once, and all of them share one copy of the weights:
-mapped pages of the file, handed to XLA as they are.
+Inputs are checked once: ``check`` gives a ``CheckedCall``, which ``run_checked`` runs without
+looking at it again. An engine is safe to call from many threads at once, and all of them share one
+copy of the weights: mapped pages of the file, handed to XLA as they are.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -21,7 +21,7 @@ from maas_sdk.runtime.tiers import Tier
 from maas_sdk.runtime.xla import Buffer, Executable
 from maas_sdk.tensors import Array, TensorSpec, dtype_from_name
 
-__all__ = ["Engine", "LoadReport", "LoadedProgram"]
+__all__ = ["CheckedCall", "Engine", "LoadReport", "LoadedProgram"]
 
 
 class LoadReport(NamedTuple):
@@ -36,6 +36,19 @@ class LoadReport(NamedTuple):
     timings_s: Mapping[str, float]
     # Weights that could not be used in place and were copied: not aligned, or packed.
     copied_weights: tuple[str, ...]
+
+
+class CheckedCall(NamedTuple):
+    """Inputs that fit the signature of their program.
+
+    Calls of one program whose rows are independent may be joined: inputs concatenated, rows added.
+    """
+
+    program: LoadedProgram
+    # [B, …] each.
+    inputs: Mapping[str, Array]
+    # B.
+    rows: int
 
 
 class LoadedProgram:
@@ -68,18 +81,29 @@ class LoadedProgram:
                     found = self._executables[bucket] = self._load(bucket)
         return found
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Check inputs, run as many buckets as the rows need, join the rows of the answers.
+    def check(self, inputs: Mapping[str, Array]) -> CheckedCall:
+        """Hold inputs, [B, …] each, against the signature.
+
+        Raises:
+            InputError: names, dtypes or shapes do not fit.
+        """
+        return CheckedCall(self, inputs, self.program.signature.check(inputs))
+
+    def run(self, inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
+        """Run as many buckets as the rows need, and join the rows of the answers.
 
         Args:
-            inputs: [B, …] each, as the signature says.
+            inputs: [B, …] each, checked.
+            rows: B.
 
         Returns:
             Outputs by name, [B, …] where the signature's first dimension is open.
+
+        Raises:
+            InputError: the rows influence one another, and no bucket has B rows.
         """
         program = self.program
         signature = program.signature
-        rows = signature.check(inputs)
         if not rows and program.row_independent:
             return {name: _empty(spec) for name, spec in signature.outputs.items()}
         runs = plan(rows, program.buckets, row_independent=program.row_independent)
@@ -147,12 +171,7 @@ class Engine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def run(self, inputs: Mapping[str, Array], *, program: str = "predict") -> dict[str, Array]:
@@ -172,6 +191,20 @@ class Engine:
             ModelError: the program failed while it ran.
             CorruptError: the weights turned out not to be the ones that were sealed.
         """
+        return self.run_checked(self.check(program, inputs))
+
+    def check(self, program: str, inputs: Mapping[str, Array]) -> CheckedCall:
+        """Find a program and hold inputs against its signature, once for all that follows.
+
+        Args:
+            program: which of the bundle's programs.
+            inputs: as for ``run``.
+
+        Raises:
+            NotFoundError: no such program.
+            InputError: names, dtypes or shapes do not fit.
+            MaasError: every call is refused: see ``fault``.
+        """
         if self._fault is not None:
             raise self._fault.copy()
         loaded = self._programs.get(program)
@@ -181,7 +214,23 @@ class Engine:
                 f"{', '.join(sorted(self.manifest.programs))}",
                 program=program,
             )
-        return loaded.run(inputs)
+        return loaded.check(inputs)
+
+    def run_checked(self, call: CheckedCall) -> dict[str, Array]:
+        """Answer a call of ``check``, or several joined, without checking it again.
+
+        Returns:
+            Outputs by name; read-only arrays.
+
+        Raises:
+            InputError: the rows influence one another, and no bucket has that many.
+            ModelError: the program failed while it ran.
+            MaasError: every call is refused: see ``fault``.
+        """
+        # Again: the weights may have turned out to be wrong since the call was checked.
+        if self._fault is not None:
+            raise self._fault.copy()
+        return call.program.run(call.inputs, call.rows)
 
     def predict(
         self, x: Array | Mapping[str, Array], *, program: str = "predict"
@@ -214,7 +263,8 @@ class Engine:
         """
         for name, loaded in self._programs.items():
             golden = self._golden(name)
-            answers = loaded.run(_of(golden, "input/"))
+            call = loaded.check(_of(golden, "input/"))
+            answers = loaded.run(call.inputs, call.rows)
             check = loaded.program.verification
             if check is None:
                 continue

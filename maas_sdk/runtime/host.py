@@ -1,4 +1,4 @@
-"""This machine: its architecture and its processor's features, as LLVM names.
+"""The machine's architecture and its processor's features, as LLVM names.
 
 At load XLA only logs which features of an executable the host lacks; the first missing instruction
 then ends the process with SIGILL. So they are compared with this list before anything is

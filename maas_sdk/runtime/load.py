@@ -6,14 +6,14 @@ run side by side. The rule of the order: hashes are checked before what they cov
 With ``check="deferred"`` that holds for everything that is code (programs and executables), while
 the weights, which cannot do more than give a wrong number, are hashed in a thread half a second
 later, so as not to take the processor from the first answers; if they are not the sealed ones, the
-engine refuses every call from then on. Where keys are trusted, nothing is deferred: a bundle that
-was altered does not open.
+engine refuses every call from then on. Where trusted keys are named, nothing is deferred: an
+altered bundle does not open.
 
-An accelerator is asked what it is in the process that uses it, as its client starts threads: where
-a bundle runs on one, the tier is chosen after the fork.
+An accelerator is queried in the process that uses it, since its client starts threads: where a
+bundle runs on one, the tier is chosen after the fork.
 
-What was encrypted is decrypted into memory of this process, and what is compiled of it is not kept:
-nothing of it comes to lie on a disk.
+Encrypted files are decrypted into memory of this process, and programs compiled from them are not
+cached: none of their content reaches a disk.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """XLA through jaxlib alone; the only file that touches jaxlib.
 
-jaxlib is jax's compiled half and its Python interface is nobody's promise. So the rule: every call
+jaxlib is jax's compiled half and its Python interface is private. So the rule: every call
 into it is here, a jaxlib in which one of them is gone is refused with a sentence instead of an
 ``AttributeError``, and nothing here imports jax. Two calls of jaxlib that look harmless do import
 all of it and are kept out: DLPack, and ``disassemble_into_single_device_arrays``.
@@ -142,7 +142,7 @@ def _refuse_unless_it_takes(calls: Mapping[str, tuple[str, ...]], sentence: str)
 
 
 def jaxlib_build() -> str:
-    """Return jaxlib's version and commit, such as "0.10.2+990e6a0b"; no cross-build use."""
+    """Return jaxlib's version and commit, such as "0.10.2+990e6a0b"; executables need the same."""
     return f"{_version.__version__}+{getattr(_version, '_git_hash', 'unknown')[:8]}"
 
 

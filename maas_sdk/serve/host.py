@@ -1,4 +1,4 @@
-"""A model and the life it leads: loading, ready or failed, draining.
+"""A model's life cycle in a server: loading, ready or failed, draining.
 
     LOADING ──▶ READY ──▶ DRAINING          calls wait while it loads, and are
        └─◀───▶ FAILED                       refused once it drains
@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
-from maas_sdk.bundle.manifest import Manifest
 from maas_sdk.errors import (
     ConfigError,
     MaasError,
@@ -30,13 +29,15 @@ from maas_sdk.errors import (
     traits,
 )
 from maas_sdk.serve.logs import log
-from maas_sdk.tensors import Array
 
-__all__ = ["ModelHost", "ServedEngine", "State"]
+if TYPE_CHECKING:
+    from maas_sdk.serve.core.served import ServedEngine
+
+__all__ = ["ModelHost", "State"]
 
 
 class State(Enum):
-    """Where in its life a model is."""
+    """State of a model's life cycle."""
 
     LOADING = "loading"
     READY = "ready"
@@ -44,30 +45,8 @@ class State(Enum):
     DRAINING = "draining"
 
 
-class ServedEngine(Protocol):
-    """What the service needs of a loaded model; ``maas_sdk.runtime.Engine`` is one."""
-
-    @property
-    def manifest(self) -> Manifest:
-        """Of the bundle that was loaded."""
-
-    @property
-    def report(self) -> Any:
-        """How it was loaded: ``tier``, ``target``, ``reason``, ``timings_s``."""
-
-    @property
-    def fault(self) -> MaasError | None:
-        """Why it refuses every call, should it have found itself not to be trusted; or None."""
-
-    def run(self, inputs: Mapping[str, Array], *, program: str = ...) -> dict[str, Array]:
-        """Outputs of a program by name; safe to call from many threads."""
-
-    def close(self) -> None:
-        """Free what it holds; no call follows."""
-
-
 class ModelHost:
-    """Owns one model from the start of its loading to the end of its last call. Thread-safe."""
+    """Owner of one model from the start of its loading to its last call. Thread-safe."""
 
     def __init__(
         self,
@@ -75,22 +54,25 @@ class ModelHost:
         *,
         name: str | None = None,
         version: str = "1",
+        label: str | None = None,
         is_stopping: Callable[[], bool] = lambda: False,
         load_again_after_s: float = 5.0,
     ) -> None:
-        """Nothing is loaded yet: this may run before a fork.
+        """Set up without loading anything: this may run before a fork.
 
         Args:
             load: loads the model; called in a thread, and again only after ``TransportError``,
                 ``OverloadedError`` or ``ConfigError``.
             name: of the model; None: the manifest's, known once it is loaded.
             version: of the model, a positive integer in digits.
+            label: by which this version was asked of a store, such as "stable"; None: by none.
             is_stopping: whether the server around this host has begun to stop; asked at each call.
             load_again_after_s: how long such an error stands before a call begins to load again.
         """
         self._load = load
         self._name = name
         self.version = version
+        self.label = label
         self._is_stopping = is_stopping
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -103,12 +85,12 @@ class ModelHost:
 
     @property
     def name(self) -> str | None:
-        """Of the model; None as long as it is not known."""
+        """Name of the model; None until it is known."""
         return self._name
 
     @property
     def state(self) -> State:
-        """Where the model is now."""
+        """Present state of the model."""
         if self._draining or self._is_stopping():
             return State.DRAINING
         if self._failure() is not None:
@@ -116,7 +98,7 @@ class ModelHost:
         return State.LOADING if self._engine is None else State.READY
 
     def start(self) -> None:
-        """Begin to load, in a thread; does nothing the second time."""
+        """Start to load, in a thread; do nothing the second time."""
         if self._thread is not None:
             return
         with self._changed:
@@ -127,12 +109,12 @@ class ModelHost:
                 self._thread = thread
 
     def wait(self, timeout_s: float) -> None:
-        """Return when loading has ended, well or not, or ``timeout_s`` is over."""
+        """Wait until loading has ended, well or not, or ``timeout_s`` is over."""
         with self._changed:
             self._changed.wait_for(self._settled, timeout=timeout_s)
 
     def engine(self, wait_s: float) -> ServedEngine:
-        """The loaded engine; starts loading if nobody did.
+        """Return the loaded engine; start loading if nobody did.
 
         Args:
             wait_s: longest wait for the load to end.
@@ -153,7 +135,7 @@ class ModelHost:
 
     @contextmanager
     def use(self, wait_s: float) -> Iterator[ServedEngine]:
-        """As ``engine``, and a drain waits until the block has ended."""
+        """Give the engine as ``engine`` does; a drain waits until the block has ended."""
         if self._engine is None:
             self.engine(wait_s)
         with self._changed:
@@ -169,7 +151,7 @@ class ModelHost:
                     self._changed.notify_all()
 
     def check(self) -> None:
-        """Return if a call could run now. Raises as ``engine``, without waiting."""
+        """Check that a call could run now. Raises as ``engine``, without waiting."""
         if self._engine is None and self._forget_what_may_pass():
             self.start()
         self._check()
@@ -209,7 +191,7 @@ class ModelHost:
         return idle
 
     def _forget_what_may_pass(self) -> bool:
-        """Whether loading had failed by what may pass, long enough ago to be tried again."""
+        """Return True, and reset, when a temporary loading error is old enough for a retry."""
         if not isinstance(self._error, TransportError | OverloadedError | ConfigError):
             return False
         with self._changed:
@@ -219,7 +201,7 @@ class ModelHost:
             return True
 
     def _failure(self) -> BaseException | None:
-        """What loading failed with, or what the engine found wrong with itself since."""
+        """Return the error of loading, or the engine's fault since."""
         return self._error if self._engine is None else self._engine.fault
 
     def _settled(self) -> bool:
@@ -264,7 +246,7 @@ class ModelHost:
 
 
 def _as_ours(error: BaseException) -> MaasError:
-    """An error for one caller.
+    """Return a fresh error of the package's family for one caller.
 
     A class that blames the caller, such as NotFoundError for the bundle's folder, becomes a
     ModelError: the fault is this side's.

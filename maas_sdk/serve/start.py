@@ -1,4 +1,4 @@
-"""The first fifth of a second of a worker; imported before anything that imports numpy.
+"""Fast start of a worker; imported before anything that imports numpy.
 
 Everything here makes a cold start shorter and changes nothing that is served. Measured on two
 cores, with what functions-framework imports anyway already in:
@@ -37,12 +37,12 @@ _LIBRARY: Final = os.path.join("jaxlib", "libjax_common.so")
 
 
 def pause_collector() -> None:
-    """No garbage is collected until ``resume_collector``."""
+    """Stop garbage collection until ``resume_collector``."""
     gc.disable()
 
 
 def resume_collector() -> None:
-    """Collect again, but never look at what is there by now: it stays as long as the process.
+    """Resume garbage collection, excluding objects that exist by now.
 
     A fork copies fewer pages for it, too.
     """
@@ -83,7 +83,7 @@ import msgpack  # noqa: E402, F401
 
 
 def _begin_to_load_library() -> Callable[[], None]:
-    """Load jaxlib's library in a thread; returns what waits for its end.
+    """Load jaxlib's library in a thread; return a function that waits for its end.
 
     What fails here is met again, and told, by the import of the runtime.
     """

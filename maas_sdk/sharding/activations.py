@@ -5,7 +5,7 @@ to itself the compiler cuts features and puts all rows on every device: for an 8
 decoder on 16 chips that is ten times the traffic, and it does not fit. One constraint after every
 module settles it.
 
-The rule it keeps: only the first dimension is constrained, only of what has as many rows as the
+The rule it keeps: only the first dimension is constrained, only of arrays with as many rows as the
 batch; everything else stays the compiler's choice. Values do not change.
 
 Dimension letters: B rows of the batch.

@@ -1,9 +1,9 @@
 """Partition of one parameter.
 
-The rule it keeps: what is said most closely wins. In this order: the user's rules; the axes that
+The rule it keeps: the most specific source decides, in this order: the user's rules; the axes that
 the module's author annotated; the preset rules for well-known names; automatic FSDP, which cuts the
 largest dimension that divides; and whole on every device. A dimension that its axis does not divide
-stays whole, and the decision says so.
+stays whole, and the plan notes it.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def _annotated(leaf: Leaf, policies: Policies) -> tuple[Partition, tuple[str, ..
 def _automatic(leaf: Leaf, policies: Policies) -> LeafPlan | None:
     """Shard by FSDP, for no matching rule: the largest dimension that divides; None if none.
 
-    The idea, and to prefer the last of equal dimensions, is big_vision's (``sharding.py``).
+    The idea, and to prefer the last of equal dimensions, is from big_vision's sharding module.
     """
     parts = policies.mesh.get("fsdp", 1)
     if "fsdp" not in policies.weight_axes or parts == 1 or leaf.nbytes < policies.min_shard_bytes:

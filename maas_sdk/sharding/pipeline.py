@@ -1,13 +1,13 @@
 """Pipeline parallelism: a stack of equal blocks cut into stages, each on its own devices.
 
 A batch is cut into microbatches that follow one another through the stages, so that after the first
-few ticks all stages work at once (GPipe: Huang et al. 2019, https://arxiv.org/abs/1811.06965).
-What stage *s* has computed at tick *t* is sent to stage *s+1* while that one still needs nothing
-of it; the backward pass, which ``jax.grad`` derives, runs the same ticks the other way round.
+few ticks all stages work at once (GPipe: Huang et al. 2019, https://arxiv.org/abs/1811.06965). The
+output of stage *s* at tick *t* is sent to stage *s+1* before that stage needs it; the backward
+pass, which ``jax.grad`` derives, runs the same ticks the other way round.
 
 The rule it keeps: the result is that of the blocks one after another, on the whole batch, for any
-number of stages and microbatches. So a block may only do what has no memory and looks at no other
-row: no batch statistics, no counters of random streams.
+number of stages and microbatches. So a block must be stateless and treat rows independently:
+no batch statistics, no counters of random streams.
 
 Rows are cut over the mesh's ``data`` and ``fsdp`` axes as always, and each of those groups is a
 pipeline of its own. Any other axis is left to the compiler, inside the blocks too.

@@ -1,6 +1,6 @@
 """Schedule of a pipeline: the microbatch of each stage at each tick, and the bubble.
 
-The rule it keeps: it is arithmetic on three numbers, the same that ``pipeline`` runs by.
+The rule it keeps: the schedule is arithmetic on three numbers, the ones that ``pipeline`` uses.
 
 Dimension letters: L blocks, S stages, M microbatches, T ticks.
 """

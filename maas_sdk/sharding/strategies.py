@@ -6,9 +6,8 @@
     tensor          whole               cut, and every device works on its part of each layer
     fsdp+tensor     cut over fsdp       cut over both
 
-The rule it keeps: a strategy is data, and says nothing about a model. ``"pmap"`` is a spelling:
-since jax 0.10 ``jax.pmap`` is itself ``jit(shard_map)``, and nothing that users valued in it is
-lost.
+The rule it keeps: a strategy is data, independent of a model. ``"pmap"`` is another spelling of
+``"data"``: since jax 0.10 ``jax.pmap`` is itself ``jit(shard_map)``.
 """
 
 from __future__ import annotations

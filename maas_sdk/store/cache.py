@@ -6,13 +6,13 @@
 A version that shares files with one that is here fetches only the others. The rules:
 
 - A bundle appears whole or not at all (``staging.py``); one process fetches it, under a lock
-  (flock), while the others wait. The kernel drops locks of those who die.
+  (flock), while the others wait. The kernel drops the locks of a dead process.
 - The bound on bytes counts what is here and what is being fetched, whose files have their full size
   from the start. Room is made by removing the bundle that was not used for longest.
-- Whoever got a bundle holds a shared lock on its folder for as long as his process lives, and a
-  bundle that is held is not removed: its files may be opened later.
-- What is found here is not believed: the manifest's hash is the folder's name, names and sizes are
-  compared, and who opens a bundle compares hashes; one that does not agree is fetched anew.
+- A process that got a bundle holds a shared lock on its folder until it ends, and a bundle that is
+  held is not removed: its files may be opened later.
+- The cache's content is not trusted: the manifest's hash is the folder's name, names and sizes are
+  compared, and opening a bundle compares hashes; one that does not agree is fetched anew.
 """
 
 from __future__ import annotations

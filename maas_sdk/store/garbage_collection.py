@@ -1,12 +1,12 @@
 """Garbage collection of a remote store, safe while others publish into it.
 
 The theory. An object that no published version needs is deleted when it is older than an age, and
-only in the very state in which it was listed. A publisher who finds an object older than half of
-the least age refreshes it, which changes its state; a younger one is left, and he swaps the pointer
-within half of that half, or looks at all objects anew. The collector lists objects before he reads
-pointers. So what he takes for garbage cannot have become part of a version: it was refreshed, and
-is in another state, or its publisher has long swapped the pointer. The clocks of publishers,
-collectors and the store may differ by half an hour.
+only in the very state in which it was listed. A publisher that finds an object older than half of
+the least age refreshes it, which changes its state; a younger one is left, and the publisher swaps
+the pointer within half of that half, or checks all objects again. The collector lists objects
+before it reads pointers. So an object that it takes for garbage cannot have become part of a
+version: it was refreshed, and is in another state, or its publisher has long swapped the pointer.
+The clocks of publishers, collectors and the store may differ by half an hour.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["FRESH_S", "MIN_AGE_S", "Collected", "collect", "files_of"]
 
 # The least age at which an object may be collected.
 MIN_AGE_S: Final = 2 * 3600.0
-# What a publisher refreshes, and twice as long as he may take from looking to swapping.
+# What a publisher refreshes, and twice as long as it may take from looking to swapping.
 FRESH_S: Final = MIN_AGE_S / 2
 
 

@@ -14,12 +14,13 @@ compiled, the emulator in another process, medians of five fresh processes:
 
 (gcsfs with its look-up of the bucket's kind turned off, without which the first call to the
 emulator takes half a minute.) A cold start pays the first two rows at each start, so ranges are
-fetched in one piece each. The import is inside functions: what opens no bucket does without it.
+fetched in one piece each. The import is inside functions: a process that opens no bucket does
+without it.
 
 The rules: a range is pinned to a generation, so a file is never made of two objects. A file of
 several parts is uploaded part by part, side by side, then composed; a part that is there already is
-not sent again, which is how an upload goes on after a kill. Whatever is stored has the CRC32C of
-what was read here, or it is deleted again.
+not sent again, which is how an upload goes on after a kill. A stored object has the CRC32C of
+the bytes read here, or it is deleted again.
 """
 
 from __future__ import annotations

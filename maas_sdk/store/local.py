@@ -4,8 +4,8 @@
     <root>/<model>/.labels.json
 
 The rule: a version is a positive whole number, is published once and never changes. Publishing
-copies: a hard link would share its bytes with the bundle that it came from, and whoever changed
-that file in place would change a version that servers have loaded.
+copies: a hard link would share its bytes with the bundle that it came from, and a change to that
+file in place would change a version that servers have loaded.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class LocalStore:
         self.root = Path(root)
 
     def models(self) -> list[str]:
-        """Names of models with at least one version, sorted."""
+        """Return names of models with at least one version, sorted."""
         return sorted(n for n in _folders(self.root) if is_name(n) and self._versions(n))
 
     def versions(self, model: str) -> list[str]:
-        """Versions of a model, ascending as numbers.
+        """Return versions of a model, ascending as numbers.
 
         Raises:
             NotFoundError: no version of the model was published; lists the models there are.
@@ -238,7 +238,7 @@ class LocalStore:
 
 
 def _folders(path: Path) -> list[str]:
-    """Names of the folders below; none where ``path`` is no folder."""
+    """Return names of the folders below; none where ``path`` is no folder."""
     try:
         with os.scandir(path) as entries:
             return [entry.name for entry in entries if entry.is_dir()]

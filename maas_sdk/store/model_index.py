@@ -7,8 +7,8 @@
      "labels": {"stable": ["3", "2"]}}
 
 A version is published when the pointer names it, and by nothing else. Its heads are the files that
-no manifest lists: the manifest itself, and what lies beside it. The rule: pure functions; the next
-version has a number that was never used, and what a label remembers is not retired.
+no manifest lists: the manifest itself, and the files beside it. The rule: pure functions; the next
+version has a number that was never used, and a version in a label's history is not retired.
 """
 
 from __future__ import annotations

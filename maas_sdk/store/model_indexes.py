@@ -3,7 +3,7 @@
     models/<model>.json
 
 The rule: a pointer is replaced only if it still is the one that was read; otherwise it is read
-again, and what was to be changed is changed in what others have left.
+again, and the change is applied to the new one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Pointers:
         self.url = objects.url
 
     def models(self) -> list[str]:
-        """Names of models that have a pointer, sorted."""
+        """Return names of models that have a pointer, sorted."""
         found = [info.name for info in self.objects.find(_MODELS) if info.name.endswith(".json")]
         names = [name.removeprefix(_MODELS).removesuffix(".json") for name in found]
         return sorted(name for name in names if is_name(name))

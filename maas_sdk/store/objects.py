@@ -1,10 +1,11 @@
 """Object storage: named bytes, the one seam between a remote store and where it is kept.
 
-Two keep it: a bucket (``gcs.py``), and the memory of this process (here), which is the fake that
-tests use and behaves as a bucket does.
+There are two implementations: a bucket (``gcs.py``), and the memory of this process (here), which
+is the fake that tests use and behaves as a bucket does.
 
-The rule: an object appears whole or not at all, and whoever replaces or deletes one says which
-state of it he has seen. If it has another one by then, nothing happens and he is told.
+The rule: an object appears whole or not at all, and a caller that replaces or deletes one names the
+state in which it saw the object. If the state has changed since, nothing happens and the caller is
+told.
 """
 
 from __future__ import annotations

@@ -37,10 +37,10 @@ class Store(Protocol):
     """Models and their versions, wherever they are kept."""
 
     def models(self) -> list[str]:
-        """Names of models with at least one version, sorted."""
+        """Return names of models with at least one version, sorted."""
 
     def versions(self, model: str) -> list[str]:
-        """Versions of a model, ascending as numbers. Raises ``NotFoundError`` for no model."""
+        """Return versions of a model, ascending. Raises ``NotFoundError`` for no model."""
 
     def labels(self, model: str) -> dict[str, str]:
         """Return the version of each label of a model. Raises as ``versions``."""

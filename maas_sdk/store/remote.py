@@ -1,13 +1,13 @@
 """A store over object storage: versions are published by one atomic pointer per model.
 
-    models/<model>.json              the pointer (``pointer.py``), the only object that changes
+    models/<model>.json              the pointer (``model_index.py``), the only object that changes
     objects/<ab>/<sha256>            files, by content (``transfer.py``)
     uploads/…                        parts on their way
 
 Publishing sends all files, then swaps the pointer for one that names the version, if the pointer
 still is the one that was read; else it is read again. So a version is there with all its files or
-not at all, whatever moment its publisher dies at, and of two publishers each gets a number of his
-own. What a dead one left is collected later (``garbage.py``).
+not at all, whenever its publisher dies, and two publishers get two numbers. The objects of a dead
+publisher are collected later (``garbage_collection.py``).
 """
 
 from __future__ import annotations
@@ -71,11 +71,11 @@ class RemoteStore:
         self._clock = clock
 
     def models(self) -> list[str]:
-        """Names of models with at least one version, sorted."""
+        """Return names of models with at least one version, sorted."""
         return self._pointers.models()
 
     def versions(self, model: str) -> list[str]:
-        """Versions of a model, ascending as numbers.
+        """Return versions of a model, ascending as numbers.
 
         Raises:
             NotFoundError: no version of the model was published; lists the models there are.

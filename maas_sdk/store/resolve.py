@@ -1,11 +1,11 @@
 """Local folder of a bundle, given as a path or as a model in a store, which is fetched.
 
     digits.maas                          a folder, as it is
-    gs://bucket/models/digits@stable     a model in a store, by a URL of ``store.py``
+    gs://bucket/models/digits@stable     a model in a store, by a URL of ``opening.py``
     store/digits@3                       a version, or a label, in a store that is a folder
 
-The rule: all that read a bundle ask here, commands and services alike, and a folder costs them
-nothing: what knows stores is imported for a store alone.
+The rule: every reader of a bundle resolves it here, commands and services alike, and a folder costs
+nothing: the stores are imported for a store alone.
 """
 
 from __future__ import annotations

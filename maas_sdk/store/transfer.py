@@ -3,9 +3,9 @@
     objects/<first two hex digits>/<sha256>
 
 The rule: the same bytes are one object, sent once, whichever model or version they belong to; and
-what is read back is believed when its sha256 is its name's. On the way there each file is hashed
-before it is sent; on the way back ranges come side by side, straight into the mapped file, and are
-hashed in order behind those that have arrived.
+bytes that are read back are trusted when their sha256 is the object's name. On the way there each
+file is hashed before it is sent; on the way back ranges come side by side, straight into the mapped
+file, and are hashed in order behind those that have arrived.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tables, images and lines of JSON as rows, a chunk at a time, with a reason for each bad row.
+"""Tables, images and lines of JSON as rows, chunk by chunk, with a reason for each bad row.
 
 Batch prediction and training read files through this package alone, so that the same file gives
 both the same rows and the same error messages.

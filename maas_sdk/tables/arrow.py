@@ -1,4 +1,4 @@
-"""The one door to pyarrow, and its arrays as NumPy's.
+"""The only importer of pyarrow, and conversions of its arrays to NumPy's.
 
 Dimension letters: N rows.
 """
@@ -16,7 +16,7 @@ __all__ = ["array_of", "arrow", "as_numbers", "column_of", "is_list", "is_number
 
 
 def arrow() -> Any:
-    """The package pyarrow, with its modules for csv and parquet loaded.
+    """Return the package pyarrow, with its modules for csv and parquet loaded.
 
     Raises:
         ConfigError: it is not installed.
@@ -55,7 +55,7 @@ def is_text(kind: Any) -> bool:
 
 
 def as_numbers(column: Any) -> Any:
-    """A column of decimals, or of lists of them, as one of float64; of int64 where all fit.
+    """Convert a column of decimals, or of lists of them, to float64; to int64 where all fit.
 
     Other columns are given back as they are.
     """
@@ -75,7 +75,7 @@ def as_numbers(column: Any) -> Any:
 
 
 def array_of(column: Any) -> Array | None:
-    """A column of numbers, or of lists of them, as one array [N, …].
+    """Convert a column of numbers, or of lists of them, to one array [N, …].
 
     None where a value is missing or lists differ in length: then its rows are looked at one by one.
     """
@@ -95,7 +95,7 @@ def array_of(column: Any) -> Array | None:
 
 
 def column_of(array: Array) -> Any:
-    """An array [N, …] as a column: of numbers or text, or of lists of one length."""
+    """Convert an array [N, …] to a column: of numbers or text, or of lists of one length."""
     pyarrow = arrow()
     if array.dtype.kind in "OU":
         return pyarrow.array(array.tolist(), pyarrow.string())

@@ -1,4 +1,4 @@
-"""Some rows of a file that follow one another: the good ones as arrays, the bad ones with a reason.
+"""Consecutive rows of a file: the good ones as arrays, the bad ones with a reason.
 
 Every row of the file has a number, from 0, and is in exactly one place: among the good rows of a
 chunk, or among its bad ones.
@@ -20,7 +20,7 @@ __all__ = ["BadRow", "Chunk", "chunk_of"]
 
 
 class BadRow(NamedTuple):
-    """A row that cannot be taken."""
+    """A row that cannot be used, and the reason."""
 
     row: int
     # Its key, where it has one that could be read.
@@ -30,7 +30,7 @@ class BadRow(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chunk:
-    """Rows of the input that follow one another."""
+    """Consecutive rows of the input."""
 
     # Number of the first row.
     first: int
@@ -49,11 +49,11 @@ class Chunk:
 
     @property
     def stop(self) -> int:
-        """Number of the first row behind it."""
+        """Number of the first row after it."""
         return self.first + self.rows
 
     def part(self, start: int, stop: int) -> Chunk:
-        """Its rows from number ``start`` to before ``stop``: views, no copies."""
+        """Return its rows from number ``start`` to before ``stop``: views, no copies."""
         start, stop = max(start, self.first), min(stop, self.stop)
         if (start, stop) == (self.first, self.stop):
             return self
@@ -78,7 +78,7 @@ def chunk_of(
     *,
     share: float,
 ) -> Chunk:
-    """A chunk of N rows some of which have flaws.
+    """Make a chunk of N rows, some of which have flaws.
 
     Args:
         first: number of its first row.
@@ -107,7 +107,7 @@ def chunk_of(
 
 
 def _key_at(keys: Array | None, place: int) -> str | int | None:
-    """One key as a Python value; None where the row has none that could be read."""
+    """Return one key as a Python value; None where the row has none that could be read."""
     if keys is None:
         return None
     key: str | int | np.integer[Any] = keys[place]

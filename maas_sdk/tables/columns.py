@@ -56,7 +56,7 @@ class ReadOptions:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """An input, and the columns that it is made of."""
+    """An input, and its columns."""
 
     name: str
     # [None, …], a row of it being everything behind the first dimension.
@@ -66,11 +66,11 @@ class Field:
 
     @property
     def size(self) -> int:
-        """F, the numbers in a row."""
+        """Count F of numbers in a row."""
         return math.prod(size or 0 for size in self.spec.shape[1:])
 
     def at(self, element: int = -1) -> str:
-        """The column, or the input, that number ``element`` of a row comes from, for messages."""
+        """Return the column or input that number ``element`` of a row comes from, for messages."""
         if len(self.columns) > 1 and element >= 0:
             return f"column {self.columns[element]!r}"
         known = len(self.columns) > 1 or self.columns[0] in (self.name, NAMELESS)
@@ -86,7 +86,7 @@ class ColumnMap:
 
     @property
     def names(self) -> list[str]:
-        """All columns that are read, each once."""
+        """Names of all columns that are read, each once."""
         found = [column for item in self.fields for column in item.columns]
         return list(dict.fromkeys([*found, *([self.key] if self.key is not None else [])]))
 
@@ -136,6 +136,6 @@ def columns_of(
 
 
 def _few(names: Sequence[str]) -> str:
-    """Names in a message: the first of many."""
+    """List names in a message: the first of many."""
     text = ", ".join(map(repr, names[:8]))
     return f"[{text}{f', … {len(names)} in all' if len(names) > 8 else ''}]"

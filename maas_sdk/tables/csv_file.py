@@ -1,4 +1,4 @@
-"""Rows of a csv file with a header, as RFC 4180 has it: a quoted value may hold line breaks.
+"""Rows of a csv file with a header, by RFC 4180: a quoted value may hold line breaks.
 
 Every value is the number that its input takes, or the row is bad, with the column and what stands
 there. Blocks in which all is well are read by arrow, at hundreds of megabytes per second; a block
@@ -38,7 +38,7 @@ _Fields = tuple[list[str], str | None]
 
 
 class CsvFile(Table):
-    """A .csv file, UTF-8, separated by commas, its first row the names. Keys are text.
+    """A .csv file, UTF-8, comma-separated, with a header. Keys are text.
 
     Empty lines are no rows.
     """
@@ -50,7 +50,7 @@ class CsvFile(Table):
     def select(
         self, specs: Mapping[str, TensorSpec], options: ReadOptions, *, chunk_rows: int
     ) -> Self:
-        """As ``Table.select``; a chunk is a block of lines, whatever ``chunk_rows`` is."""
+        """Select columns as ``Table.select``; a chunk is a block of lines, not ``chunk_rows``."""
         try:
             return super().select(specs, options, chunk_rows=chunk_rows)
         except InputError as error:
@@ -82,7 +82,7 @@ class CsvFile(Table):
         )
 
     def _pieces(self, first: int) -> Iterator[Piece]:
-        """Always from the first row on: only reading tells where a row begins."""
+        """Yield from the first row on, since only reading tells where a row begins."""
         del first
         row, tail = 0, b""
         for data, share in blocks(self.path, skip=self._header_bytes):
@@ -99,7 +99,7 @@ class CsvFile(Table):
             yield self._slow(row, found, 1.0)
 
     def _fast(self, first: int, block: bytes, share: float) -> Piece | None:
-        """A block without a flaw; None where it may have one."""
+        """Parse a block without a flaw by arrow; return None where it may have one."""
         csv_module = arrow().csv
         try:
             table = csv_module.read_csv(
@@ -129,7 +129,7 @@ class CsvFile(Table):
         return Piece(first, rows, columns, {}, share)
 
     def _slow(self, first: int, rows: list[_Fields], share: float) -> Piece:
-        """The same row by row, each as good or bad as it is."""
+        """Parse the block row by row, each of them good or bad."""
         flaws = {place: flaw for place, (_, flaw) in enumerate(rows) if flaw}
         columns: dict[str, Any] = {}
         for item in self.columns.fields:
@@ -153,7 +153,7 @@ class CsvFile(Table):
         return found
 
     def _keys(self, key: str, rows: list[_Fields], flaws: dict[int, str]) -> Array:
-        """The rows' keys, [N] of text; empty where there is none."""
+        """Return the rows' keys, [N] of text; empty where there is none."""
         at = self.names.index(key)
         found = [fields[at] if len(fields) > at else "" for fields, _ in rows]
         for place, text in enumerate(found):
@@ -167,7 +167,7 @@ def _is_whole(item: Field) -> bool:
 
 
 def _number(text: str, *, whole: bool) -> int | float | None:
-    """A value as a number; None where it is none. Python's own underscores count as none."""
+    """Parse a value as a number; None where it is none, Python's underscores included."""
     for kind in (int, float) if whole else (float,):
         try:
             return kind(text) if "_" not in text else None
@@ -184,7 +184,7 @@ def _no_number(column: str, text: str, *, whole: bool) -> str:
 
 
 def _rows(block: bytes, width: int, *, final: bool = False) -> tuple[list[_Fields], bytes]:
-    """The rows of a block, and the beginning of one that goes on behind it.
+    """Return the rows of a block, and the beginning of an unfinished last one.
 
     A quote that is never closed, or whose row does not have ``width`` values, is the flaw of its
     line alone: the line behind it is a row again.
@@ -196,15 +196,14 @@ def _rows(block: bytes, width: int, *, final: bool = False) -> tuple[list[_Field
     while at < len(lines):
         fields, used = _fields(lines[at], width), 1
         if fields[1] and fields[1].endswith(_OPEN):
-            reader = csv.reader(
-                (line.decode("utf-8", "surrogateescape") for line in lines[at:]), strict=True
-            )
+            rest = (lines[n].decode("utf-8", "surrogateescape") for n in range(at, len(lines)))
+            reader = csv.reader(rest, strict=True)
             try:
                 values = next(reader)
             except csv.Error as error:
-                rest = b"".join(lines[at:])[:-1]
-                if str(error) == _OPEN and not final and len(rest) <= _ROW_BYTES:
-                    return found, rest
+                tail = b"".join(lines[at:])[:-1]
+                if str(error) == _OPEN and not final and len(tail) <= _ROW_BYTES:
+                    return found, tail
             else:
                 if len(values) == width:
                     fields, used = _as_text(values), reader.line_num
@@ -215,7 +214,7 @@ def _rows(block: bytes, width: int, *, final: bool = False) -> tuple[list[_Field
 
 
 def _fields(line: bytes, width: int) -> _Fields:
-    """The values of a line."""
+    """Return the values of a line."""
     try:
         [values] = csv.reader(
             [line.rstrip(b"\r\n").decode("utf-8", "surrogateescape")], strict=True
@@ -228,7 +227,7 @@ def _fields(line: bytes, width: int) -> _Fields:
 
 
 def _as_text(values: list[str]) -> _Fields:
-    """Values again, if all their bytes were UTF-8."""
+    """Return the values if all their bytes were UTF-8."""
     try:
         "".join(values).encode()
     except UnicodeEncodeError:
@@ -237,7 +236,7 @@ def _as_text(values: list[str]) -> _Fields:
 
 
 def _header(path: Path) -> tuple[list[str], int]:
-    """Names in the first row of a csv, and the bytes that it takes."""
+    """Return names in the first row of a csv, and the bytes that it takes."""
     try:
         with path.open("rb") as file:
             lines = file.read(_ROW_BYTES).split(b"\n")

@@ -1,4 +1,4 @@
-"""Images as rows: a folder with all its folders, or a single file. Only this file opens images.
+"""Images as rows: a folder with its subfolders, or a single file. Only this file opens images.
 
 Rows are the files in the order of their paths, so the same tree gives the same rows on any machine;
 a file that is no image is a bad row.
@@ -157,7 +157,7 @@ class Images:
         *,
         chunk_rows: int,
     ) -> None:
-        """Arguments and errors are those of ``open_table``."""
+        """Open the images. Arguments and errors are those of ``open_table``."""
         if options.key is not None or options.columns or options.ignore:
             raise ConfigError(f"{path}: images have no columns; their keys are their paths")
         # Refused here where it is missing, and not row by row.
@@ -186,7 +186,7 @@ class Images:
         self.rows: int | None = len(self._files)
 
     def read(self, first: int) -> Iterator[Chunk]:
-        """As ``RowSource.read``; files are decoded by a few threads."""
+        """Read as ``RowSource.read``; files are decoded by a few threads."""
         total = len(self._files)
         shape = [size or 0 for size in self._spec.shape[1:]]
         with ThreadPoolExecutor(_THREADS, "maas-images") as pool:
@@ -209,7 +209,7 @@ class Images:
                 )
 
     def _row(self, file: str) -> Array | str:
-        """A file as a row of the input; or why not."""
+        """Return a file as a row of the input; or the reason why not."""
         height, width = (size or 0 for size in self._spec.shape[1:3])
         try:
             pixels = read_image(

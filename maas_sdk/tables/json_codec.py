@@ -1,4 +1,4 @@
-"""JSON, a line at a time: by orjson where it is installed, by the standard library where not.
+"""JSON line by line: by orjson where it is installed, else by the standard library.
 
 The standard library decides: lines that orjson refuses (NaN, halves of surrogate pairs) or would
 round (whole numbers beyond 64 bits) are decoded by it again, and its errors are the ones raised.
@@ -21,7 +21,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 
 
 def decode_line(line: bytes) -> Any:
-    """A line's value. Raises ``ValueError`` or ``RecursionError`` as ``json.loads``."""
+    """Return a line's value. Raises ``ValueError`` or ``RecursionError`` as ``json.loads``."""
     orjson = _orjson()
     if orjson is not None and _LONG not in b"-" + line.translate(_KINDS):
         try:
@@ -32,7 +32,7 @@ def decode_line(line: bytes) -> Any:
 
 
 def encode_line(value: Any) -> bytes:
-    """A value as UTF-8 and a line's end, with null for NaN and infinity, which JSON does not know.
+    """Encode a value as UTF-8 with a line's end, and null for NaN and infinity.
 
     Raises ``UnicodeEncodeError`` for text that UTF-8 cannot hold.
     """
@@ -53,7 +53,7 @@ def encode_line(value: Any) -> bytes:
 
 @cache
 def _orjson() -> Any:
-    """The module, if it is installed: reading takes a quarter of the time, writing a sixth."""
+    """Return orjson if it is installed: reading takes a quarter, writing a sixth of the time."""
     try:
         import orjson
     except ImportError:

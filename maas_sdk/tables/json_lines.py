@@ -1,4 +1,4 @@
-"""Rows of JSON lines: an object for each row, or the value itself where there is one input.
+"""Rows of JSON lines: an object for each row, or the bare value for a single input.
 
 A line is a row. What is wrong with it (no JSON, a field that is missing, text where numbers belong)
 makes that row bad, and no other.
@@ -25,7 +25,7 @@ __all__ = ["JsonLinesFile"]
 
 
 class JsonLinesFile(Table):
-    """A .jsonl file. Its first row says which fields there are.
+    """A .jsonl file, whose first row gives the fields.
 
     Keys are text: a whole number under the key's name is written as its digits.
     """
@@ -33,18 +33,18 @@ class JsonLinesFile(Table):
     def select(
         self, specs: Mapping[str, TensorSpec], options: ReadOptions, *, chunk_rows: int
     ) -> Self:
-        """As ``Table.select``; a chunk is a block of lines, whatever ``chunk_rows`` is."""
+        """Select fields as ``Table.select``; a chunk is a block of lines, not ``chunk_rows``."""
         self.names = self._names(specs, options)
         return super().select(specs, options, chunk_rows=chunk_rows)
 
     def _open(self) -> None:
-        """Names come with the selection: a field that the first row lacks, others may have."""
+        """Open without names, since later rows may have fields that the first row lacks."""
 
     def _check(self) -> None:
-        """Values are looked at row by row."""
+        """Check nothing here: values are checked row by row."""
 
     def _pieces(self, first: int) -> Iterator[Piece]:
-        """Always from the first row on: only reading tells where a row begins."""
+        """Yield from the first row on, since only reading tells where a row begins."""
         del first
         row = 0
         for block, share in blocks(self.path):
@@ -68,7 +68,7 @@ class JsonLinesFile(Table):
         return Piece(first, len(rows), columns, flaws, share)
 
     def _names(self, specs: Mapping[str, TensorSpec], options: ReadOptions) -> list[str]:
-        """The fields of the first row that is one, and those that other rows have of the wanted."""
+        """Return the fields of the first valid row, and the wanted ones that other rows have."""
         for block, _ in blocks(self.path):
             found = [_row(line, bare=len(specs) == 1) for line in lines_of(block)]
             rows = [row for row, flaw in found if not flaw]
@@ -87,7 +87,7 @@ class JsonLinesFile(Table):
 
 
 def _row(line: bytes, *, bare: bool) -> tuple[dict[str, Any], str | None]:
-    """A line as fields, or why it is none: JSON's nonsense is never an exception here."""
+    """Return a line's fields, or the reason why it has none; bad JSON is no exception here."""
     try:
         row = decode_line(line)
     except UnicodeDecodeError:
@@ -102,7 +102,7 @@ def _row(line: bytes, *, bare: bool) -> tuple[dict[str, Any], str | None]:
 
 
 def _keys(name: str, rows: list[dict[str, Any]], flaws: dict[int, str]) -> Array:
-    """The rows' keys, [N] of text; empty where there is none."""
+    """Return the rows' keys, [N] of text; empty where there is none."""
     found = []
     for place, row in enumerate(rows):
         key = row.get(name)

@@ -22,7 +22,7 @@ def blocks(
     block_bytes: int = _BLOCK_BYTES,
     max_line_bytes: int = _LINE_BYTES,
 ) -> Iterator[tuple[bytes, float]]:
-    """(whole lines, share of the file that has been read), a block at a time.
+    """Yield (whole lines, share of the file that has been read), a block at a time.
 
     Args:
         path: the file.
@@ -61,6 +61,6 @@ def blocks(
 
 
 def lines_of(block: bytes) -> list[bytes]:
-    """The lines of a block that are not empty, without their ends."""
+    """Return the lines of a block that are not empty, without their ends."""
     lines = (line.rstrip(b"\r") for line in block.split(b"\n"))
     return [line for line in lines if line.strip()]

@@ -1,4 +1,4 @@
-"""Rows of .npy and .npz files, a piece at a time.
+"""Rows of .npy and .npz files, piece by piece.
 
 Files are read, not mapped, so that memory holds what is worked on and nothing else; nothing in them
 is ever executed (no pickles). An .npz is checked against its own sums before its first row.
@@ -52,7 +52,7 @@ class NpyFile(Table):
     def select(
         self, specs: Mapping[str, TensorSpec], options: ReadOptions, *, chunk_rows: int
     ) -> Self:
-        """As ``Table.select``; there is nothing to choose."""
+        """Select as ``Table.select``; there is nothing to choose."""
         if options.key is not None or options.columns or options.ignore:
             raise ConfigError(
                 f"{self.path} holds one array without a name: it has no columns and no keys to "
@@ -93,7 +93,7 @@ class NpzFile(Table):
     def select(
         self, specs: Mapping[str, TensorSpec], options: ReadOptions, *, chunk_rows: int
     ) -> Self:
-        """As ``Table.select``."""
+        """Select as ``Table.select``."""
         if self.names == ["arr_0"] and len(specs) == 1 and not options.columns:
             # np.savez(path, x) calls its only array arr_0, which nobody meant as a name.
             options = replace(options, columns={next(iter(specs)): ("arr_0",)})
@@ -189,12 +189,12 @@ def _none(header: _Header) -> Array:
 
 
 def _keys(values: Array) -> Array:
-    """Keys as integers or text, [N]."""
+    """Return keys as integers or text, [N]."""
     return np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values
 
 
 def _header(file: IO[bytes], where: str) -> _Header:
-    """The header at the front of an .npy."""
+    """Read the header at the front of an .npy."""
     form = np.lib.format
     try:
         version = form.read_magic(file)
@@ -233,7 +233,7 @@ def _check_size(found: int, header: _Header, where: str) -> None:
 
 
 def _take(file: IO[bytes], header: _Header, rows: int, where: str, start: int) -> Array:
-    """The next rows of a file that stands at one."""
+    """Return the next rows of an open file."""
     values = np.empty((rows, *header.shape[1:]), header.dtype)
     if not values.nbytes:
         return values
@@ -264,7 +264,7 @@ def _opened(path: Path) -> ZipFile:
 
 
 def _check_sums(archive: ZipFile, names: list[str], path: Path) -> None:
-    """Read the arrays once: the sum of a member is known to be right when its end is reached."""
+    """Read all arrays once, since a member's checksum is only verified at its end."""
     for name in names:
         try:
             with archive.open(f"{name}.npy") as member:

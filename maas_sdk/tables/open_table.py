@@ -1,4 +1,4 @@
-"""Files, and folders of images, opened by what their names end in."""
+"""Opening of files, and folders of images, by their names' suffixes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["SUFFIXES", "RowSource", "open_table"]
 
 
 class RowSource(Protocol):
-    """A file that has been opened.
+    """An open file of rows.
 
     Attributes:
         key: name of the column of keys: "row" where they are the rows' numbers.
@@ -56,7 +56,7 @@ SUFFIXES: Final = (*_KINDS, *IMAGE_SUFFIXES)
 def open_table(
     path: Path, specs: Mapping[str, TensorSpec], options: ReadOptions, *, chunk_rows: int
 ) -> RowSource:
-    """Open a file by what its name ends in.
+    """Open a file by its name's suffix.
 
     Args:
         path: .npy, .npz, .parquet, .csv, .jsonl, an image, or a folder of images.

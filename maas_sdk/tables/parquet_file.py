@@ -92,7 +92,7 @@ class ParquetFile(Table):
             raise _damaged(self.path, f"from row {first} on: {error}") from error
 
     def _pieces(self, first: int) -> Iterator[Piece]:
-        """From the first row of a row group on."""
+        """Yield from the first row of a row group on."""
         group = int(np.searchsorted(self.ends, first, side="right"))
         row = self.first(group)
         try:
@@ -125,14 +125,14 @@ class ParquetFile(Table):
 
 
 def _one(column: Any) -> Any:
-    """A column in one piece."""
+    """Return a column in one piece."""
     if not hasattr(column, "combine_chunks"):
         return column
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def _keys(name: str, column: Any, flaws: dict[int, str]) -> Array:
-    """The chunk's keys, [N] of int64, uint64 or text."""
+    """Return the chunk's keys, [N] of int64, uint64 or text."""
     found = column.to_pylist()
     for place, key in enumerate(found):
         if key is None:

@@ -1,4 +1,4 @@
-"""A file of named columns as chunks of rows: what all kinds of tables share.
+"""A file of named columns as chunks of rows: the base of all kinds of tables.
 
 A table that opens has the columns that are needed. What is wrong with single rows is found while
 they are read, and is theirs alone. Memory holds a few chunks, however large the file is.
@@ -25,7 +25,7 @@ __all__ = ["Piece", "Table"]
 
 
 class Piece(NamedTuple):
-    """Columns of rows that follow one another, as they stand in the file."""
+    """Columns of consecutive rows, as stored in the file."""
 
     # Number of the first row, and N.
     first: int
@@ -63,7 +63,7 @@ class Table(ABC):
     def select(
         self, specs: Mapping[str, TensorSpec], options: ReadOptions, *, chunk_rows: int
     ) -> Self:
-        """Choose what is read, and return this table. Arguments and errors as ``open_table``."""
+        """Choose the columns to read; return this table. Arguments and errors as ``open_table``."""
         self.columns = columns_of(self.path, self.names, specs, options)
         self.key = ROW if self.columns.key is None else self.columns.key
         self.chunk_rows, self._finite = chunk_rows, options.finite
@@ -71,7 +71,7 @@ class Table(ABC):
         return self
 
     def read(self, first: int) -> Iterator[Chunk]:
-        """As ``RowSource.read``."""
+        """Read as ``RowSource.read``."""
         for piece in self._pieces(first):
             yield self._chunk(piece)
 
@@ -94,7 +94,7 @@ class Table(ABC):
         return chunk_of(piece.first, piece.rows, inputs, keys, piece.flaws, share=piece.share)
 
     def _input(self, item: Field, piece: Piece) -> Array:
-        """An input of the piece, [N, …]; anything in rows with flaws."""
+        """Return an input of the piece, [N, …]; any values in rows with flaws."""
         parts = [piece.columns[column] for column in item.columns]
         arrays = [part for part in parts if isinstance(part, np.ndarray)]
         if len(arrays) == len(parts):

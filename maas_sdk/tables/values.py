@@ -1,4 +1,4 @@
-"""Convert the values of a file to the dtype and shape of an input, losslessly.
+"""Conversion of a file's values to the dtype and shape of an input, without loss.
 
 Integers and booleans become floats, whole floats become integers, float64 becomes a shorter float.
 A row with any other value is bad, with a reason that says what was expected and what was found.
@@ -26,7 +26,7 @@ _SHOWN: Final = 40
 
 
 def shown(value: object) -> str:
-    """A value in a message: short, whatever it is."""
+    """Format a value for a message: short, whatever it is."""
     if isinstance(value, list):
         return f"a list of {len(value)}"
     if isinstance(value, dict):

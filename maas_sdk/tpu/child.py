@@ -1,4 +1,4 @@
-"""The process that loads the TPU compiler: it makes programs from recipes and compiles them.
+"""The process that loads the TPU compiler, makes programs from recipes and compiles them.
 
 Run by ``compiler`` as a module, never imported by anything else. A job that fails is answered and
 the next one tried.
@@ -199,7 +199,7 @@ def _ways(one: Collective, mesh: Mesh, target: Slice) -> int:
 
 
 def _work(job: dict[str, Any], say: Say) -> dict[str, Any]:
-    """The answer to a job; what the compiler raises is an answer too, and the next job is tried."""
+    """Answer a job; a compiler's error is an answer too, and the next job is tried."""
     try:
         return compile_job(job)
     except MaasError:

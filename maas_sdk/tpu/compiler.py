@@ -94,7 +94,7 @@ def compile_jobs(
 def _run_child(
     jobs: Sequence[CompileJob], libtpu: Libtpu, timeout_s: float
 ) -> Generator[Answer, None, None]:
-    """Return answers until the child ends; at least one."""
+    """Yield answers until the child ends; at least one."""
     process = ChildProcess(
         ["-m", "maas_sdk.tpu.child"],
         # Axes as pairs: an object's order would be the reader's affair.

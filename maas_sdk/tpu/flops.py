@@ -56,7 +56,7 @@ def _count(jaxpr: Jaxpr) -> float:
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
-    """Return the functions that an equation calls, except those for differentiating it."""
+    """Yield the functions that an equation calls, except those for differentiating it."""
     for key, value in params.items():
         if key in ("jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd"):
             continue

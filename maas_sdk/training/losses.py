@@ -1,6 +1,6 @@
 """Training losses by name, one value per row or token.
 
-The rule it keeps: a loss takes what the model returns and what it should have returned, gives a
+The rule it keeps: a loss takes the model's output and the target, returns a
 float32 value for each row (or each token of it) and leaves the averaging to its caller, who knows
 which rows are padding. Every formula is optax's; here they get a name, float32 and a check of the
 shapes, so that a regression of ``[B, 1]`` against ``[B]`` is an error and not a broadcast.

@@ -87,7 +87,7 @@ class MetricAccumulator:
             self._add_pending()
 
     def means(self) -> dict[str, float]:
-        """By name; empty when nothing was added, NaN where no row counted."""
+        """Return means by name; empty when nothing was added, NaN where no row counted."""
         self._add_pending()
         found = {}
         for index, name in enumerate(self.names if self.batches else ()):
@@ -98,13 +98,13 @@ class MetricAccumulator:
         return found
 
     def get_state(self) -> dict[str, Any]:
-        """JSON-able; exact, since a float64 survives JSON."""
+        """Return the state, JSON-able; exact, since a float64 survives JSON."""
         self._add_pending()
         last = np.asarray(self._last, np.float64)
         return {"sums": self._sums.tolist(), "last": last.tolist(), "batches": self.batches}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from a state that ``get_state`` gave."""
+        """Restore a state that ``get_state`` returned."""
         self._sums, self._last = np.asarray(state["sums"]), np.asarray(state["last"])
         self.batches, self._pending = int(state["batches"]), []
 
@@ -115,7 +115,7 @@ class MetricAccumulator:
 
 
 class DelayedMetrics:
-    """A queue of arrays that the device is still working on, fetched ``lag`` steps later."""
+    """A queue of arrays still being computed, fetched ``lag`` steps later."""
 
     def __init__(self, lag: int = LAG) -> None:
         self._lag = lag
@@ -126,7 +126,7 @@ class DelayedMetrics:
         self._queue.append((step, value, then))
 
     def deliver(self, step: int) -> None:
-        """Deliver what is due at ``step``, in order."""
+        """Deliver the values due at ``step``, in order."""
         while self._queue and self._queue[0][0] <= step - self._lag:
             _, value, then = self._queue.popleft()
             then(np.asarray(value))

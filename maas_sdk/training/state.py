@@ -1,7 +1,7 @@
 """The state of a training run: everything that a step changes, and nothing else.
 
-The rule it keeps: it is a pytree of arrays alone. The module's structure (``nnx.GraphDef``), the
-optimizer's functions and the precision are the step's; so a state can be cut over devices, donated,
+The rule it keeps: the state is a pytree of arrays alone. The module's structure (``nnx.GraphDef``),
+the optimizer's functions and the precision belong to the step; so a state can be sharded, donated,
 saved and restored without any of them.
 """
 

@@ -5,9 +5,9 @@ alone, ``(state, batch) → (state, metrics)``, compiled by ``jax.jit`` with the
 written for the whole batch; where the arrays lie (``sharding``) decides how many devices work on
 it, and every mean, batch statistics included, is one over the global batch.
 
-A step that is not finite changes nothing: neither weights nor optimizer nor batch statistics. So
-many of them in a row are skipped as the caller allows; with one more the weights stand still from
-there on, so that what the loss broke with can be looked at when the news arrives.
+A step that is not finite changes nothing: neither weights nor optimizer nor batch statistics. As
+many of them in a row are skipped as the caller allows; after one more the weights no longer change,
+so that the values that broke the loss can be examined when the metrics arrive.
 
 Dimension letters: B rows of a batch, T tokens of a row.
 """
@@ -122,7 +122,7 @@ def supervised(loss_fn: LossFn) -> Objective:
 
 
 class MixedPrecisionModel:
-    """A module as an objective sees it: called in the policy's precision.
+    """Wrapper that calls a module in the policy's precision.
 
     Floating-point arguments are cast to ``compute``, what it returns to ``output``. Everything else
     is the module's own.
@@ -133,7 +133,7 @@ class MixedPrecisionModel:
         self._policy = policy
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's call."""
+        """Call the module."""
         args, kwargs = self._policy.cast_compute((args, kwargs))
         return self._policy.cast_output(self._model(*args, **kwargs))
 
@@ -209,7 +209,7 @@ def make_train_step(
 
 
 def make_eval_step(graphdef: nnx.GraphDef[Any], policy: Policy, objective: Objective) -> EvalStep:
-    """Compile-ready ``(state, batch) → metrics`` of the weights that ``state.eval_params`` names.
+    """Return a compilable ``(state, batch) → metrics`` of the weights of ``state.eval_params``.
 
     Args:
         graphdef: the module's structure, in evaluation mode.

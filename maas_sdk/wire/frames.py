@@ -15,7 +15,7 @@ the head for two reasons: a msgpack library copies every byte it reads, so a ten
 copied at least once; and in the bulk each one starts at a multiple of 64, as vector units and XLA
 like it. So encoding hands out views of the arrays, and decoding makes views of the body.
 
-The rule: a frame is never believed. Lengths are compared with the bytes that are there, and
+The rule: a frame is never trusted. Lengths are compared with the bytes that are there, and
 counts with ``FrameLimits``, before memory is taken. A call is measured before it is parsed, so
 neither nesting nor declared lengths cost more than a small multiple of ``max_head_bytes``.
 Offsets only grow, so no byte of the bulk is claimed twice: a small body cannot become large inputs.

@@ -26,12 +26,13 @@ from http.server import ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
 
+import pytest
 from gcp_storage_emulator import server as emulator
 from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers import buckets
 from gcp_storage_emulator.storage import Storage
 
-__all__ = ["Gcs", "gcs"]
+__all__ = ["Gcs", "bucket", "gcs"]
 
 logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
 logging.getLogger("api").setLevel(logging.CRITICAL)
@@ -207,3 +208,11 @@ def gcs(*names: str) -> Iterator[Gcs]:
         yield server
     finally:
         server.close()
+
+
+@contextmanager
+def bucket(patch: pytest.MonkeyPatch) -> Iterator[Gcs]:
+    """A server with the bucket ``bucket``, which Google's client takes for Cloud Storage."""
+    with gcs("bucket") as server:
+        patch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        yield server

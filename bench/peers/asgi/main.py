@@ -9,8 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response as StarletteResponse
 
-from maas_sdk.serve.core.endpoint import Endpoint, Request
-from maas_sdk.serve.host import ModelHost
+from maas_sdk.serve import Endpoint, ModelHost, Request
 
 
 def load():

@@ -1,4 +1,4 @@
-"""ONNX Runtime as one who knows it would deploy it: loading begins in the worker, off the request.
+"""ONNX Runtime in its best deployment: loading begins in the worker, off the request.
 
 Imports happen in the master, the session is made after the fork (one made before it has no threads
 left), in a thread, and the first request waits for it. The body is the input's raw bytes.

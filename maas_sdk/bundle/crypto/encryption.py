@@ -3,9 +3,9 @@
 Every file but the manifest and its signature is encrypted (``stream.py``) with a data key that is
 made for this one bundle, and that key lies in the manifest, wrapped by a key of the user's, which
 is named by reference. The rule: the wrapping authenticates the whole manifest, and with it the
-sha256 of all files, so that whoever has the key also knows that nothing was exchanged.
+sha256 of all files, so that a holder of the key also knows that no file was exchanged.
 
-What is decrypted is in memory of this process alone: anonymous, never of a file.
+Decrypted bytes are in anonymous memory of this process alone, never in a file.
 """
 
 from __future__ import annotations

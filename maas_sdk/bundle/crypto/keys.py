@@ -1,10 +1,11 @@
 """Keys as lines of text, kept outside the bundle and named by reference.
 
-A key is one line that says what it is for, so that one in another's place is told at once:
+A key is one line that states its purpose, so that a key used for another purpose is refused at
+once:
 
-    ed25519:<base64>           whom to trust; public
-    ed25519-private:<base64>   what signs
-    aes256:<base64>            what encrypts and decrypts
+    ed25519:<base64>           a public key to trust
+    ed25519-private:<base64>   a private key that signs
+    aes256:<base64>            a key that encrypts and decrypts
 
 The rule: a message names the place of a key and its kind, never a character of it.
 """

@@ -1,8 +1,8 @@
 """AES-256-GCM and Ed25519; the only file that touches ``cryptography``.
 
-The rule: nothing of this module is imported, and the package need not be there, unless something
-is sealed or a seal is asked for. Whether bytes are authentic is an answer here, not an error: only
-the caller knows which file they are of.
+The rule: this module is imported, and the package ``cryptography`` needed, only where a bundle is
+sealed or a seal is checked. Bytes that are not authentic are a result here, not an error: only the
+caller knows which file they are from.
 """
 
 from __future__ import annotations

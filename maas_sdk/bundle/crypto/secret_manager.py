@@ -1,10 +1,10 @@
 """One secret from Google's Secret Manager, over its REST API, with the standard library alone.
 
-The rule: a token goes to Secret Manager and nowhere else, so redirects are not followed. Who asks
-is the machine's service account, by the metadata server's token, or whoever's token is in
+The rule: a token goes to Secret Manager and nowhere else, so redirects are not followed. The token
+is that of the machine's service account, from the metadata server, or the one in
 ``GOOGLE_OAUTH_ACCESS_TOKEN``. ``GCE_METADATA_HOST`` and
-``CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER`` are Google's own names for other addresses. What
-comes is held against its checksum where the answer has one, as Google's has.
+``CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER`` are Google's own names for other addresses. The
+answer is compared with its checksum where it has one, as Google's has.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ the processor's cache; a compiled program (jax.numpy, handed in as ``xp``) for t
 Both get the same bits, subnormal numbers aside, which XLA takes for zero.
 
 What only the data can say (a code beyond the codebook) is checked where numpy decodes; a compiled
-program cannot raise, and clips. All else has been proven before (``schemes.py``).
+program cannot raise, and clips. All else has been checked before (``registry.py``).
 
 Letters: N elements of the result, K entries of a codebook or buckets, M orders of signs.
 """

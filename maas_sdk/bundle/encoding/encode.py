@@ -1,7 +1,7 @@
 """The writing side of encodings: numbers that are already chosen, laid out as the schemes require.
 
-Nothing here decides on a value: codes, scales and codebooks come from whoever compresses. The rule:
-what comes out decodes to what went in, bit by bit.
+Nothing here chooses a value: codes, scales and codebooks come from the compressor. The rule: the
+result decodes to the given values, bit by bit.
 
 Names of parts follow from the tensor's: ``conv1/kernel`` has the part ``conv1/kernel/codes``.
 """

@@ -1,8 +1,8 @@
 """Compression and decompression by zstd (RFC 8878) and zlib (RFC 1950), bounded in size.
 
-The rule: a stream is written into memory that the caller has, and never beyond it. A stream that is
-cut, goes on, or holds another number of bytes is refused; what a stream claims of itself is not
-believed. Faults are ``ValueError``; whoever knows the tensor says which one it is.
+The rule: a stream is decompressed into memory of the caller, and never beyond it. A stream that is
+cut, goes on, or holds another number of bytes is refused; sizes that it declares are not trusted.
+Faults are ``ValueError``; the caller adds the tensor's name.
 """
 
 from __future__ import annotations

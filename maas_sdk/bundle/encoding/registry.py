@@ -1,7 +1,7 @@
 """Registry of encoding schemes: the checks and the formula of each.
 
-The rule: ``fits`` holds dtypes, shapes and parameters against one another, before any data is
-touched; the formulas (``formulas.py``) rely on it.
+The rule: ``fits`` checks dtypes, shapes and parameters against one another before any data is
+touched; the formulas (``decode.py``) rely on it.
 
 Letters: r rank of the result, K entries of a codebook, M orders of signs.
 """

@@ -1,9 +1,9 @@
 """Encoded tensors: made from stored tensors, their parts, by a named scheme.
 
 Parts may be encoded themselves: 4-bit codes that are packed, scaled by scales that are scaled. The
-rule: ``check_encodings`` holds every encoding against what is stored before any data is touched, so
-that a bundle's faults are found while it opens; ``decode`` holds the data too. The formulas, and
-what each expects, are in ``formulas.py`` and ``schemes.py``.
+rule: ``check_encodings`` checks every encoding against the stored tensors before any data is
+touched, so that a bundle's faults are found while it opens; ``decode`` checks the data too. The
+formulas, and what each expects, are in ``decode.py`` and ``registry.py``.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class TensorSlot(NamedTuple):
 def make_header(
     tensors: Mapping[str, Array], metadata: Mapping[str, str]
 ) -> tuple[list[tuple[str, int]], bytes]:
-    """Names with sizes in bytes in the order of the file, and the padded header."""
+    """Return names with sizes in bytes in the order of the file, and the padded header."""
     for reserved, among in ((_METADATA, tensors), (_LOGICAL, metadata)):
         if reserved in among:
             raise ConfigError(f"{reserved!r} is reserved: choose another name")
@@ -155,7 +155,7 @@ def make_header(
 def parse_header(
     header: bytes, data_nbytes: int, where: str
 ) -> tuple[dict[str, TensorSlot], dict[str, str]]:
-    """Check a header against the number of data bytes; tensors in the order of the file."""
+    """Parse a header, checked against the number of data bytes; tensors in the file's order."""
     document = _json(header, where, "its header")
     metadata = document.pop(_METADATA, {})
     if not isinstance(metadata, dict) or any(type(v) is not str for v in metadata.values()):

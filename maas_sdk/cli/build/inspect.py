@@ -51,7 +51,7 @@ def inspect(bundle: BundlePlace, as_json: Json = False, debug: Debug = False) ->
         import json
 
         from maas_sdk.bundle.folder import open_bundle
-        from maas_sdk.store.resolve import find_version
+        from maas_sdk.store import find_version
 
         folder, version = find_version(bundle)
         opened = open_bundle(folder)
@@ -190,7 +190,7 @@ def verify(
     with reporting(as_json, debug) as output:
         from maas_sdk.bundle.folder import open_bundle
         from maas_sdk.errors import ConfigError
-        from maas_sdk.store.resolve import find_bundle
+        from maas_sdk.store import find_bundle
 
         if tier not in (None, "executable", "program"):
             raise ConfigError(f"--tier: expected executable or program, got {tier!r}")

@@ -113,7 +113,7 @@ def package(
                 "--container makes a folder with the bundle in it that serves: leave out .zip, "
                 "--check, --bundle-from and --function"
             )
-        from maas_sdk.store.resolve import find_bundle
+        from maas_sdk.store import find_bundle
 
         folder = find_bundle(bundle)
         if container:

@@ -60,7 +60,7 @@ def reweight(
         from maas_sdk.bundle.files.weights import open_weights
         from maas_sdk.charts.quantities import data_size
         from maas_sdk.errors import ConfigError, NotFoundError
-        from maas_sdk.store.resolve import find_version
+        from maas_sdk.store import find_version
 
         if not weights.is_file():
             raise NotFoundError(f"no file at {weights}; check the path", path=str(weights))

@@ -110,7 +110,7 @@ def seal(
     with reporting(as_json, debug) as output:
         from maas_sdk.bundle.seal import seal_bundle
         from maas_sdk.charts.quantities import data_size
-        from maas_sdk.store.resolve import find_bundle
+        from maas_sdk.store import find_bundle
 
         folder = find_bundle(bundle)
         made = seal_bundle(folder, out, sign=sign, encrypt=encrypt, overwrite=overwrite)

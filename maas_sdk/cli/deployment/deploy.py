@@ -74,7 +74,7 @@ def deploy(
         from maas_sdk.bundle.folder import open_bundle
         from maas_sdk.deploy import settings as of
         from maas_sdk.deploy.size import bundle_fits
-        from maas_sdk.store.resolve import find_bundle
+        from maas_sdk.store import find_bundle
 
         ask_first(as_json, yes or dry_run)
         folder = find_bundle(bundle)
@@ -147,7 +147,7 @@ def _sized(
 
 def _published(output: Output, bundle: Path, model: str, store: str, dry_run: bool) -> str:
     """Publish a bundle that is too large for the source; return its place in the store."""
-    from maas_sdk.store.opening import open_store
+    from maas_sdk.store import open_store
 
     place = f"{store.rstrip('/')}/{model}"
     if dry_run:

@@ -1,4 +1,4 @@
-"""Files as a model's inputs, and a model's outputs as files: npy, npz, JSON and pictures.
+"""Input and output files of a model: npy, npz, JSON and pictures.
 
 What a file says is bent to the signature only where nothing is lost in meaning: a lone row gets its
 batch dimension, float64 becomes the float that the model wants, a picture is scaled to the model's
@@ -22,7 +22,7 @@ __all__ = ["read_inputs", "write_outputs"]
 
 
 def read_inputs(path: Path, signature: Signature, *, invert: bool = False) -> dict[str, Array]:
-    """A file's arrays by input name.
+    """Return a file's arrays by input name.
 
     Args:
         path: .npy, .npz, a picture, or .json: ``{"instances": …}``, ``{"inputs": …}``, a list.
@@ -56,7 +56,7 @@ def read_inputs(path: Path, signature: Signature, *, invert: bool = False) -> di
 
 
 def write_outputs(path: Path, outputs: Mapping[str, Array]) -> None:
-    """Outputs as an .npz, one entry per name.
+    """Write outputs as an .npz, one entry per name.
 
     The format has no name for bfloat16 and its kin; they are written as float32, which holds them.
 

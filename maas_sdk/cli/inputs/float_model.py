@@ -1,4 +1,4 @@
-"""The float model that a command names: by MODULE:OBJECT, or by the bundle that was made of it.
+"""The float model that a command names: MODULE:OBJECT, or the bundle that was made of it.
 
 The rule it keeps: a bundle holds no model that could be changed, only where it came from; what the
 manifest says of that is read as if it had been typed, and it is said when it leads nowhere.
@@ -20,7 +20,7 @@ __all__ = ["FloatModelSource", "Given", "find_source", "load_source"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FloatModelSource:
-    """Where the float model is, and what is known of it."""
+    """Place of the float model, and its known settings."""
 
     model: str
     example: str | None
@@ -36,7 +36,7 @@ class FloatModelSource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Given:
-    """What the words of the command line stand for."""
+    """Values of the arguments of the command line."""
 
     model: Any
     weights: Any
@@ -50,14 +50,14 @@ class Given:
 def find_source(
     model: str, example: str | None, weights: str | None, name: str | None
 ) -> FloatModelSource:
-    """The words that name the float model; those of a bundle are its manifest's.
+    """Return the words that name the float model; those of a bundle are its manifest's.
 
     Raises:
         ConfigError: a bundle that was quantized, or that does not say what it was made of.
         NotFoundError: no bundle there.
         MaasError: of a model in a store: as ``find_bundle``.
     """
-    from maas_sdk.store.resolve import find_bundle, in_store
+    from maas_sdk.store import find_bundle, in_store
 
     # A module's file may lie in a folder with an @; no model's name has a colon.
     stored = in_store(model) and ":" not in model.rpartition("/")[2]
@@ -100,7 +100,7 @@ def load_source(
     evaluate: str | None,
     changes: Mapping[str, Any],
 ) -> Given:
-    """Import and read what the words name.
+    """Import and read the named model.
 
     Args:
         source: the model.

@@ -1,4 +1,4 @@
-"""Words that name a model, its example inputs and batch sizes, as values.
+"""Command-line arguments that name a model, its example inputs and batch sizes, as values.
 
 numpy is imported where it is used: ``maas --help`` loads this file.
 """
@@ -15,7 +15,7 @@ __all__ = ["read_example", "read_sizes", "source_metadata"]
 
 
 def read_example(spec: str, option: str = "--example") -> Any:
-    """An array, or a dict of them: of an .npy or .npz file, or what MODULE:OBJECT is or makes.
+    """Return an array or a dict of them: from an .npy or .npz file, or from MODULE:OBJECT.
 
     Raises:
         ConfigError: not a readable file; as ``load_object``.
@@ -34,7 +34,7 @@ def read_example(spec: str, option: str = "--example") -> Any:
 
 
 def read_sizes(option: str, text: str) -> tuple[int, ...]:
-    """Batch sizes out of "1,2,4,8"."""
+    """Parse batch sizes such as "1,2,4,8"."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
@@ -42,7 +42,7 @@ def read_sizes(option: str, text: str) -> tuple[int, ...]:
 
 
 def source_metadata(model: str, example: str | None, weights: str | None) -> dict[str, str]:
-    """Where a model came from, for its manifest: the words as they were typed.
+    """Return a model's origin, for its manifest: the arguments as they were typed.
 
     An absolute path would mean nothing on another machine and says more of this one than a bundle
     should: it is written relative to the current folder, or left out when it is not below it.
@@ -55,7 +55,7 @@ def source_metadata(model: str, example: str | None, weights: str | None) -> dic
 
 
 def _portable(spec: str) -> str | None:
-    """The words, or None where they are a path that leads out of the current folder."""
+    """Return the argument; None for a path that leads out of the current folder."""
     path = Path(spec)
     if not path.is_absolute():
         return spec

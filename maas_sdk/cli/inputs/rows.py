@@ -1,4 +1,4 @@
-"""Rows that options name: to calibrate with, to be judged by, to see what a model takes.
+"""Rows that options name: for calibration, for evaluation, and as example inputs.
 
 The rule it keeps: a lone array without a name goes to a model that takes one, whether it came from
 an .npy file, from an .npz file or from Python; arrays with names go to a model that takes names.
@@ -23,7 +23,7 @@ _EXAMPLE_ROWS: Final = 64
 
 
 def calibration_of(spec: str, example: Any) -> Any:
-    """What ``--calibration`` names: rows, as one array, a dict or an iterable of batches.
+    """Return the rows of ``--calibration``: an array, a dict or an iterable of batches.
 
     Raises:
         ConfigError: no such object, or no readable file.
@@ -35,7 +35,7 @@ def calibration_of(spec: str, example: Any) -> Any:
 
 
 def evaluation_of(spec: str, example: Any) -> Any:
-    """What ``--evaluate`` names: rows with labels, or a function that judges a prediction.
+    """Return the value of ``--evaluate``: rows with labels, or a function of a prediction.
 
     Raises:
         ConfigError: no such object, or a file of another kind.
@@ -58,7 +58,7 @@ def evaluation_of(spec: str, example: Any) -> Any:
 
 
 def example_of(*sources: Any) -> Any:
-    """A few rows of the first source that has some: an array [B, …] or a dict of them.
+    """Return a few rows of the first source that has some: an array [B, …] or a dict.
 
     Raises:
         ConfigError: none has.
@@ -81,7 +81,7 @@ def example_of(*sources: Any) -> Any:
 
 
 def _inputs(spec: str, arrays: Mapping[str, Any], example: Any) -> Any:
-    """Arrays of an .npz file as the model takes them; labels are not inputs."""
+    """Return arrays of an .npz file as the model takes them; labels are not inputs."""
     named = {name: array for name, array in arrays.items() if name != LABELS}
     if not named:
         raise InputError(f"{spec}: expected an array of inputs, got {', '.join(arrays) or 'none'}")

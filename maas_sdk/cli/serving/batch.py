@@ -65,7 +65,7 @@ def batch(
     """
     with reporting(as_json, debug) as output:
         from maas_sdk.errors import ConfigError
-        from maas_sdk.store.resolve import find_bundle
+        from maas_sdk.store import find_bundle
 
         with extra("serve"):
             from maas_sdk.batch import BatchConfig, predict_files
@@ -118,7 +118,7 @@ def _show(output: Output, report: BatchReport, out: Path) -> None:
 
 
 def _columns(text: str) -> tuple[str, tuple[str, ...]]:
-    """``x=a,b`` → ``x``, (``a``, ``b``)."""
+    """Parse ``x=a,b`` to ``x``, (``a``, ``b``)."""
     from maas_sdk.errors import ConfigError
 
     name, found, columns = text.partition("=")
@@ -129,7 +129,7 @@ def _columns(text: str) -> tuple[str, tuple[str, ...]]:
 
 @contextmanager
 def _bar(output: Output) -> Iterator[Callable[[Progress], None]]:
-    """Progress bar on stderr: rows, rows per second, time left."""
+    """Show a progress bar on stderr: rows, rows per second, time left."""
     with output.progress() as bar:
         columns: Any = bar.columns
         bar.columns = (columns[0], columns[1])
@@ -146,7 +146,7 @@ def _bar(output: Output) -> Iterator[Callable[[Progress], None]]:
 
 
 def _time(seconds: float) -> str:
-    """``1:02:03``, or ``2:03``."""
+    """Format a duration as ``1:02:03``, or ``2:03``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

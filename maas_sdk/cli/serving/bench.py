@@ -85,7 +85,7 @@ def cold(
     Needs maas-sdk[serve]. See docs/cold-start.md.
     """
     with reporting(as_json, debug) as output:
-        from maas_sdk.store.resolve import find_bundle
+        from maas_sdk.store import find_bundle
 
         folder = None if bundle is None else find_bundle(bundle)
         if url is not None:

@@ -104,7 +104,7 @@ def predict(
 def _local(place: str, program: str | None, file: Path, invert: bool) -> dict[str, Array]:
     from maas_sdk.cli.inputs.arrays import read_inputs
     from maas_sdk.errors import NotFoundError
-    from maas_sdk.store.resolve import find_bundle
+    from maas_sdk.store import find_bundle
 
     with extra("serve"):
         from maas_sdk.runtime import load

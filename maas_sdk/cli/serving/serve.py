@@ -58,12 +58,10 @@ def serve(
         with extra("serve"):
             import uvicorn
 
-            from maas_sdk.bundle.folder import open_bundle
+            from maas_sdk.bundle import open_bundle
             from maas_sdk.runtime import load
-            from maas_sdk.serve.core.endpoint import Endpoint, EndpointLimits
-            from maas_sdk.serve.host import ModelHost
-            from maas_sdk.serve.shells.asgi import asgi_app
-            from maas_sdk.store.resolve import find_version
+            from maas_sdk.serve import Endpoint, EndpointLimits, ModelHost, asgi_app
+            from maas_sdk.store import find_version, in_store, parse_reference
 
         limits = EndpointLimits.from_environ(os.environ)
         folder, version = find_version(bundle)
@@ -73,12 +71,13 @@ def serve(
         address = _address(host, listener.getsockname()[1])
         output.note(f"[bold]{name}[/bold] at {address}/v1/models/{name}:predict  (Ctrl-C stops)")
         output.document({"url": address, "model": name})
-        endpoint = Endpoint(
-            ModelHost(
-                lambda: load(folder, trusted_keys=trusted_keys), name=name, version=version or "1"
-            ),
-            limits,
+        model = ModelHost(
+            lambda: load(folder, trusted_keys=trusted_keys),
+            name=name,
+            version=version or "1",
+            label=parse_reference(bundle).label if in_store(bundle) else None,
         )
+        endpoint = Endpoint(model, limits)
         config = uvicorn.Config(
             asgi_app(endpoint), log_level="warning", access_log=False, lifespan="on"
         )

@@ -13,8 +13,7 @@ from maas_sdk.cli.output import Output, reporting
 from maas_sdk.cli.panels import add_command
 
 if TYPE_CHECKING:
-    from maas_sdk.store.opening import Store
-    from maas_sdk.store.reference import Published, StoreReference
+    from maas_sdk.store import Published, Store, StoreReference
 
 __all__ = ["gc", "list_", "promote", "pull", "push", "register", "set_back"]
 
@@ -77,7 +76,7 @@ def push(
     """
     with reporting(as_json, debug) as output:
         from maas_sdk.errors import ConfigError
-        from maas_sdk.store.resolve import find_bundle
+        from maas_sdk.store import find_bundle
 
         store, found = _open(model)
         if found.label is not None:
@@ -132,7 +131,7 @@ def list_(
     Buckets need maas-sdk[gcp]. See docs/store.md.
     """
     with reporting(as_json, debug) as output:
-        from maas_sdk.store.opening import open_store
+        from maas_sdk.store import open_store
 
         opened = open_store(store)
         names = [model] if model is not None else opened.models()
@@ -220,7 +219,7 @@ def gc(
     with reporting(as_json, debug) as output:
         from maas_sdk.charts.quantities import data_size
         from maas_sdk.errors import ConfigError
-        from maas_sdk.store.opening import open_store
+        from maas_sdk.store import open_store
         from maas_sdk.store.remote import RemoteStore
 
         opened = open_store(store)
@@ -238,8 +237,7 @@ def gc(
 
 
 def _open(model: str) -> tuple[Store, StoreReference]:
-    from maas_sdk.store.opening import open_store
-    from maas_sdk.store.reference import parse_reference
+    from maas_sdk.store import open_store, parse_reference
 
     found = parse_reference(model)
     return open_store(found.store), found

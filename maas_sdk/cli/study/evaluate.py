@@ -192,7 +192,7 @@ def _opened(target: str, how: _How) -> Iterator[tuple[Any, Signature, str]]:
     with extra("serve"):
         from maas_sdk.runtime import load
     from maas_sdk.errors import NotFoundError
-    from maas_sdk.store.resolve import find_bundle
+    from maas_sdk.store import find_bundle
 
     with load(find_bundle(target)) as engine:
         programs = engine.manifest.programs

@@ -1,7 +1,7 @@
 """AdaQuant: step sizes and weights of one layer, learned so that its rounded output is right.
 
-The rule it keeps: what comes back is, for every output channel, at least as good on the given rows
-as what came in.
+The rule it keeps: the result is, for every output channel, at least as good on the given rows as
+the starting codes.
 
     minimise over s, V   ‖W X − Q_s(W + V) Q(X)‖²     (Hubara et al. 2020, equation 2, section 3.1)
     Q_s(u) = s · clip(round(u / s), −Q, Q)
@@ -149,7 +149,7 @@ def _check_rows(inputs: int, x: Any, received: Any) -> tuple[Array, Array]:
 
 
 def _reduced(rows: Array, got: Array) -> tuple[Array, Array]:
-    """Reduce to no more rows than a pair has numbers, with the same sums of squares."""
+    """Reduce to at most as many rows as columns, with the same sums of squares."""
     same = got is rows
     both = rows if same else np.concatenate([rows, got], axis=1)
     if len(both) <= both.shape[1]:

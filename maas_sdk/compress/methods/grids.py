@@ -1,6 +1,6 @@
 """Uniform grids: weights as integers or float8, times a scale.
 
-The rule it keeps: a weight is at most half a step from what stands for it, unless its group's range
+The rule it keeps: a weight is at most half a step from its decoded value, unless its group's range
 was clipped on purpose, and zero stays zero. All grids are symmetric around zero, so that a product
 of codes needs no correction for an offset.
 

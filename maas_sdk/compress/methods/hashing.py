@@ -1,8 +1,7 @@
 """HashedNets: a matrix of K numbers, each shared by the weights whose indices hash to it.
 
-The rule it keeps: where a weight's number is, and with which sign it counts, follows from the
-weight's place alone, by the same function as in a bundle that is opened. Nothing but the K numbers
-and a seed is stored.
+The rule it keeps: a weight's bucket and sign follow from its index alone, by the function that also
+decodes bundles. Only the K numbers and a seed are stored.
 
     w[i] ≈ ξ(i) · c[h(i)]                      (Chen et al. 2015, section 4, equations 7 and 8)
     c[k] = mean of ξ(i) · w[i] over h(i) = k   (least squares, as ξ is ±1)

@@ -1,7 +1,7 @@
 """Magnitude pruning: the mask of a matrix's large weights.
 
-The rule it keeps: exactly the asked share of the weights is cut, ties included, and finding them
-takes no copy of the matrix.
+The rule it keeps: exactly the requested share of the weights is pruned, ties included, and finding
+them takes no copy of the matrix.
 
 The weights with the smallest |w| go (Han et al. 2015, Learning both weights and connections;
 Han, Mao and Dally 2016, section 2). The threshold is found digit by digit: non-negative float32

@@ -1,7 +1,7 @@
 """A matrix of weights read in tiles, so that quantizing it takes little memory beside it.
 
-The rule it keeps: whatever the size of a matrix, what is made beside it and its result stays under
-32 MB. A tile is at most ``TILE`` elements, which also fits the second-level cache.
+The rule it keeps: whatever the size of a matrix, memory beside it and its result stays under 32 MB.
+A tile is at most ``TILE`` elements, which also fits the second-level cache.
 
 Dimension letters: O output channels, I inputs (what is summed over), g inputs of a group. Weights
 that share a scale, a codebook or a level are a *group*: the whole matrix, a channel, or g

@@ -1,7 +1,7 @@
 """Alignment of a product's per-channel and per-input numbers with its operands and result.
 
 The rule it keeps: numbers are laid out by the weight's own layout operations, so they follow it
-through any transpose and reshape; what comes out broadcasts against what it is meant for.
+through any transpose and reshape, and the result broadcasts against its operand.
 
 Dimension letters: O output channels, I inputs.
 """

@@ -5,9 +5,8 @@ its codes: on a CPU that is slower than the float model, and holds the largest w
 A piece stays in the processor's cache between its decoding and its product, so that only codes are
 read from memory: at one row of 4096 × 4096 that is two thirds of float32's time, and 1 MB.
 
-The rule it keeps: every sum is over the same numbers as with the whole weight; what is done to the
-result afterwards is none of this file's business. Other processors decode the whole weight, inside
-their product where they can.
+The rule it keeps: every sum is over the same numbers as with the whole weight. Other processors
+decode the whole weight, inside their product where they can.
 
 Dimension letters: O output channels (along the stored weight's first axis), r of one piece.
 """

@@ -23,7 +23,7 @@ _BATCH: Final = 64
 def batches_of(
     calibration: Any, *, rows: int, like: Mapping[str, Array] | None = None
 ) -> list[dict[str, Array]]:
-    """Yield calibration rows as batches of inputs by name; ``input`` for those without one.
+    """Return calibration rows as batches of inputs by name; ``input`` for those without one.
 
     Args:
         calibration: an array [N, …], a dict of arrays, an object with ``inputs``, or an iterable of

@@ -1,7 +1,7 @@
 """Convolutions of int8 in the form that XLA:CPU computes fastest.
 
-It has no convolution of whole numbers to speak of (up to five times slower than that of floats),
-but a fast product of int8 matrices. So the last dimension of the window is laid beside the
+Its own convolution of integers is up to five times slower than that of floats, but its product of
+int8 matrices is fast. So the last dimension of the window is laid beside the
 features, and what is left is one matrix product for each place of the window's other dimensions:
 
     y[b, h, w, o] = Σ_i  x[b, h + i, w … w + n, :] · kernel[i, :, :, o]

@@ -1,7 +1,7 @@
 """Formats of a quantized weight: the one place that maps algorithms to the bundle's schemes.
 
-The rule it keeps: a format is a value, says all that its bytes depend on, and refuses what cannot
-be before any weight is read.
+The rule it keeps: a format is a value that determines the stored bytes, and refuses impossible
+settings before any weight is read.
 
     integer   whole numbers of 8, 4 or 2 bits times a scale            grids.symmetric
     fixed     the same with scales that are powers of two, Qm.n         grids.fixed_point

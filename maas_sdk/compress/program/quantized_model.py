@@ -1,7 +1,7 @@
 """A quantized model: codes, scales and codebooks, and the program that uses them.
 
-The rule it keeps: it holds no float copy of what it has quantized, and it is exported like any
-model. What is stored can be served in two ways, chosen by ``decode``:
+The rule it keeps: the model holds no float copy of a quantized weight, and it is exported like any
+model. It can be served in two ways, chosen by ``decode``:
 
     "program"   the program takes codes and scales as its arguments: small in memory, and where the
                 processor multiplies whole numbers, fast

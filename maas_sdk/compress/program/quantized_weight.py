@@ -1,7 +1,7 @@
 """Storage of a quantized weight, and quantization of its inputs, as a program sees them.
 
-The rule it keeps: a plan is a value that says all that a product with the weight depends on; it
-holds no array.
+The rule it keeps: a plan is a value with everything that a product with the weight depends on,
+except the arrays.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class WeightPlan:
         return self.encodings.get(self.name)
 
     def per_channel(self) -> bool:
-        """True for integer or float8 weights with one scale per output channel."""
+        """Return True for integer or float8 weights with one scale per output channel."""
         own = self.encoded()
         if own is None or own.scheme != "scaled" or "zero" in own.parts:
             return False

@@ -1,7 +1,7 @@
 """Report of a quantization, as a table, JSON and a record for the bundle.
 
-The rule it keeps: every figure is measured, on the models themselves; what was not measured is
-absent, not guessed.
+The rule it keeps: every figure is measured on the models themselves; a figure that was not
+measured is absent, not guessed.
 
     SQNR = 10 · log10(Σ w² / Σ (w - ŵ)²) dB
 """

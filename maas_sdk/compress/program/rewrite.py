@@ -4,7 +4,7 @@ Any model that jax can trace is a list of equations (a jaxpr) over its weights a
 that list and answering for the products with weights ourselves quantizes nnx modules, linen modules
 and plain functions alike, with nothing patched and no second copy of the model.
 
-The rule it keeps: what is not understood is computed as it stands. A weight travels through the
+The rule it keeps: an unknown equation is computed unchanged. A weight travels through the
 program as a ``Weight``, a name beside the layout operations that were done to it; where it meets a
 dense product, a convolution or a row lookup the ``Products`` are asked; where it meets anything
 else it is made a float array first.

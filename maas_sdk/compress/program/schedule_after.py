@@ -1,13 +1,13 @@
 """Decoding deferred until use, so that a program holds one decoded weight at a time.
 
-XLA:CPU runs what is ready as early as it likes, and a weight's codes are ready from the start: it
+XLA:CPU schedules ready operations early, and a weight's codes are ready from the start: it
 decodes all weights of a program before the first product, and holds them in float beside each other
 (18 layers of 2048 × 2048: 302 MB of temporaries, and half the speed). Codes that depend on the
 product's input cannot be decoded before it is there (17 MB). ``optimization_barrier`` does not
 help, it is gone before the schedule is made.
 
-The rule it keeps: what waits is the same, bit for bit, whatever the input holds; other processors
-see nothing of it.
+The rule it keeps: the deferred codes are the same, bit for bit, whatever the input holds; other
+processors are not affected.
 """
 
 from __future__ import annotations

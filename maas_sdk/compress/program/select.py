@@ -1,7 +1,7 @@
 """Selection of a recipe's weights and their formats, and the check of the target.
 
-The rule it keeps: a pattern that matches nothing is an error that shows what it may have meant,
-before any weight is read.
+The rule it keeps: a pattern that matches nothing is an error with the nearest names, before any
+weight is read.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A traced float model for quantization: named leaves, and the products that use its weights.
 
-The rule it keeps: the model is looked at, never changed or copied. It is traced from shapes alone;
+The rule it keeps: the model is only read, never changed or copied. It is traced from shapes alone;
 its arrays are read one at a time.
 
 Dimension letters: B rows of a batch, O output channels.

@@ -1,7 +1,7 @@
 """Products with weights, recognised in a traced program, and their evaluators.
 
-The rule it keeps: an equation counts as a product only where every axis of the weight is either
-summed over or put out, whole; any other is left to be computed as it stands.
+The rule it keeps: an equation counts as a product only where every axis of the weight is, as a
+whole, either summed over or an output; any other is computed unchanged.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Products(ABC):
     eager: bool = False
 
     def chain(self, use: Use) -> int | None:
-        """Return the number of following operations in ``product``; None to be told them."""
+        """Return the number of following operations that ``product`` includes; None to be told."""
         return 0
 
     def followed(self, use: Use, steps: Sequence[tuple[str, Any]]) -> None:  # noqa: B027

@@ -31,7 +31,7 @@ _MOST_RUNS = 200
 
 
 def compile_programs(job: dict[str, Any], say: Say) -> dict[str, Any]:
-    """Compile StableHLO files to executables; return compiler and processor features."""
+    """Compile StableHLO files to executables; return jaxlib's build and the processor features."""
     client = _client(job)
     if client.platform != "cpu" and client.arch != job["arch"]:
         raise IncompatibleError(

@@ -1,6 +1,6 @@
 """Processes that compile or run programs, as many at a time as there are processors.
 
-One that fails ends the others: an export is whole or it is none.
+A process that fails ends the others: an export is complete or absent.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class _Crew:
                 process.kill()
 
     def run(self, child: Child) -> dict[str, Any]:
-        """One child from start to end; its answer."""
+        """Run one child from start to end; return its answer."""
         with self._lock:
             if self._stopped:
                 raise ExportError(f"{child.label}: stopped before it started")

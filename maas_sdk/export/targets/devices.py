@@ -1,7 +1,7 @@
 """Targets of a bundle that can run on this machine, its accelerators included.
 
-The rule: an accelerator is asked what it is by a process of its own, since whoever opens one keeps
-its memory and its threads.
+The rule: a separate process opens the accelerator to describe it, since a process that opens one
+keeps its memory and its threads.
 """
 
 from __future__ import annotations

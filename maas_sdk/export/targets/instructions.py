@@ -44,7 +44,7 @@ def _bytes_with(mask: int, value: int) -> bytes:
 
 
 # The field pp of VEX and EVEX: the prefix that the opcode goes with.
-_NONE, _66, _F3 = 0, 1, 2
+_NONE, _66, _F3, _F2 = 0, 1, 2, 3
 
 
 def _vex(opcode_map: int, pp: int, opcodes: bytes) -> bytes:
@@ -82,6 +82,8 @@ _ENCODINGS: Final = {
     "avx512vbmi": [_evex(2, _66, rb"\x75\x7d\x83\x8d")],
     # VPEXPANDB/W, VPCOMPRESSB/W; VPSHLD and VPSHRD with their variable forms.
     "avx512vbmi2": [_evex(2, _66, rb"\x62\x63\x70-\x73"), _evex(3, _66, rb"\x70-\x73")],
+    # VP2INTERSECTD/Q: Tiger Lake and Zen 5 have them, what is between them has not.
+    "avx512vp2intersect": [_evex(2, _F2, rb"\x68")],
     # Maps 5 and 6 are its own; in map 3 the forms without 66 are.
     "avx512fp16": [
         _evex(5, None, rb"\x10\x11\x1d\x2a\x2c-\x2f\x51\x58-\x5f\x6e\x78-\x7e"),

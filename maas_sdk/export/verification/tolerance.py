@@ -1,6 +1,6 @@
 """Default relative tolerance of a program, from the coarsest arithmetic in it.
 
-The rule that it goes into, and the comparison, are in ``bundle/files/tolerance.py``.
+The formula of the tolerance, and the comparison, are in ``bundle/files/tolerance.py``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def rtol_of_dtypes(dtypes: Iterable[str]) -> float:
 
 
 def _arithmetic(jaxpr: Any) -> Iterator[str]:
-    """Return dtype names of inexact results, and of the integers that floats are rounded to."""
+    """Yield dtype names of inexact results, and of the integers that floats are rounded to."""
     for eqn in jaxpr.eqns:
         rounds = eqn.primitive.name == "convert_element_type" and any(
             "float" in _dtype(v) for v in eqn.invars

@@ -1,28 +1,30 @@
-"""The calls of one request → their answers, in order; small calls of a program run as one batch.
+"""The calls of one request → their answers, in order; small calls of a program are batched.
 
 A thousand calls of one row cost a thousand runs; put together they cost a few. So calls
 of a program whose rows are independent are concatenated up to its largest bucket, run once, and the
 outputs split again. No further: a larger batch would be split by the engine, and between batches
 there is a moment to see which deadlines have passed.
 
-The rule: one call's trouble is that call's. Each is checked before it joins a batch, and each gets
-its own result or its own failure.
+The rule: one call's trouble is that call's. Each is checked before it joins a batch, once, and each
+gets its own result or its own failure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from maas_sdk.bundle.manifest import Manifest, Program
 from maas_sdk.errors import DeadlineError, MaasError, NotFoundError
-from maas_sdk.serve.host import ServedEngine
 from maas_sdk.serve.logs import log
-from maas_sdk.tensors import Array
-from maas_sdk.wire.frames import Call, Failure, Result
+from maas_sdk.wire.calls import Call, Failure, Result
+
+if TYPE_CHECKING:
+    from maas_sdk.runtime.engine import CheckedCall
+    from maas_sdk.serve.core.served import ServedEngine
 
 __all__ = ["DEFAULT_PROGRAM", "answer_calls", "find_program", "late_failure"]
 
@@ -32,7 +34,7 @@ _SERVING_DEFAULT: Final = "serving_default"
 
 
 def find_program(manifest: Manifest, name: str | None) -> str:
-    """The name of the program that a call means.
+    """Return the name of the program that a call goes to.
 
     Args:
         manifest: of the model.
@@ -55,7 +57,7 @@ def find_program(manifest: Manifest, name: str | None) -> str:
 
 
 def late_failure(call: Call, elapsed_s: float) -> Failure:
-    """What a caller is told whose time was up before the call was started."""
+    """Return the failure of a call whose deadline passed before it was started."""
     error = DeadlineError(
         f"the call's timeout of {call.timeout_s:g} s had passed {elapsed_s:.3g} s after it "
         "arrived; it was not started"
@@ -65,12 +67,11 @@ def late_failure(call: Call, elapsed_s: float) -> Failure:
 
 @dataclass(slots=True)
 class _Batch:
-    """Calls that run together: places in the request, and rows of each."""
+    """Calls that run together: places in the request, and what was checked of each."""
 
-    program: str
-    places: list[int] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
-    total: int = 0
+    calls: list[tuple[int, CheckedCall]] = field(default_factory=list)
+    # Rows of all.
+    rows: int = 0
 
 
 def answer_calls(
@@ -88,7 +89,7 @@ def answer_calls(
     answers: list[Result | Failure | None] = [
         call if isinstance(call, Failure) else None for call in calls
     ]
-    for batch in _plan(engine.manifest, calls, answers):
+    for batch in _plan(engine, calls, answers):
         _run(engine, batch, calls, answers, elapsed_s)
     return [answer for answer in answers if answer is not None]
 
@@ -103,55 +104,53 @@ def _answer_one(
         name = find_program(engine.manifest, call.program)
         if call.timeout_s is not None and now >= call.timeout_s:
             return late_failure(call, now)
-        engine.manifest.programs[name].signature.check(call.inputs)
-        return Result(call.id, engine.run(call.inputs, program=name))
+        return Result(call.id, engine.run_checked(engine.check(name, call.inputs)))
     except Exception as error:
         _log_foreign(error, call.program or "predict")
         return Failure.from_error(call.id, error)
 
 
 def _log_foreign(error: Exception, program: str) -> None:
-    """Callers are told little of an error that nobody meant; the log has it whole."""
+    """Log an unexpected error in full, since callers are told little of it."""
     if not isinstance(error, MaasError):
         log("ERROR", f"program {program} failed: {error}", error=error)
 
 
 def _plan(
-    manifest: Manifest,
+    engine: ServedEngine,
     calls: Sequence[Call | Failure],
     answers: list[Result | Failure | None],
 ) -> list[_Batch]:
-    """Calls → batches; a call that does not fit its program gets its failure here."""
+    """Group calls into batches; a call that does not fit its program gets its failure here."""
     batches: list[_Batch] = []
     open_batches: dict[str, _Batch] = {}
-    # Calls alike are checked once: program, then name, dtype and shape of each input → rows.
-    checked: dict[tuple[object, ...], tuple[str, int]] = {}
+    # Calls alike are checked once: program, then name, dtype and shape of each input.
+    known: dict[tuple[object, ...], CheckedCall] = {}
     for place in _by_priority(calls):
         call = calls[place]
         assert isinstance(call, Call)
         kind = (call.program, *((n, a.dtype, a.shape) for n, a in call.inputs.items()))
-        known = checked.get(kind)
-        if known is None:
+        alike = known.get(kind)
+        if alike is None:
             try:
-                name = find_program(manifest, call.program)
-                rows = manifest.programs[name].signature.check(call.inputs)
+                name = find_program(engine.manifest, call.program)
+                checked = known[kind] = engine.check(name, call.inputs)
             except MaasError as error:
                 answers[place] = Failure.from_error(call.id, error)
                 continue
-            known = checked[kind] = name, rows
-        name, rows = known
-        program = manifest.programs[name]
-        largest = program.buckets[-1]
+        else:
+            checked = alike._replace(inputs=call.inputs)
+        program = checked.program.program
+        name, largest = checked.program.name, program.buckets[-1]
         batch = open_batches.get(name)
-        if not _joins(program) or not 0 < rows < largest:
-            batch = _Batch(name)
+        if not _joins(program) or not 0 < checked.rows < largest:
+            batch = _Batch()
             batches.append(batch)
-        elif batch is None or batch.total + rows > largest:
-            batch = open_batches[name] = _Batch(name)
+        elif batch is None or batch.rows + checked.rows > largest:
+            batch = open_batches[name] = _Batch()
             batches.append(batch)
-        batch.places.append(place)
-        batch.rows.append(rows)
-        batch.total += rows
+        batch.calls.append((place, checked))
+        batch.rows += checked.rows
     return batches
 
 
@@ -162,7 +161,7 @@ def _by_priority(calls: Sequence[Call | Failure]) -> list[int]:
 
 
 def _joins(program: Program) -> bool:
-    """Whether batches of this program may be concatenated and its outputs split."""
+    """Return True when batches of this program may be concatenated and its outputs split."""
     specs = (*program.signature.inputs.values(), *program.signature.outputs.values())
     return program.row_independent and all(spec.shape[:1] == (None,) for spec in specs)
 
@@ -175,36 +174,43 @@ def _run(
     elapsed_s: Callable[[], float],
 ) -> None:
     now = elapsed_s()
-    going: list[tuple[int, Call, int]] = []
-    for place, rows in zip(batch.places, batch.rows, strict=True):
+    going: list[tuple[int, str, CheckedCall]] = []
+    for place, checked in batch.calls:
         call = calls[place]
         assert isinstance(call, Call)
         if call.timeout_s is not None and now >= call.timeout_s:
             answers[place] = late_failure(call, now)
         else:
-            going.append((place, call, rows))
+            going.append((place, call.id, checked))
     if not going:
         return
     try:
-        outputs = engine.run(_joined([call for _, call, _ in going]), program=batch.program)
+        outputs = engine.run_checked(_joined([checked for _, _, checked in going]))
     except Exception as error:  # the model's, whatever it is: the other batches go on
-        _log_foreign(error, batch.program)
-        for place, call, _ in going:
-            answers[place] = Failure.from_error(call.id, error)
+        _log_foreign(error, going[0][2].program.name)
+        for place, id, _ in going:
+            answers[place] = Failure.from_error(id, error)
         return
     if len(going) == 1:
-        place, call, _ = going[0]
-        answers[place] = Result(call.id, outputs)
+        place, id, _ = going[0]
+        answers[place] = Result(id, outputs)
         return
     start = 0
-    for place, call, rows in going:
-        part = {name: array[start : start + rows] for name, array in outputs.items()}
-        answers[place] = Result(call.id, part)
-        start += rows
+    for place, id, checked in going:
+        stop = start + checked.rows
+        part = {name: array[start:stop] for name, array in outputs.items()}
+        answers[place] = Result(id, part)
+        start = stop
 
 
-def _joined(calls: Sequence[Call]) -> dict[str, Array]:
-    """Inputs of calls of the same program, one after another along B."""
+def _joined(calls: Sequence[CheckedCall]) -> CheckedCall:
+    """Calls of the same program as one, their rows one after another along B."""
+    first = calls[0]
     if len(calls) == 1:
-        return dict(calls[0].inputs)
-    return {name: np.concatenate([call.inputs[name] for call in calls]) for name in calls[0].inputs}
+        return first
+    return first._replace(
+        inputs={
+            name: np.concatenate([call.inputs[name] for call in calls]) for name in first.inputs
+        },
+        rows=sum(call.rows for call in calls),
+    )

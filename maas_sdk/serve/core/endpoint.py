@@ -1,8 +1,8 @@
 """The endpoint: a request in, a response out, whatever happens. No web framework, no I/O.
 
-Which dialect a predict request speaks is told by its ``Content-Type``: a msgpack frame
-(``wire/frames.py``) or TensorFlow Serving's JSON (``wire/tfserving.py``). Errors are JSON in all of
-them, ``{"error": message, "code": code}``, with the status of ``errors.TRAITS``.
+How a predict request is read and its answer written is its dialect's affair (``serve.dialects``).
+All other errors are JSON, ``{"error": message, "code": code}``, with the status of
+``errors.TRAITS``.
 
 The rule: ``handle`` never raises. An error that nobody foresaw is logged with its traceback, and
 its caller hears of its class only.
@@ -11,12 +11,12 @@ its caller hears of its class only.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
 
 from maas_sdk.errors import (
     ConfigError,
+    DeadlineError,
     MaasError,
     MediaTypeError,
     NotFoundError,
@@ -25,97 +25,35 @@ from maas_sdk.errors import (
     traits,
 )
 from maas_sdk.serve.core.calls import answer_calls, find_program, late_failure
-from maas_sdk.serve.core.messages import (
-    Request,
-    Response,
-    buffers_response,
-    error_response,
-    json_response,
-)
+from maas_sdk.serve.core.limits import EndpointLimits
+from maas_sdk.serve.core.messages import Request, Response, error_response, json_response
 from maas_sdk.serve.core.routes import Route, find_route
-from maas_sdk.serve.host import ModelHost, ServedEngine, State
+from maas_sdk.serve.dialects import find_dialect
 from maas_sdk.serve.logs import log
-from maas_sdk.wire.frames import (
-    CONTENT_TYPE,
-    Call,
-    Failure,
-    FrameLimits,
-    Result,
-    decode_calls,
-    encode_results,
-)
+from maas_sdk.wire.calls import Failure
 
-__all__ = ["Endpoint", "EndpointLimits", "Request", "Response"]
+if TYPE_CHECKING:
+    from maas_sdk.serve.core.served import ServedEngine, ServedModel
+    from maas_sdk.serve.dialects.interface import PredictBody
+    from maas_sdk.tensors import Signature
 
-_FRAMES: Final = frozenset({CONTENT_TYPE, "application/msgpack", "application/vnd.msgpack"})
-# TensorFlow Serving does not look at the type: its documentation's `curl -d` sends the second one.
-_JSON: Final = frozenset({"application/json", "application/x-www-form-urlencoded", ""})
-
-# TensorFlow Serving's word for each state of a version.
-_TFS_STATES: Final = {
-    State.LOADING: "LOADING",
-    State.READY: "AVAILABLE",
-    State.FAILED: "END",
-    State.DRAINING: "UNLOADING",
-}
-
+__all__ = ["Endpoint"]
 
 # When this module was imported, which is in the first moments of a serving process.
 _BEGAN_S: Final = time.monotonic()
-# What Cloud Run lets through over HTTP/1.
-_DEFAULT_MAX_REQUEST_BYTES: Final = 32 * 1024 * 1024
-_DEFAULT_READY_WAIT_S: Final = 60.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EndpointLimits:
-    """What a request may ask of the endpoint."""
-
-    # Bytes of a request's body.
-    max_request_bytes: int = _DEFAULT_MAX_REQUEST_BYTES
-    # Longest wait of a call for the model to be loaded, then 503; its own timeout bounds it too.
-    ready_wait_s: float = _DEFAULT_READY_WAIT_S
-
-    def __post_init__(self) -> None:
-        if self.max_request_bytes < 1 or not self.ready_wait_s >= 0:
-            raise ConfigError(
-                "EndpointLimits: expected max_request_bytes ≥ 1 and ready_wait_s ≥ 0, got "
-                f"{self.max_request_bytes} and {self.ready_wait_s}"
-            )
-
-    @classmethod
-    def from_environ(cls, environ: Mapping[str, str]) -> EndpointLimits:
-        """The limits that ``MAAS_MAX_REQUEST_BYTES`` and ``MAAS_READY_WAIT_S`` set, where they do.
-
-        Raises:
-            ConfigError: a value is not a number, or out of range.
-        """
-        try:
-            return cls(
-                max_request_bytes=int(
-                    environ.get("MAAS_MAX_REQUEST_BYTES", _DEFAULT_MAX_REQUEST_BYTES)
-                ),
-                ready_wait_s=float(environ.get("MAAS_READY_WAIT_S", _DEFAULT_READY_WAIT_S)),
-            )
-        except ConfigError:
-            raise
-        except ValueError as error:
-            raise ConfigError(
-                f"environment: MAAS_MAX_REQUEST_BYTES and MAAS_READY_WAIT_S are numbers: {error}"
-            ) from error
 
 
 class Endpoint:
-    """Serves one or more models. Thread-safe: ``handle`` runs in as many threads as there are."""
+    """Endpoint of one or more models. Thread-safe: ``handle`` may run in many threads."""
 
     def __init__(
         self,
-        hosts: ModelHost | Sequence[ModelHost],
+        hosts: ServedModel | Sequence[ServedModel],
         limits: EndpointLimits | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Nothing is loaded.
+        """Set up the endpoint without loading anything.
 
         Args:
             hosts: the models. Of several, each has its name and no two the same.
@@ -125,9 +63,8 @@ class Endpoint:
         Raises:
             ConfigError: no host, or several of which one has no name of its own.
         """
-        self.hosts = (hosts,) if isinstance(hosts, ModelHost) else tuple(hosts)
+        self.hosts = tuple(hosts) if isinstance(hosts, Sequence) else (hosts,)
         self.limits = limits or EndpointLimits()
-        self._frame_limits = FrameLimits(max_bytes=self.limits.max_request_bytes)
         self._clock = clock
         names = {host.name for host in self.hosts}
         if not self.hosts or (
@@ -139,12 +76,12 @@ class Endpoint:
             )
 
     def start(self) -> None:
-        """Begin to load every model."""
+        """Start to load every model."""
         for host in self.hosts:
             host.start()
 
     def drain(self, timeout_s: float) -> bool:
-        """Drain every model within one bound; whether all calls ended in time."""
+        """Drain every model within one bound; return True if all calls ended in time."""
         end = self._clock() + timeout_s
         ended = [host.drain(max(0.0, end - self._clock())) for host in self.hosts]
         return all(ended)
@@ -152,23 +89,35 @@ class Endpoint:
     def handle(self, request: Request) -> Response:
         """Answer a request. Never raises."""
         arrived = self._clock()
+        tell = error_response
         try:
-            response = self._answer(request, arrived)
+            route = find_route(request.method, request.path)
+            if route.action == "predict":
+                self._check_body(request)
+                dialect = find_dialect(route.api, request.headers.get("content-type", ""))
+                tell = dialect.error_response
+                host = self._host(route)
+                body = dialect.read(request.body, max_bytes=self.limits.max_request_bytes)
+                response = self._predict(host, route, body, arrived)
+            else:
+                response = self._answer(route)
         except MaasError as error:
-            response = self.refuse(error)
+            response = self.refuse(error, tell)
         except Exception as error:
             log("ERROR", f"{request.method} {request.path[:200]} failed: {error}", error=error)
-            response = error_response(
+            response = tell(
                 MaasError(f"internal error: {type(error).__name__}; the server's log has more")
             )
         return response._replace(body=[]) if request.method == "HEAD" else response
 
-    def refuse(self, error: MaasError) -> Response:
-        """The response that tells a caller of ``error``."""
+    def refuse(
+        self, error: MaasError, tell: Callable[[MaasError], Response] = error_response
+    ) -> Response:
+        """The response that tells a caller of ``error``, written by ``tell``."""
         row = traits(error)
         if row.http_status >= 500 and not row.retryable:
             log("ERROR", error.message, code=row.code)
-        return error_response(error)
+        return tell(error)
 
     def check_size(self, nbytes: int) -> None:
         """Raise ``TooLargeError`` for a body of ``nbytes``, before it is read, if it is over."""
@@ -183,141 +132,82 @@ class Endpoint:
 
     # ---- what a path means ----
 
-    def _answer(self, request: Request, arrived: float) -> Response:
-        route = find_route(request.method, request.path)
+    def _answer(self, route: Route) -> Response:
         match route.action:
             case "live":
                 return json_response({"live": True})
             case "ready":
-                return self._ready()
-            case "status":
-                return self._status(self._host(route))
-            case "metadata":
-                return self._metadata(route)
-            case "predict":
-                return self._predict(request, route, arrived)
-
-    def _ready(self) -> Response:
-        for host in self.hosts:
-            host.start()
-            host.check()
-        return json_response({"ready": True})
-
-    def _status(self, host: ModelHost) -> Response:
-        from maas_sdk.wire.tfserving_metadata import status_body
-
-        state = host.state
-        code, message = "OK", ""
-        if state is State.FAILED:
-            try:
-                host.check()
-            except MaasError as error:
-                code, message = "INTERNAL", error.message
-        return json_response(status_body({host.version: (_TFS_STATES[state], code, message)}))
-
-    def _metadata(self, route: Route) -> Response:
-        from maas_sdk.wire.tfserving_metadata import metadata_body
+                for host in self.hosts:
+                    host.start()
+                    host.check()
+                return json_response({"ready": True})
+        # Not on the path of a first answer.
+        from maas_sdk.serve.core.metadata import metadata_document, status_document
 
         host = self._host(route)
+        if route.action == "status":
+            # A store tells version and label while the model is loading.
+            if host.state.value != "loading":
+                self._check_model(route, host, None)
+            return json_response(status_document(host))
         with host.use(self.limits.ready_wait_s) as engine:
-            self._check_name(route, engine)
-            manifest, report = engine.manifest, engine.report
-            try:
-                default = find_program(manifest, None)
-            except NotFoundError:
-                default = None
-            signatures = {name: program.signature for name, program in manifest.programs.items()}
-            document = metadata_body(
-                host.name or manifest.name, host.version, signatures, default_program=default
-            )
-            # Ours, beside TensorFlow Serving's: which tier serves, and why.
-            document["maas"] = {
-                "tier": report.tier,
-                "target": report.target,
-                "reason": report.reason,
-                "timings_s": dict(report.timings_s),
-                # So that a caller can tell a cold start from a call that met a running process.
-                "age_s": round(time.monotonic() - _BEGAN_S, 3),
-                "metadata": dict(manifest.metadata),
-            }
-            return json_response(document)
+            self._check_model(route, host, engine)
+            return json_response(metadata_document(host, engine, began_s=_BEGAN_S))
 
-    def _predict(self, request: Request, route: Route, arrived: float) -> Response:
+    def _check_body(self, request: Request) -> None:
         self.check_size(memoryview(request.body).nbytes)
         coding = request.headers.get("content-encoding", "identity").strip().lower()
         if coding != "identity":
             raise MediaTypeError(f"Content-Encoding {coding[:64]!r}: send the body as it is")
-        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type in _FRAMES:
-            return self._predict_frame(request, route, arrived)
-        if media_type in _JSON:
-            return self._predict_json(request, route, arrived)
-        raise MediaTypeError(
-            f"Content-Type {media_type[:64]!r}: expected {CONTENT_TYPE} or application/json",
-            media_type=media_type,
-        )
 
-    def _predict_frame(self, request: Request, route: Route, arrived: float) -> Response:
-        host = self._host(route)
-        calls = decode_calls(request.body, self._frame_limits)
-        longest_s = _longest_timeout_s(calls)
+    def _predict(
+        self, host: ServedModel, route: Route, body: PredictBody, arrived: float
+    ) -> Response:
+        longest_s = body.timeout_s
         wait_s = max(0.0, min(self.limits.ready_wait_s, longest_s - self._elapsed_s(arrived)))
-        answers: list[Result | Failure]
         try:
             with host.use(wait_s) as engine:
-                self._check_name(route, engine)
+                self._check_model(route, host, engine)
+                calls, write = body.calls(_signatures(engine))
                 answers = answer_calls(engine, calls, lambda: self._elapsed_s(arrived))
         except NotReadyError:
             elapsed_s = self._elapsed_s(arrived)
-            if host.state is not State.LOADING or elapsed_s < longest_s:
+            if host.state.value != "loading" or elapsed_s < longest_s:
                 raise
+            calls, write = body.calls(_no_signature)
             answers = [
                 call if isinstance(call, Failure) else late_failure(call, elapsed_s)
                 for call in calls
             ]
-        return buffers_response(CONTENT_TYPE, encode_results(answers))
-
-    def _predict_json(self, request: Request, route: Route, arrived: float) -> Response:
-        # Not on the path of a msgpack caller's first answer.
-        from maas_sdk.wire import tfserving
-
-        with self._host(route).use(self.limits.ready_wait_s) as engine:
-            self._check_name(route, engine)
-            programs = engine.manifest.programs
-            asked = tfserving.decode_predict(
-                request.body,
-                lambda name: programs[find_program(engine.manifest, name)].signature,
-            )
-            call = Call("json", asked.inputs, asked.program)
-            (answer,) = answer_calls(engine, [call], lambda: self._elapsed_s(arrived))
-        if isinstance(answer, Failure):
-            raise answer.to_error()
-        body = tfserving.encode_predict(answer.outputs, row_format=asked.row_format)
-        return buffers_response("application/json", [body])
+        return write(answers)
 
     # ---- which model is meant ----
 
-    def _host(self, route: Route) -> ModelHost:
+    def _host(self, route: Route) -> ServedModel:
         """The host of the model that a path names; its name may still be unknown."""
         for host in self.hosts:
             if host.name is None or host.name == route.model:
-                if route.label is not None:
-                    raise NotFoundError(
-                        f"model {route.model!r} has no label {route.label!r}; leave it out",
-                        label=route.label,
-                    )
-                if route.version is not None and route.version.lstrip("0") != host.version:
-                    raise NotFoundError(
-                        f"model {route.model!r} has version {host.version}, not {route.version}",
-                        version=route.version,
-                    )
                 return host
         raise self._unknown(route, [host.name for host in self.hosts])
 
-    def _check_name(self, route: Route, engine: ServedEngine) -> None:
-        """Once a model is loaded its name is known, and the path's is held against it."""
-        if all(host.name != route.model for host in self.hosts):
+    def _check_model(self, route: Route, host: ServedModel, engine: ServedEngine | None) -> None:
+        """Hold a path against the model's name, version and label, known once it is loaded."""
+        if engine is not None and all(host.name != route.model for host in self.hosts):
             raise self._unknown(route, [engine.manifest.name])
+        if route.version is not None and route.version.lstrip("0") != host.version:
+            raise NotFoundError(
+                f"model {route.model!r} has version {host.version}, not {route.version}",
+                version=route.version,
+            )
+        if route.label is not None and route.label != host.label:
+            served = f"version {host.version}, by " + (
+                f"label {host.label!r}" if host.label else "no label: leave it out"
+            )
+            raise NotFoundError(
+                f"model {route.model!r} has no label {route.label!r} here; this endpoint serves "
+                f"{served}",
+                label=route.label,
+            )
 
     def _unknown(self, route: Route, names: Sequence[str | None]) -> NotFoundError:
         known = ", ".join(str(name) for name in names)
@@ -330,9 +220,11 @@ class Endpoint:
         return self._clock() - arrived
 
 
-def _longest_timeout_s(calls: Sequence[Call | Failure]) -> float:
-    """Seconds after which no call of a request wants its answer any more."""
-    timeouts = [call.timeout_s for call in calls if isinstance(call, Call)]
-    return max(
-        (float("inf") if timeout_s is None else timeout_s for timeout_s in timeouts), default=0.0
-    )
+def _signatures(engine: ServedEngine) -> Callable[[str | None], Signature]:
+    programs = engine.manifest.programs
+    return lambda name: programs[find_program(engine.manifest, name)].signature
+
+
+def _no_signature(name: str | None) -> Signature:
+    """For a dialect that cannot even read its calls without the model that is not there yet."""
+    raise DeadlineError("the request's timeout had passed before the model was loaded")

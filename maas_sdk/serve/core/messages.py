@@ -17,7 +17,7 @@ _GATHER_BYTES: Final = 64 * 1024
 
 
 class Request(NamedTuple):
-    """An HTTP request, its body read to the end."""
+    """An HTTP request with its complete body."""
 
     # Upper case.
     method: str
@@ -29,7 +29,7 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """An HTTP response, to be sent as it is."""
+    """An HTTP response, ready to be sent."""
 
     status: int
     headers: list[tuple[str, str]]
@@ -37,7 +37,7 @@ class Response(NamedTuple):
     body: list[bytes | memoryview]
 
     def chunks(self) -> Iterator[bytes]:
-        """The body for servers that take nothing but bytes, small buffers joined."""
+        """Yield the body for servers that take only bytes, small buffers joined."""
         small: list[bytes | memoryview] = []
         size = 0
         for buffer in self.body:
@@ -58,7 +58,7 @@ def buffers_response(
     status: int = 200,
     headers: Iterable[tuple[str, str]] = (),
 ) -> Response:
-    """A response of known length."""
+    """Return a response of known length."""
     nbytes = sum(memoryview(buffer).nbytes for buffer in body)
     return Response(
         status=status,
@@ -70,13 +70,13 @@ def buffers_response(
 def json_response(
     document: Any, *, status: int = 200, headers: Iterable[tuple[str, str]] = ()
 ) -> Response:
-    """A response of one JSON document."""
+    """Return a response of one JSON document."""
     body = json.dumps(document).encode()
     return buffers_response("application/json", [body], status=status, headers=headers)
 
 
 def error_response(error: MaasError) -> Response:
-    """``{"error": message, "code": code}`` with the status that ``errors.TRAITS`` has for it.
+    """Return ``{"error": message, "code": code}`` with the status from ``errors.TRAITS``.
 
     ``Retry-After`` is set where the error knows it, in whole seconds rounded up (RFC 9110, 10.2.3),
     and ``Allow`` where a method was refused.

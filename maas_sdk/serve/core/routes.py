@@ -1,4 +1,4 @@
-"""Which path means what. One table; TensorFlow Serving's paths with its regular expressions.
+"""Routes: one table; TensorFlow Serving's paths with its regular expressions.
 
 Source of the ``/v1`` patterns: ``http_rest_api_handler.cc``. They ignore case, versions are digits,
 names and labels are percent-decoded after they were found.
@@ -19,7 +19,7 @@ Action = Literal["predict", "status", "metadata", "live", "ready"]
 
 
 class Route(NamedTuple):
-    """What a request is for."""
+    """Operation, model and version of a request."""
 
     action: Action
     # Percent-decoded; None where the path names no model.
@@ -27,6 +27,8 @@ class Route(NamedTuple):
     # Digits; None: the latest.
     version: str | None = None
     label: str | None = None
+    # Family of paths, which has dialects of its own (``serve.dialects``).
+    api: str = "v1"
 
 
 _PATH: Final = re.compile(
@@ -50,7 +52,7 @@ _OF_SERVER: Final[Mapping[str, Mapping[str, Action]]] = {
 
 
 def find_route(method: str, path: str) -> Route:
-    """What ``method`` on ``path`` means.
+    """Return the route of ``method`` on ``path``.
 
     Raises:
         NotFoundError: no such path.

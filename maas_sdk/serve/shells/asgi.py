@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from maas_sdk.errors import MaasError
-from maas_sdk.serve.core.endpoint import Endpoint, Request, Response
+from maas_sdk.serve.core.endpoint import Endpoint
+from maas_sdk.serve.core.messages import Request, Response
 
 __all__ = ["asgi_app"]
 
@@ -25,7 +26,7 @@ _Send = Callable[[_Message], Awaitable[None]]
 def asgi_app(
     endpoint: Endpoint, *, threads: int | None = None, drain_timeout_s: float = 30.0
 ) -> Callable[[_Message, _Receive, _Send], Awaitable[None]]:
-    """An ASGI application that serves ``endpoint``.
+    """Return an ASGI application that serves ``endpoint``.
 
     Args:
         endpoint: the models.
@@ -95,7 +96,7 @@ async def _http(
 async def _read_body(
     endpoint: Endpoint, headers: dict[str, str], receive: _Receive
 ) -> bytes | bytearray | None:
-    """The whole body; None if the client went away meanwhile.
+    """Return the whole body; None if the client went away meanwhile.
 
     Raises:
         TooLargeError: over the limit by the declared length, or by what has come so far.

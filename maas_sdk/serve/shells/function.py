@@ -29,12 +29,15 @@ import flask
 
 from maas_sdk.serve import start  # isort: skip, comes before what imports numpy
 from maas_sdk.errors import MaasError, WireError
-from maas_sdk.serve.core.endpoint import Endpoint, EndpointLimits, Request, Response
-from maas_sdk.serve.host import ModelHost, ServedEngine
+from maas_sdk.serve.core.endpoint import Endpoint
+from maas_sdk.serve.core.limits import EndpointLimits
+from maas_sdk.serve.core.messages import Request, Response
+from maas_sdk.serve.host import ModelHost
 
 if TYPE_CHECKING:
     from maas_sdk.bundle.folder import TrustedKeys
     from maas_sdk.runtime.load import Prepared
+    from maas_sdk.serve.core.served import ServedEngine
 
 __all__ = ["serve"]
 
@@ -56,7 +59,7 @@ def serve(
     trusted_keys: TrustedKeys = None,
     decryption_key: str | None = None,
 ) -> Callable[[flask.Request], flask.Response]:
-    """A function for functions-framework that serves a bundle.
+    """Return a function for functions-framework that serves a bundle.
 
     Args:
         bundle: path of the bundle's folder, or a model in a store, ``<store URL>/<model>`` with
@@ -118,7 +121,7 @@ def serve(
 
 
 class _Loader:
-    """Loads a bundle, as much of it as can be before the fork."""
+    """Loader of a bundle, as much of it as possible before the fork."""
 
     def __init__(self, bundle: str, trusted_keys: TrustedKeys, decryption_key: str | None) -> None:
         self._bundle = bundle
@@ -127,27 +130,28 @@ class _Loader:
         self._trusted_keys = trusted_keys
         self._decryption_key = decryption_key
         self._prepared: Prepared | None = None
-        # Is told the version of a model that comes from a store, before it is ready.
+        # Is told version and label of a model that comes from a store, before it is ready.
         self.host: ModelHost | None = None
 
     def prepare(self) -> None:
-        """For the master: all that starts no thread. What fails is told by ``load``."""
+        """Prepare in the master, without starting a thread; errors are raised by ``load``."""
         # A store is called with threads and sockets, which no fork survives.
         if self._prepared is None and not self._remote:
             with contextlib.suppress(Exception):
                 self._prepared = self._prepare(self._bundle)
 
     def load(self) -> ServedEngine:
-        """For the worker: the rest. Raises as ``maas_sdk.runtime.load``."""
+        """Finish loading in the worker. Raises as ``maas_sdk.runtime.load``."""
         if self._prepared is not None:
             return self._prepared.load()
         bundle: str | Path = self._bundle
         if self._remote:
-            from maas_sdk.store.resolve import find_version
+            from maas_sdk.store import find_version, parse_reference
 
             bundle, version = find_version(self._bundle)
             if self.host is not None and version is not None:
                 self.host.version = version
+                self.host.label = parse_reference(self._bundle).label
         return self._prepare(bundle).load()
 
     def _prepare(self, bundle: str | Path) -> Prepared:
@@ -162,7 +166,7 @@ class _Loader:
 
 
 def _let_sigterm_end_us() -> None:
-    """Until the worker around us has a handler for SIGTERM, let it end the process.
+    """Let SIGTERM end the process until the worker around us has a handler for it.
 
     What a worker has until then is the handler of gunicorn's master, which would swallow it: the
     master would wait for its end for 30 s.
@@ -173,7 +177,7 @@ def _let_sigterm_end_us() -> None:
 
 
 def _worker_is_stopping() -> bool:
-    """Whether the gunicorn worker around us has got its SIGTERM.
+    """Return True when the gunicorn worker around us has got its SIGTERM.
 
     functions-framework leaves no way to gunicorn's hooks, and the signal is the worker's to handle;
     so the worker is asked: it is the owner of the handler, and ``alive`` until the signal comes.
@@ -195,7 +199,7 @@ def _answer(endpoint: Endpoint, request: flask.Request) -> Response:
 
 
 def _read_body(endpoint: Endpoint, request: flask.Request) -> bytes:
-    """The whole body, refused by its declared length or, if chunked, as soon as it is too long."""
+    """Return the whole body, refused by its declared length or, if chunked, once too long."""
     length = request.environ.get("CONTENT_LENGTH", "")
     if length.isdecimal():
         endpoint.check_size(int(length))
@@ -211,7 +215,7 @@ def _read_body(endpoint: Endpoint, request: flask.Request) -> bytes:
 
 
 def _read_exactly(request: flask.Request, nbytes: int) -> bytes:
-    """A body of declared length, from the server itself: Werkzeug's reader would count it again."""
+    """Read a body of declared length from the server itself: Werkzeug would count it again."""
     try:
         body: bytes = request.environ["wsgi.input"].read(nbytes)
     except Exception as error:  # each server has its own: a client that went away
@@ -222,7 +226,7 @@ def _read_exactly(request: flask.Request, nbytes: int) -> bytes:
 
 
 def _raw_path(request: flask.Request) -> str:
-    """The path as it came: decoded, a name with an escaped slash would look like two."""
+    """Return the undecoded path: decoded, a name with an escaped slash would look like two."""
     target = str(request.environ.get("RAW_URI", "/"))
     if target.startswith("/"):
         return target

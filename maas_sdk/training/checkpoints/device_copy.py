@@ -1,7 +1,7 @@
 """A second copy of a state, in memory that is reused from one checkpoint to the next.
 
-A training step donates its state, so what is saved must be read before the next step or lie
-elsewhere. Without a copy there are two bad ways: on an accelerator the loop waits until the state
+A training step donates its state, so a state to be saved must be read before the next step, or be
+copied. Without a copy there are two bad ways: on an accelerator the loop waits until the state
 has crossed to the host; on a CPU the arrays are shared with the writer, XLA then cannot reuse their
 memory, and the next step pays for fresh pages: 0.6 s and more per GB on two cores, where a copy
 into the memory of the last one took 0.06 s.

@@ -6,12 +6,12 @@
 
 Orbax writes and reads the arrays, asynchronously and sharded; a step is a folder of its own,
 ``<folder>/<step>/``, which appears by a rename when all of it is on the disk, so that one whose
-writer was killed is never taken for a checkpoint. What is added here: leaves by name (so that a
-mismatch can be told leaf by leaf, before anything is read), checksums, the position in the data,
-a best that no NaN can be.
+writer was killed is never taken for a checkpoint. This file adds leaves by name (so that a
+mismatch is reported leaf by leaf, before anything is read), checksums, the position in the data,
+and a best checkpoint that is never NaN.
 
-The rule it keeps: what is restored is bit for bit what was saved, or an error that names the leaf
-or the file.
+The rule it keeps: a restored state equals the saved one bit for bit, or an error names the leaf or
+the file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
 import jax
@@ -78,12 +77,7 @@ class Checkpoints:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def due(self, step: int) -> bool:
@@ -328,7 +322,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _translated(what: str) -> Iterator[None]:
-    """Turn what orbax and the disk raise into a ``StorageError``."""
+    """Translate errors of orbax and the disk into a ``StorageError``."""
     try:
         yield
     except MaasError:

@@ -1,7 +1,7 @@
 """Flatten a train state to arrays by name, and compare two states leaf by leaf.
 
-What was saved from one tree is found again from another of the same names (``model.names``),
-whatever classes the tree is made of.
+A state saved from one tree is restored into another with the same names (``model.names``), whatever
+classes the tree is made of.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def named_arrays(state: Any) -> dict[str, jax.Array]:
 
 
 def named_specs(abstract: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """What an abstract state asks for, by name, in the tree's order, each with its sharding.
+    """Return the specs of an abstract state by name, in the tree's order, with shardings.
 
     Args:
         abstract: a pytree of ``jax.ShapeDtypeStruct`` with shardings, or of arrays, which say the
@@ -81,12 +81,12 @@ def named_specs(abstract: Any) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def former_names(abstract: Any) -> dict[str, tuple[str, ...]]:
-    """Other names that leaves have in checkpoints of earlier releases, by today's name."""
+    """Map today's names to those that leaves have in checkpoints of earlier releases."""
     return {leaf.name: leaf.former for leaf in named_leaves(abstract)}
 
 
 def stored_spec(spec: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    """What an array is on the disk: a typed random key is the numbers that it is made of."""
+    """Return the spec of an array on disk: a typed random key is stored as numbers."""
     found = jax.eval_shape(raw, _struct(spec.shape, spec.dtype, None))
     return _struct(found.shape, found.dtype, spec.sharding)
 
@@ -153,7 +153,7 @@ def nest(named: Mapping[str, Any], among: Collection[str] | None = None) -> dict
 
 
 def unnest(tree: Mapping[str, Any], among: Collection[str]) -> dict[str, Any]:
-    """{"a": {"b": x}} → {"a/b": x}, for a tree that was nested ``among`` these names or some."""
+    """Convert {"a": {"b": x}} to {"a/b": x}, where the tree was nested ``among`` the names."""
     named = {}
     for name in among:
         found: Any = tree
@@ -165,7 +165,7 @@ def unnest(tree: Mapping[str, Any], among: Collection[str]) -> dict[str, Any]:
 
 
 def _keys(name: str, names: Collection[str]) -> list[str]:
-    """Where a name lies in the nested tree.
+    """Return the keys of a name in the nested tree.
 
     "a/b" is "b" in the folder "a", unless "a" is an array itself (keys may hold a "/"): then it
     lies beside that, as "a%2Fb".
@@ -178,7 +178,7 @@ def _keys(name: str, names: Collection[str]) -> list[str]:
 
 
 def _text(kind: tuple[str, tuple[int, ...]] | None) -> str:
-    """("float32", (2, 3)) → float32[2, 3]."""
+    """Format ("float32", (2, 3)) as float32[2, 3]."""
     return "" if kind is None else f"{kind[0]}{list(kind[1])}"
 
 

@@ -1,10 +1,11 @@
 """One checkpoint on disk: its layout, written and read.
 
 ``<folder>/<step>/`` is orbax's: the state under ``state``, nested by name so that orbax alone can
-read it too; what describes it, and the position in the data, in its metadata; and beside that our
+read it too; its description, and the position in the data, in the metadata; and beside that our
 ``checksums.json``.
 
-The rule it keeps: that a checkpoint fits is known, leaf by leaf, before an array is read.
+The rule it keeps: a checkpoint is checked leaf by leaf against the expected state before an array
+is read.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The rule it keeps: each is a pure function of a batch and its rows' keys. What happens to a row
 depends on (seed, epoch, row) alone, never on the batch, the host or the thread that it comes in;
-the batch that came in is left as it was.
+the given batch is not changed.
 
 Each is a frozen set of options that is called with (batch, keys), by ``batches`` or alone::
 

@@ -1,7 +1,7 @@
 """Normalization of inputs by statistics of the training data.
 
-The rule it keeps: statistics are taken from what is learnt from, never from what is judged by: a
-``Split`` gives its training part alone. They are accumulated in float64, a piece of the data at a
+The rule it keeps: statistics are taken from training data, never from held-out data: of a ``Split``
+only the training part is used. They are accumulated in float64, a piece of the data at a
 time, so they are right for data of any size, and kept in float32, in which they are applied:
 ``(inputs − offset) / scale``, the very formula of ``Preprocessed``, which takes them into the
 bundle.

@@ -1,6 +1,6 @@
 """Examples of an .npz file.
 
-A file is what its schema says, whole, or an error that names the file and what differs.
+A file matches its schema as a whole, or an error names the file and the difference.
 """
 
 from __future__ import annotations

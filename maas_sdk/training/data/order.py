@@ -1,7 +1,7 @@
 """The global order of a run, cut into batches: the rows of batch n.
 
-The rule it keeps: all of it is a pure function of the settings. No host, thread or batch that came
-before has a say, so every host works out the same order and any batch can be asked for first.
+The rule it keeps: the order is a pure function of the settings. It depends on no host, thread or
+earlier batch, so every host works out the same order and any batch can be asked for first.
 
 Dimension letters: N examples, R rows drawn in an epoch, B rows of a batch.
 """
@@ -121,7 +121,7 @@ class Order:
 
 
 def _turns(rows: Array, count: int) -> Array:
-    """Return the number of earlier occurrences of each of ``rows``, int64[R]; int64[R]."""
+    """Return for each of ``rows``, int64[R], the number of its earlier occurrences, int64[R]."""
     if np.bincount(rows, minlength=count).max() <= 1:
         return np.zeros_like(rows)
     # Sorted by row, equal ones stay in the order in which they came.

@@ -1,8 +1,8 @@
 """Prefetching: batches placed on the devices ahead of use, by a background thread.
 
-The rule it keeps: whoever iterates cannot tell, but by the clock. The position is that of the batch
-last handed out, not of one in waiting; an error comes out where its batch would have; and when it
-is closed, or forgotten, no thread is left.
+The rule it keeps: prefetching changes only the time of an iteration. The position is that of the
+last batch handed out, not of a prefetched one; an error is raised where its batch would have come;
+and when the iterator is closed or garbage-collected, no thread is left.
 """
 
 from __future__ import annotations

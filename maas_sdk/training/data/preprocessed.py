@@ -1,7 +1,7 @@
 """A model with the normalization of its inputs, to be served as one.
 
 The rule it keeps: the statistics are weights like any other, though not trained: an export carries
-them in the bundle, beside the model's, and what is served takes raw inputs.
+them in the bundle, beside the model's, and the served model takes raw inputs.
 
 Dimension letters: B rows of a batch.
 """

@@ -192,7 +192,7 @@ class Balanced:
 
 
 def epoch_batches(count: int, *, batch_size: int, seed: int, epoch: int) -> Iterator[Array]:
-    """Return row numbers of one epoch's batches, int64[B], in an order of ``(seed, epoch)``.
+    """Yield row numbers of one epoch's batches, int64[B], in an order of ``(seed, epoch)``.
 
     Batches are all of one size, so that the step is compiled once: the ``count % batch_size`` rows
     at the end of the order sit this epoch out. Another epoch leaves out others.

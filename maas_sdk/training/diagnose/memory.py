@@ -1,8 +1,8 @@
 """Memory of a training step on a device, by kind, and the batch size that would fit.
 
 The rule it keeps: bytes come from the arrays' own shards and from the compiler
-(``memory_analysis``), never from a formula of what a model of this sort usually takes. Only the
-batch size that would fit is an estimate, and is said to be one: weights, optimizer and gradients
+(``memory_analysis``), never from a formula for a model's usual need. Only the batch size that
+would fit is an estimate, and is reported as one: weights, optimizer and gradients
 stay as they are, everything else grows with the rows.
 """
 

@@ -1,9 +1,9 @@
 """Origin of NaN and infinity: a non-finite step examined layer by layer.
 
-The rule it keeps: the step is run again as it was, on the weights, random streams and rows that it
-had, outside of any compilation, and everything is looked at in the order in which it came about:
+The rule it keeps: the step is run again with the same weights, random streams and rows, without
+compilation, and its values are checked in the order of their computation:
 rows, weights, the outputs of the layers (inner ones before those that they are part of), the loss,
-the gradients. The first that is not finite is named; nothing is guessed from what came after it.
+the gradients. The first value that is not finite is reported; nothing is guessed from later ones.
 """
 
 from __future__ import annotations

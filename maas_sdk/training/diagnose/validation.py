@@ -1,7 +1,7 @@
 """Validation of data before a step: labels against the model's output, batches' specs.
 
 The rule it keeps: bad data is found on the host, before the step that would have learnt from it,
-and is told with the first row that is wrong and how many are. Nothing here touches a device.
+and is reported with the first bad row and the number of bad rows. Nothing here touches a device.
 
 Dimension letters: B rows, T tokens of a row, K classes.
 """

@@ -6,12 +6,13 @@
 Each batch is first predicted and then learned from (prequential evaluation, Dawid 1984; Gama et al.
 2013), so the error on it is an honest one, and the drift detector watches that. Then come a few
 steps on the new rows mixed with rows out of memory, against forgetting. Then the guard is asked: if
-its metric is worse than before by more than the margin, everything is as it was before the batch.
+its metric is worse than before by more than the margin, everything is restored to its state before
+the batch.
 
 The rule it keeps: an update either happened, with weights, moments, memory and guard all moved on,
-or none of these has; every update after the first runs what is compiled. What is rolled back was
-seen all the same: the count of updates and the drift detector have moved on, and with them what
-later updates draw and how many steps they take.
+or none of these has; every update after the first runs compiled programs. A rolled-back update
+still counts: the count of updates and the drift detector have moved on, and with them the rows that
+later updates draw and the number of their steps.
 
 Dimension letters: B new rows, G guard rows.
 """

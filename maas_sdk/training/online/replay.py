@@ -4,8 +4,8 @@ Reservoir sampling, Algorithm R of Vitter 1985 ("Random sampling with a reservoi
 row i, counted from 0, takes a place with probability min(1, capacity / (i + 1)), and then a random
 one, so that at any time every row seen so far is in it with the same probability.
 
-The rule it keeps: what is in it is a function of the seed and of the rows in their order, however
-they were cut into batches; what is drawn is a function of that and of a key.
+The rule it keeps: the content is a function of the seed and of the rows in their order, however
+they were cut into batches; a draw is a function of the content and of a key.
 
 Dimension letters: B rows of a batch, C the capacity.
 """

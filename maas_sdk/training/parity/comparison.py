@@ -4,14 +4,14 @@
     print(result.table())
 
 The rule it keeps: the runs differ in the policy alone. They start from the same weights and see the
-same batches in the same order, so the loss of each step is on the same rows under both, and what is
-between the curves is the precision and nothing else.
+same batches in the same order, so the loss of each step is on the same rows under both, and only
+the precision separates the curves.
 
     gap = mean over the last tenth of the steps of |loss_reference(t) - loss_candidate(t)|
 
 in the loss's own unit, nats for cross-entropy. It is taken step by step: rows are the same, so
-there is no noise of batches to smooth away, and what is above at one step cannot make up for what
-is below at another. It is never less than the difference of the two final losses, smoothed over the
+there is no noise of batches to smooth away, and differences of opposite sign at two steps do not
+cancel. It is never less than the difference of the two final losses, smoothed over the
 same steps, which is what is often compared; that is in the result too. It is not divided by the
 loss, which goes to zero where a model learns its rows by heart: a bar in nats means the same at
 every loss. Read it together with the losses beside it.

@@ -20,7 +20,7 @@ _POINTS: Final = 120
 
 
 def comparison_page(result: ParityResult) -> str:
-    """Return the whole page, with pictures in it; it needs nothing else."""
+    """Return the whole page, with pictures in it; it needs no other file."""
     reference = result.curves[0]
     by_name = {curve.name: curve for curve in result.curves}
     window = max(1, math.ceil(len(reference.losses) / _POINTS))

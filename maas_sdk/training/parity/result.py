@@ -1,7 +1,7 @@
 """Result of a comparison of precisions: a loss curve per policy, and a verdict on each.
 
-The rule it keeps: a verdict is a gap and the bar that it is held against; table, JSON and page say
-the same figures. What a gap is and why is said in ``training.parity.comparison``.
+The rule it keeps: a verdict is a gap and the bar that it is compared with; table, JSON and page
+show the same figures. The gap is defined in ``training.parity.comparison``.
 """
 
 from __future__ import annotations

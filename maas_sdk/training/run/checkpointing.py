@@ -1,9 +1,9 @@
-"""Checkpoints of a run: save the loop's state, and go on from one.
+"""Checkpoints of a run: the loop's state, saved and resumed.
 
 A checkpoint is everything that the next step depends on, and nothing else: the
 arrays of the state, those of the best evaluation, the position in the data, and the loop's own
-numbers, from the losses that are added up to what early stopping has seen. Beside it lies what of
-the configuration decides the steps: a run goes on as it began, or not at all.
+numbers, from the losses that are added up to what early stopping has seen. Beside it lie the
+settings that determine the steps: a run is resumed with the same ones, or not at all.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class RunCheckpoints:
         position: Callable[[], Any],
         settings: dict[str, Any],
     ) -> None:
-        """The checkpoints of one run.
+        """Set up the checkpoints of one run.
 
         Args:
             checkpoints: where to.
@@ -76,7 +76,7 @@ class RunCheckpoints:
 def settings_of(
     config: TrainConfig, *, steps: int, objective: Objective | None = None
 ) -> dict[str, Any]:
-    """Settings that a resumed run must share with the one that was saved, JSON-able.
+    """Return the settings that a resumed run must share with the saved one, JSON-able.
 
     It is what decides the weights after a step. How often a run evaluates and saves, when it stops
     early and its mesh may change. Functions are known by their names alone.
@@ -140,7 +140,7 @@ def saved_tree(tree: Any, leaves: Leaves, best: Leaves | None) -> dict[str, Any]
 
 
 def check_resume(checkpoints: Checkpoints, wanted: bool | None) -> None:
-    """Find out, before anything is compiled, whether a run may be resumed or begun.
+    """Check, before anything is compiled, that a run may be resumed or begun.
 
     Args:
         checkpoints: of the run.

@@ -1,7 +1,7 @@
 """The compiled programs of a run: each compiled once, ahead of its first use.
 
-The rule it keeps: what runs in the loop is an executable and not a function that may be traced
-again, so a batch of another shape is an error that says so and never a second compilation. A
+The rule it keeps: the loop runs executables, not functions that may be traced again, so a batch of
+another shape is an error and never a second compilation. A
 program takes the state as a flat list of arrays: taking a Flax state apart in Python at every step
 would cost more than a small step itself.
 """

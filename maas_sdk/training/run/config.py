@@ -1,7 +1,7 @@
 """Configuration of training: one frozen dataclass, checked when it is made.
 
-The rule it keeps: what can be said of a run without its model and data is said here, and what
-contradicts itself is refused here, before anything is loaded or compiled.
+The rule it keeps: all settings of a run besides its model and data are here, and contradictory ones
+are refused here, before anything is loaded or compiled.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Turn whatever the user has as data into batches of one size, with a position to resume from.
+"""Input pipeline of a run: the user's data as batches of one size, with a position to resume from.
 
 Every batch that reaches a step has the same names, shapes and dtypes, so the
 step is compiled once. Training leaves out the rows that do not fill a batch (another epoch leaves
@@ -29,7 +29,7 @@ HostBatch = dict[str, Array]
 
 
 class CountedBatches:
-    """Any iterable of batches, counted; its position is how many were taken.
+    """Any iterable of batches; its position is the number taken.
 
     Going to a position draws and drops what came before it: right for what is the same every time,
     and as slow as reading it.
@@ -46,11 +46,11 @@ class CountedBatches:
         return {name: np.asarray(array) for name, array in batch.items()}
 
     def get_state(self) -> dict[str, int]:
-        """The position."""
+        """Return the position."""
         return {"taken": self._taken}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Go to a position; backwards only where the source can be gone through again.
+        """Set the position; backwards only where the source can be iterated again.
 
         Raises:
             ConfigError: the source ends before it, or it lies behind and cannot be read again.
@@ -89,7 +89,7 @@ class InputPipeline:
 def train_pipeline(
     data: object, *, batch_size: int, seed: int, host: tuple[int, int] = (0, 1)
 ) -> InputPipeline:
-    """Batches of ``batch_size`` rows, over all hosts, epoch after epoch.
+    """Return batches of ``batch_size`` rows over all hosts, epoch after epoch.
 
     Args:
         data: ``Examples``, a ``Split`` (its training part), any ``Source`` or ``MapDataset`` of
@@ -138,7 +138,7 @@ def train_pipeline(
 def eval_batches(
     data: object, *, batch_size: int, host: tuple[int, int] = (0, 1)
 ) -> Iterator[HostBatch]:
-    """Return every row once, in order, in batches of one size.
+    """Yield every row once, in order, in batches of one size.
 
     Args:
         data: as for ``train_pipeline``; of a ``Split`` its held-out part. An iterable of batches is

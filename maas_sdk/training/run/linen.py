@@ -4,8 +4,8 @@
     variables = to_linen(result.model)
 
 The rule it keeps: ``flax.nnx.bridge`` carries the variables over and back, under their own names
-and collections; what is added is linen's missing mode: whether a module is in training is an
-argument of its call, here filled in from nnx's ``train()`` and ``eval()``.
+and collections. Linen takes the training mode as an argument of a call; here it is filled in from
+nnx's ``train()`` and ``eval()``.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ __all__ = ["Loop", "LoopCheckpoints", "RunLength"]
 
 
 class LoopCheckpoints(Protocol):
-    """Checkpoints as the loop needs them; ``checkpointing.RunCheckpoints`` has them."""
+    """Interface of the loop's checkpoints; ``checkpointing.RunCheckpoints`` implements it."""
 
     def due(self, step: int, *, evaluated: bool) -> bool:
         """Return True to save after this step, which was or was not evaluated."""

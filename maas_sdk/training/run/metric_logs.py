@@ -1,7 +1,7 @@
 """Metric logs of a run: JSON lines for programs, TensorBoard events for people.
 
 The rule it keeps: both files have the same scalars under the same names (MaxText's), one point per
-step at most; a run that is resumed at step n writes over what was written behind n. Only the first
+step at most; a run that is resumed at step n overwrites the records after n. Only the first
 of several processes writes.
 """
 

@@ -1,8 +1,8 @@
 """Placement of a run's arrays: the configured mesh, and the state and batches on it.
 
-The rule it keeps: all that the trainer knows of sharding is asked of ``maas_sdk.sharding`` here, in
-one place; the step and the loop are written for whole arrays and know nothing of it. Optimizer
-state is made where it lies: nothing but the given weights is ever whole on one device.
+The rule it keeps: the trainer uses ``maas_sdk.sharding`` here alone; the step and the loop are
+written for whole arrays. Optimizer state is created with its sharding: nothing but the given
+weights is ever whole on one device.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def placed_state(
 
 
 def batch_placer(mesh: Mesh) -> Callable[[HostBatch], Any]:
-    """A host's part of a batch → what a program on the mesh takes.
+    """Return a function: a host's part of a batch → the arrays of a program on the mesh.
 
     The one device of a mesh is handed the host's arrays as they are: the call of the program puts
     them there in an eighth of the time that ``device_put`` takes, 10 µs against 85 for two arrays.
@@ -81,7 +81,7 @@ def batch_placer(mesh: Mesh) -> Callable[[HostBatch], Any]:
 
 
 def gather(mesh: Mesh, tree: Any) -> Any:
-    """The arrays of a tree, whole, on this process's first device."""
+    """Return the arrays of a tree, whole, on this process's first device."""
     first = jax.local_devices()[0]
     if jax.process_count() > 1:
         # What other processes hold is sent to all of them first.

@@ -1,7 +1,7 @@
 """Progress bar of a run on the terminal: steps, loss, rows per second, time left.
 
-The rule it keeps: it is a hook like any other, draws on stderr only, and draws nothing unless it is
-asked to or stderr is a terminal; lines that others print go above it.
+The rule it keeps: the bar is a hook like any other, draws on stderr only, and draws nothing unless
+it is requested or stderr is a terminal; lines that others print go above it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Set a run up: model, data and configuration become a state on a mesh and compiled programs.
+"""Setup of a run: model, data and configuration → a state on a mesh and compiled programs.
 
 Everything that can be wrong is found here, before the first step: data that does not fit the mesh,
-labels that the model has no output for, a step that does not fit the memory. What comes out has
-been traced and compiled once, and holds nothing of the caller's that a step donates.
+labels that the model has no output for, a step that does not fit the memory. The result has been
+traced and compiled once, and shares no array with the caller that a step donates.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ __all__ = ["RunSetup", "held_out_batches", "memory_error", "nonfinite_step", "se
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSetup:
-    """Everything that a loop needs, and what its results are read with."""
+    """Everything that a loop needs, and that its results are read with."""
 
     mesh: Mesh
     # How the weights lie on it; what could not be done as asked is in its warnings.
@@ -84,7 +84,7 @@ class RunSetup:
 
     @property
     def tree(self) -> Any:
-        """The structure of the state, for its flat list of leaves."""
+        """Structure of the state, for its flat list of leaves."""
         return jax.tree.structure(self.state)
 
 
@@ -184,7 +184,7 @@ def set_up_run(
 def held_out_batches(
     config: TrainConfig, mesh: Mesh, eval_data: object, place: Callable[[HostBatch], Any]
 ) -> Iterator[Any]:
-    """Return the placed batches of one evaluation.
+    """Yield the placed batches of one evaluation.
 
     Raises:
         InputError: there are none.
@@ -241,7 +241,7 @@ def nonfinite_step(config: TrainConfig, run: RunSetup) -> Callable[[int, Any, An
 
 
 class _CheckedPlacement:
-    """Places batches; from the moment that the model's width is known, looks at their labels."""
+    """Places batches; checks their labels as soon as the model's width is known."""
 
     def __init__(self, place: Callable[[HostBatch], Any], *, watch: list[int], known: bool) -> None:
         self._place = place
@@ -286,7 +286,7 @@ def _objective(config: TrainConfig, widths: list[int]) -> Objective:
 def _train_and_eval_modes(
     model: nnx.Module, config: TrainConfig, mesh: Mesh
 ) -> tuple[nnx.GraphDef[Any], nnx.GraphDef[Any], nnx.Module]:
-    """The plain structure for evaluation, that of the run, and a module to train.
+    """Return the structures for evaluation and for training, and a module to train.
 
     All are of a copy of the module over the same arrays: its modes are set, the caller's stay.
     """

@@ -166,18 +166,18 @@ class _PlacedBatches:
         return self._first.pop() if self._first else self._place(next(self._source))
 
     def position(self) -> Any:
-        """Behind the batch that was handed out last."""
+        """Return the position after the last batch handed out."""
         return self._source.get_state()
 
     def go_to(self, position: Any) -> None:
-        """Go to a position; None stays."""
+        """Set the position; None keeps it."""
         if position is not None:
             # It is of the data's beginning; a run that goes on has been past it.
             self._first.clear()
             self._source.set_state(position)
 
     def close(self) -> None:
-        """End what reads."""
+        """Stop reading."""
         self._close()
 
 
@@ -246,7 +246,7 @@ def _best(loop: Loop) -> EvalRecord:
 
 
 def _trained_model(run: RunSetup, loop: Loop) -> nnx.Module:
-    """The trained module, its arrays gathered from the mesh onto the first device."""
+    """Return the trained module, its arrays gathered from the mesh onto the first device."""
     leaves = loop.leaves
     # Until an evaluation counts (NaN never does) ``loop.best`` holds the initial weights, which
     # nobody trained for: then the last ones are handed out.
