@@ -146,7 +146,7 @@ class Deployment:
             ConfigError: nothing was deployed from here; or as ``apply``.
         """
         releases = self.workspace.releases()
-        # An apply that was cut off may have made resources, by settings newer than the last ones.
+        # An apply that was cut off may have made resources: its settings are the last ones sent.
         number = releases.begun or releases.current
         if number is None:
             raise ConfigError(
