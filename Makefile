@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LIBTPU := .cache/libtpu/.installed
 REFERENCE := .cache/reference
+# An environment of the newest of everything that pip brings, on the newest Python of the matrix.
+PYTHON_NEWEST ?= python3.13
+NEWEST := .cache/newest
 # Where tests, benchmarks and `maas plan` find the TPU compiler.
 export MAAS_LIBTPU := $(CURDIR)/.cache/libtpu
 # What decides whether .venv is up to date: contents, since `git checkout` changes dates.
@@ -16,7 +19,8 @@ PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --
 BENCHES := $(filter-out bench/harness.py bench/tables.py,$(shell grep -l '__main__' bench/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-heavy test-reference lint format bench figures cli-docs api-docs lock setup clean
+.PHONY: help demo test test-slow test-heavy test-reference test-newest test-newest-fast newest lean wheel coverage
+.PHONY: lint format bench figures cli-docs api-docs lock setup clean
 
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -41,6 +45,34 @@ test-reference: setup  ## models against torch and transformers, in an environme
 			--disable-pip-version-check --no-deps --require-hashes --requirement requirements-reference.lock && \
 		cat requirements-reference.lock > $(REFERENCE)/.installed; }
 	@PYTHONPATH=. $(REFERENCE)/bin/python -m pytest -m reference tests/reference
+
+test-newest: newest  ## the default suite on Python 3.13, with the newest of everything
+	@$(NEWEST_PYTEST) -m 'not slow and not heavy and not reference'
+
+test-newest-fast: newest  ## what the newest versions broke before: runtime, serving, client, formats
+	@$(NEWEST_PYTEST) -m 'not slow and not heavy and not reference' $(NEWEST_FAST)
+
+# The commands that the tests start (`maas`) are this environment's.
+NEWEST_PYTEST := PATH="$(CURDIR)/$(NEWEST)/bin:$$PATH" $(NEWEST)/bin/python -m pytest \
+	-n logical --maxprocesses 4 --dist loadfile --durations 10
+NEWEST_FAST := $(addprefix tests/test_,import_weight.py tensors.py runtime_*.py serve_*.py client_*.py wire_*.py \
+	bundle_*.py export_programs.py export_package.py)
+
+# Asks the index each time: the newest of today is the point. pip of Python 3.13.0 knows no groups.
+# A name on the PATH may be pyenv's shim, which answers for the version in use alone.
+newest:
+	@python=$$( { command -v "$(PYTHON_NEWEST)" >/dev/null && "$(PYTHON_NEWEST)" -c '' && echo "$(PYTHON_NEWEST)"; } 2>/dev/null \
+		|| { prefix=$$(pyenv prefix 3.13) && echo "$$prefix/bin/python"; } 2>/dev/null) || { \
+		echo "$(PYTHON_NEWEST) is not there. Name one: make test-newest PYTHON_NEWEST=/path/to/python3.13" >&2; \
+		exit 3; }; \
+	test -x $(NEWEST)/bin/python || "$$python" -m venv $(NEWEST)
+	@echo "Installing the newest of everything into $(NEWEST); the first time this takes two minutes."
+	@$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(NEWEST)/bin/python -m pip install -qq --disable-pip-version-check --upgrade --upgrade-strategy eager \
+		--group dev --config-settings editable_mode=compat --editable '.[demo]'
+	@$(NEWEST)/bin/python -m compileall -q maas_sdk functions
+	@$(NEWEST)/bin/python -c 'import platform, jax, jaxlib, flax, numpy; print("Python", platform.python_version(), \
+		"jax", jax.__version__, "jaxlib", jaxlib.__version__, "flax", flax.__version__, "numpy", numpy.__version__)'
 
 # The TPU compiler lies in a folder of its own: jax loads it wherever it can import it. With it lies
 # a plugin that drives this processor as it would an accelerator. There is either for Linux on
