@@ -98,6 +98,9 @@ bench: setup $(LIBTPU)  ## measure every figure again, into bench/results/, and 
 cli-docs: setup  ## write docs/cli.md from the help texts of maas
 	@$(BIN)/python docs/generate/cli.py
 
+api-docs: setup  ## write the API reference from the docstrings, into build/api
+	@$(BIN)/python docs/generate/api.py
+
 figures: setup  ## put the figures of bench/results/ into README.md and docs/
 	@$(BIN)/python bench/tables.py
 

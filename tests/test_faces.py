@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import textwrap
 from collections.abc import Iterator
@@ -40,21 +41,56 @@ def blocks(page: Path) -> Iterator[ast.Module]:
         yield ast.parse(textwrap.dedent(block))
 
 
+def behind_faces(tree: ast.Module) -> list[str]:
+    """Return the imports of maas_sdk that no face offers."""
+    found = []
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                modules = [alias.name for alias in names]
+                taken: set[str] = set()
+            case ast.ImportFrom(module=str(module), names=names):
+                modules = [module]
+                taken = {alias.name for alias in names}
+            case _:
+                continue
+        for module in modules:
+            if module.partition(".")[0] != "maas_sdk" or module in GROUND:
+                continue
+            if module not in FACES or not taken <= set(import_module(module).__all__):
+                found.append(ast.unparse(node))
+    return found
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_pages_import_from_faces_alone(page: Path) -> None:
     """A page that reaches behind a face would teach paths that may change."""
-    for tree in blocks(page):
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(
-                "maas_sdk"
-            ):
-                continue
-            module = str(node.module)
-            assert module in FACES or module in GROUND, f"{page.name}: {ast.unparse(node)}"
-            if module in FACES:
-                stated = import_module(module).__all__
-                names = {alias.name for alias in node.names}
-                assert names <= set(stated), f"{page.name}: {ast.unparse(node)}"
+    assert [found for tree in blocks(page) for found in behind_faces(tree)] == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from maas_sdk.serve.host import ModelHost",
+        "from maas_sdk.serve import find_route",
+        "import maas_sdk.runtime.engine",
+    ],
+)
+def test_what_reaches_behind_a_face_is_found(code: str) -> None:
+    """A module below a face, and a name that a face lacks, in either form of import."""
+    assert behind_faces(ast.parse(code)) == [code]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_prose_names_faces_alone(page: Path) -> None:
+    """What stands between backticks as maas_sdk.package.name is a name of that face."""
+    named = re.findall(r"`(maas_sdk\.\w+(?:\.\w+)+)", page.read_text())
+    for dotted in named:
+        if dotted in FACES or dotted in GROUND:
+            continue
+        module, _, name = dotted.rpartition(".")
+        assert module in FACES or module in GROUND, dotted
+        assert hasattr(import_module(module), name), dotted
 
 
 @pytest.mark.parametrize("face", FACES)
@@ -65,6 +101,19 @@ def test_every_name_of_a_face_is_there(face: str) -> None:
         assert getattr(module, name) is not None
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = module.no_such_name
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_every_name_of_a_face_is_documented(face: str) -> None:
+    """Classes and functions have docstrings: help() and the reference show them."""
+    module = import_module(face)
+    values = {name: getattr(module, name) for name in module.__all__}
+    silent = [
+        name
+        for name, value in values.items()
+        if (inspect.isclass(value) or inspect.isroutine(value)) and not inspect.getdoc(value)
+    ]
+    assert silent == []
 
 
 def test_every_package_is_a_face_or_internal() -> None:

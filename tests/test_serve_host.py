@@ -16,10 +16,12 @@ from maas_sdk.bundle.manifest import Manifest, Program
 from maas_sdk.errors import (
     ConfigError,
     CorruptError,
+    CredentialsError,
     MaasError,
     ModelError,
     NotFoundError,
     NotReadyError,
+    StorageError,
     TransportError,
 )
 from maas_sdk.serve.host import ModelHost, State
@@ -100,7 +102,7 @@ def test_load_error_is_told_to_all() -> None:
     assert host.state is State.FAILED
 
 
-@pytest.mark.parametrize("kind", [TransportError, ConfigError])
+@pytest.mark.parametrize("kind", [TransportError, ConfigError, CredentialsError, StorageError])
 @pytest.mark.parametrize("probe", [False, True])
 def test_what_may_pass_is_tried_again(probe: bool, kind: type[MaasError]) -> None:
     """Later, by a call or a probe of readiness; until then the error stands and nothing loads."""

@@ -159,10 +159,10 @@ def test_a_folder_of_others_is_refused(objects: Counting, tmp_path: Path) -> Non
     folder = tmp_path / "cache"
     folder.mkdir()
     folder.chmod(0o777)
-    with pytest.raises(ConfigError, match=r"others may write to it, .* MAAS_BUNDLE_CACHE"):
+    with pytest.raises(StorageError, match=r"others may write to it, .* MAAS_BUNDLE_CACHE"):
         open_at(objects, folder).resolve("a")
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(ConfigError, match="cannot be used to keep bundles"):
+    with pytest.raises(StorageError, match="cannot be used to keep bundles"):
         open_at(objects, tmp_path / "file").resolve("a")
 
 

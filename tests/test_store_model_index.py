@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maas_sdk.bundle.manifest import FileEntry
-from maas_sdk.errors import ConfigError, CorruptError, MaasError, NotFoundError
+from maas_sdk.errors import ConfigError, CorruptError, DependencyError, MaasError, NotFoundError
 from maas_sdk.store.labels import labelled, moved, moved_back
 from maas_sdk.store.model_index import Pointer, Version
 from maas_sdk.store.reference import StoreReference, parse_reference
@@ -114,7 +114,7 @@ def test_what_is_no_pointer_is_refused(data: bytes, message: str) -> None:
 
 def test_a_newer_pointer_asks_for_a_newer_release() -> None:
     """It is not damaged, and is not called so."""
-    with pytest.raises(ConfigError, match=r"is of schema 2, .* pip install --upgrade"):
+    with pytest.raises(DependencyError, match=r"is of schema 2, .* pip install --upgrade"):
         Pointer.from_json(changed("schema", 2), "m")
 
 

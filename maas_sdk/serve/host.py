@@ -17,11 +17,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from maas_sdk.errors import (
     ConfigError,
     MaasError,
+    MachineError,
     ModelError,
     NotReadyError,
     OverloadedError,
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from maas_sdk.serve.core.served import ServedEngine
 
 __all__ = ["ModelHost", "State"]
+
+# Errors of a load that may be gone at the next: an outage, a right granted since, a disk made free.
+# What is wrong with the bundle itself is as wrong a moment later.
+_MAY_PASS: Final = (TransportError, OverloadedError, ConfigError, MachineError)
 
 
 class State(Enum):
@@ -62,7 +67,7 @@ class ModelHost:
 
         Args:
             load: loads the model; called in a thread, and again only after ``TransportError``,
-                ``OverloadedError`` or ``ConfigError``.
+                ``OverloadedError``, ``ConfigError`` or ``MachineError``.
             name: of the model; None: the manifest's, known once it is loaded.
             version: of the model, a positive integer in digits.
             label: by which this version was asked of a store, such as "stable"; None: by none.
@@ -99,7 +104,7 @@ class ModelHost:
 
     def start(self) -> None:
         """Start to load, in a thread; do nothing the second time."""
-        if self._thread is not None:
+        if self._thread is not None:  # asked at every call: without the lock
             return
         with self._changed:
             if self._thread is None and not self._draining:
@@ -192,7 +197,7 @@ class ModelHost:
 
     def _forget_what_may_pass(self) -> bool:
         """Return True, and reset, when a temporary loading error is old enough for a retry."""
-        if not isinstance(self._error, TransportError | OverloadedError | ConfigError):
+        if not isinstance(self._error, _MAY_PASS):
             return False
         with self._changed:
             if self._error is None or time.monotonic() < self._load_again_at:

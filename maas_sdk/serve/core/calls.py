@@ -101,6 +101,7 @@ def _answer_one(
         return call
     now = elapsed_s()
     try:
+        # First: no program is the caller's mistake, however late the call is.
         name = find_program(engine.manifest, call.program)
         if call.timeout_s is not None and now >= call.timeout_s:
             return late_failure(call, now)

@@ -45,7 +45,7 @@ class EndpointLimits:
                 ),
                 ready_wait_s=float(environ.get("MAAS_READY_WAIT_S", _DEFAULT_READY_WAIT_S)),
             )
-        except ConfigError:
+        except ConfigError:  # a ValueError too, and says more than the one below
             raise
         except ValueError as error:
             raise ConfigError(

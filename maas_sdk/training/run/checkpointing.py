@@ -45,7 +45,7 @@ class RunCheckpoints:
             checkpoints: where to.
             tree: the structure of the state whose leaves are saved.
             position: in the data, JSON-able.
-            settings: what must be the same when the run is taken up.
+            settings: what must be the same when the run is resumed.
         """
         self._checkpoints = checkpoints
         self._tree = tree
@@ -78,8 +78,8 @@ def settings_of(
 ) -> dict[str, Any]:
     """Return the settings that a resumed run must share with the saved one, JSON-able.
 
-    It is what decides the weights after a step. How often is judged and saved, when to stop early
-    and the mesh may change. Functions are known by their names alone.
+    It is what decides the weights after a step. How often a run evaluates and saves, when it stops
+    early and its mesh may change. Functions are known by their names alone.
 
     Args:
         config: of the run.
