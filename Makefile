@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 LIBTPU := .cache/libtpu/.installed
 REFERENCE := .cache/reference
 # An environment of the newest of everything that pip brings, on the newest Python of the matrix.
-PYTHON_NEWEST ?= python3.13
+PYTHON_NEWEST ?= $(shell .ci/newest-python)
 NEWEST := .cache/newest
 # Where tests, benchmarks and `maas plan` find the TPU compiler.
 export MAAS_LIBTPU := $(CURDIR)/.cache/libtpu
@@ -38,6 +38,17 @@ test-slow: setup $(LIBTPU)  ## the tests that take over ten seconds each; contin
 test-heavy: setup $(LIBTPU)  ## what takes minutes: twenty kills, a large model planned for a TPU slice
 	@$(BIN)/python -m pytest -m heavy --durations 10
 
+lean: setup  ## what has to stay light: imports, floors, faces, formats
+	@$(PYTEST) -m 'not slow and not heavy and not reference' $(addprefix tests/test_,architecture.py faces.py \
+		import_weight.py docstrings.py wire_frames.py bundle_manifest.py errors.py tensors.py)
+
+wheel: setup  ## build the wheel, install it with each extra into an empty environment, run what each promises
+	@$(PYTEST) -m slow tests/test_wheel.py
+
+# The number in pyproject.toml was measured, and only rises. Child processes are not counted.
+coverage: setup $(LIBTPU)  ## the default suite with its coverage, which must not fall
+	@$(PYTEST) -m 'not slow and not heavy and not reference' --cov --cov-report=term:skip-covered
+
 test-reference: setup  ## models against torch and transformers, in an environment of its own (5 GB)
 	@cat requirements-reference.lock | cmp -s - $(REFERENCE)/.installed || { \
 		echo "Installing torch and transformers into $(REFERENCE)."; \
@@ -59,13 +70,10 @@ NEWEST_FAST := $(addprefix tests/test_,import_weight.py tensors.py runtime_*.py 
 	bundle_*.py export_programs.py export_package.py)
 
 # Asks the index each time: the newest of today is the point. pip of Python 3.13.0 knows no groups.
-# A name on the PATH may be pyenv's shim, which answers for the version in use alone.
 newest:
-	@python=$$( { command -v "$(PYTHON_NEWEST)" >/dev/null && "$(PYTHON_NEWEST)" -c '' && echo "$(PYTHON_NEWEST)"; } 2>/dev/null \
-		|| { prefix=$$(pyenv prefix 3.13) && echo "$$prefix/bin/python"; } 2>/dev/null) || { \
-		echo "$(PYTHON_NEWEST) is not there. Name one: make test-newest PYTHON_NEWEST=/path/to/python3.13" >&2; \
-		exit 3; }; \
-	test -x $(NEWEST)/bin/python || "$$python" -m venv $(NEWEST)
+	@test -n "$(PYTHON_NEWEST)" || { \
+		echo "No Python 3.13 here. Name one: make test-newest PYTHON_NEWEST=/path/to/python3.13" >&2; exit 1; }
+	@test -x $(NEWEST)/bin/python || "$(PYTHON_NEWEST)" -m venv $(NEWEST)
 	@echo "Installing the newest of everything into $(NEWEST); the first time this takes two minutes."
 	@$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@$(NEWEST)/bin/python -m pip install -qq --disable-pip-version-check --upgrade --upgrade-strategy eager \
