@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LIBTPU := .cache/libtpu/.installed
 REFERENCE := .cache/reference
+# An environment of the newest of everything that pip brings, on the newest Python of the matrix.
+PYTHON_NEWEST ?= $(shell .ci/newest-python)
+NEWEST := .cache/newest
 # Where tests, benchmarks and `maas plan` find the TPU compiler.
 export MAAS_LIBTPU := $(CURDIR)/.cache/libtpu
 # What decides whether .venv is up to date: contents, since `git checkout` changes dates.
@@ -16,7 +19,8 @@ PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --
 BENCHES := $(filter-out bench/harness.py bench/tables.py,$(shell grep -l '__main__' bench/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-heavy test-reference lint format bench figures cli-docs api-docs lock setup clean
+.PHONY: help demo test test-slow test-heavy test-reference test-newest test-newest-fast newest lean wheel coverage
+.PHONY: lint format bench figures cli-docs api-docs lock setup clean
 
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -34,6 +38,17 @@ test-slow: setup $(LIBTPU)  ## the tests that take over ten seconds each; contin
 test-heavy: setup $(LIBTPU)  ## what takes minutes: twenty kills, a large model planned for a TPU slice
 	@$(BIN)/python -m pytest -m heavy --durations 10
 
+lean: setup  ## what has to stay light: imports, floors, faces, formats
+	@$(PYTEST) -m 'not slow and not heavy and not reference' $(addprefix tests/test_,architecture.py faces.py \
+		import_weight.py docstrings.py wire_frames.py bundle_manifest.py errors.py tensors.py)
+
+wheel: setup  ## build the wheel, install it with each extra into an empty environment, run what each promises
+	@$(PYTEST) -m slow tests/test_wheel.py
+
+# The number in pyproject.toml was measured, and only rises. Child processes are not counted.
+coverage: setup $(LIBTPU)  ## the default suite with its coverage, which must not fall
+	@$(PYTEST) -m 'not slow and not heavy and not reference' --cov --cov-report=term:skip-covered
+
 test-reference: setup  ## models against torch and transformers, in an environment of its own (5 GB)
 	@cat requirements-reference.lock | cmp -s - $(REFERENCE)/.installed || { \
 		echo "Installing torch and transformers into $(REFERENCE)."; \
@@ -41,6 +56,31 @@ test-reference: setup  ## models against torch and transformers, in an environme
 			--disable-pip-version-check --no-deps --require-hashes --requirement requirements-reference.lock && \
 		cat requirements-reference.lock > $(REFERENCE)/.installed; }
 	@PYTHONPATH=. $(REFERENCE)/bin/python -m pytest -m reference tests/reference
+
+test-newest: newest  ## the default suite on Python 3.13, with the newest of everything
+	@$(NEWEST_PYTEST) -m 'not slow and not heavy and not reference'
+
+test-newest-fast: newest  ## what the newest versions broke before: runtime, serving, client, formats
+	@$(NEWEST_PYTEST) -m 'not slow and not heavy and not reference' $(NEWEST_FAST)
+
+# The commands that the tests start (`maas`) are this environment's.
+NEWEST_PYTEST := PATH="$(CURDIR)/$(NEWEST)/bin:$$PATH" $(NEWEST)/bin/python -m pytest \
+	-n logical --maxprocesses 4 --dist loadfile --durations 10
+NEWEST_FAST := $(addprefix tests/test_,import_weight.py tensors.py runtime_*.py serve_*.py client_*.py wire_*.py \
+	bundle_*.py export_programs.py export_package.py)
+
+# Asks the index each time: the newest of today is the point. pip of Python 3.13.0 knows no groups.
+newest:
+	@test -n "$(PYTHON_NEWEST)" || { \
+		echo "No Python 3.13 here. Name one: make test-newest PYTHON_NEWEST=/path/to/python3.13" >&2; exit 1; }
+	@test -x $(NEWEST)/bin/python || "$(PYTHON_NEWEST)" -m venv $(NEWEST)
+	@echo "Installing the newest of everything into $(NEWEST); the first time this takes two minutes."
+	@$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(NEWEST)/bin/python -m pip install -qq --disable-pip-version-check --upgrade --upgrade-strategy eager \
+		--group dev --config-settings editable_mode=compat --editable '.[demo]'
+	@$(NEWEST)/bin/python -m compileall -q maas_sdk functions
+	@$(NEWEST)/bin/python -c 'import platform, jax, jaxlib, flax, numpy; print("Python", platform.python_version(), \
+		"jax", jax.__version__, "jaxlib", jaxlib.__version__, "flax", flax.__version__, "numpy", numpy.__version__)'
 
 # The TPU compiler lies in a folder of its own: jax loads it wherever it can import it. With it lies
 # a plugin that drives this processor as it would an accelerator. There is either for Linux on

@@ -77,7 +77,7 @@ def cold_start(document: Mapping[str, Any]) -> str:
 
 def standing_alone(drawn: str, scheme: Scheme | None = None) -> str:
     """The picture with its style in it; without a scheme it follows the reader's system."""
-    css = files("maas_sdk.charts").joinpath("page.css").read_text(encoding="utf-8")
+    css = files("maas_sdk.reports").joinpath("page.css").read_text(encoding="utf-8")
     # The colours, light and dark, stand in front; then what charts need of the rest.
     colours = css[: css.index("* {")]
     rules = [line for line in css.splitlines() if re.match(r"\.chart [^{]", line)]

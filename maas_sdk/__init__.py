@@ -4,4 +4,4 @@ Nothing is imported here: each wing is imported by its own name (``maas_sdk.clie
 ``maas_sdk.runtime``, ``maas_sdk.export``, …), and brings only what it needs.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.1.0.dev0"

@@ -21,7 +21,7 @@ from maas_sdk.bundle.crypto.keys import (
     write_keys,
 )
 from maas_sdk.bundle.crypto.primitives import public_key_of
-from maas_sdk.errors import ConfigError
+from maas_sdk.errors import ConfigError, CredentialsError, MaasError, StorageError
 
 KEY = bytes(range(32))
 TEXT = "aes256:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
@@ -76,23 +76,31 @@ def test_references(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reference", "message"),
+    ("reference", "kind", "message"),
     [
-        ("env:NOT_THERE", "env:NOT_THERE: the environment has no NOT_THERE"),
-        ("file:/not/there", "no key can be read from /not/there: no such file"),
-        ("file:/dev/zero", "no key can be read from /dev/zero: no such file"),
-        ("file:.", "no key can be read from ."),
-        ("env:", "a key is named by env:NAME, file:PATH or gcp-secret:projects/"),
-        ("gcp-secret:projects/p/secrets/s", "expected projects/PROJECT/secrets/NAME/versions/"),
-        ("gcp-secret:projects/p/secrets/s/versions/1/../2", "expected projects/PROJECT/"),
-        ("gcp-secret:projects/../secrets/s/versions/1", "expected projects/PROJECT/"),
-        ("gcp-secret:projects/p/secrets/s/versions/1?x", "expected projects/PROJECT/"),
-        (TEXT, "not by a text like this one"),
+        ("env:NOT_THERE", CredentialsError, "env:NOT_THERE: the environment has no NOT_THERE"),
+        ("file:/not/there", StorageError, "no key can be read from /not/there: no such file"),
+        ("file:/dev/zero", StorageError, "no key can be read from /dev/zero: no such file"),
+        ("file:.", StorageError, "no key can be read from ."),
+        ("env:", ConfigError, "a key is named by env:NAME, file:PATH or gcp-secret:projects/"),
+        (
+            "gcp-secret:projects/p/secrets/s",
+            ConfigError,
+            "expected projects/PROJECT/secrets/NAME",
+        ),
+        (
+            "gcp-secret:projects/p/secrets/s/versions/1/../2",
+            ConfigError,
+            "expected projects/PROJECT/",
+        ),
+        ("gcp-secret:projects/../secrets/s/versions/1", ConfigError, "expected projects/"),
+        ("gcp-secret:projects/p/secrets/s/versions/1?x", ConfigError, "expected projects/"),
+        (TEXT, ConfigError, "not by a text like this one"),
     ],
 )
-def test_references_that_lead_nowhere(reference: str, message: str) -> None:
+def test_references_that_lead_nowhere(reference: str, kind: type[MaasError], message: str) -> None:
     """Says what is missing; a key given in place of its reference is not repeated."""
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(kind) as caught:
         read_key(reference, KeyKind.ENCRYPTION)
     assert message in caught.value.message
     assert TEXT.partition(":")[2] not in caught.value.message
@@ -110,7 +118,7 @@ def test_trusted_keys(tmp_path: Path) -> None:
     file.write_text(key_text(KeyKind.PRIVATE, KEY))
     with pytest.raises(ConfigError, match="trusted: expected a public key, found a private"):
         trusted([str(file)])
-    with pytest.raises(ConfigError, match="no key can be read from nowhere"):
+    with pytest.raises(StorageError, match="no key can be read from nowhere"):
         trusted([PUBLIC[0], "nowhere"])
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from maas_sdk.bundle.crypto.keys import KeyKind, key_text, read_key
 from maas_sdk.bundle.crypto.secret_manager import _crc32c, read_secret
-from maas_sdk.errors import ConfigError, TransportError
+from maas_sdk.errors import ConfigError, CredentialsError, TransportError
 
 NAME = "projects/p-1/secrets/model_key/versions/3"
 KEY = bytes(range(32))
@@ -112,7 +112,7 @@ def test_what_passes_is_tried_again(google: Google) -> None:
 def test_a_refusal_says_what_to_do(google: Google, status: int, message: str) -> None:
     """Google's reason and ours, at once: such an answer does not change by itself."""
     google.answers = [(status, {"error": {"message": "because"}})]
-    with pytest.raises(ConfigError, match=rf"gcp-secret:{NAME}: Secret Manager .*{message}"):
+    with pytest.raises(CredentialsError, match=rf"gcp-secret:{NAME}: Secret Manager .*{message}"):
         read_key(f"gcp-secret:{NAME}", KeyKind.ENCRYPTION)
     assert len(google.asked) == 2
 
@@ -120,7 +120,7 @@ def test_a_refusal_says_what_to_do(google: Google, status: int, message: str) ->
 def test_the_token_is_not_sent_elsewhere(google: Google) -> None:
     """A redirect is an answer that is not understood, and is not followed."""
     google.answers = [(302, b"")]
-    with pytest.raises(ConfigError, match=r"answers 302 \(no reason given\)"):
+    with pytest.raises(CredentialsError, match=r"answers 302 \(no reason given\)"):
         read_key(f"gcp-secret:{NAME}", KeyKind.ENCRYPTION)
     assert "/stolen" not in [path for path, _, _ in google.asked]
 
@@ -185,12 +185,12 @@ def test_a_secret_that_is_no_key(google: Google) -> None:
 def test_a_metadata_server_without_a_token(google: Google, token: object) -> None:
     """A machine without a service account is told so."""
     google.token = token
-    with pytest.raises(ConfigError, match=r"gave no token.*gcloud auth print-access-token"):
+    with pytest.raises(CredentialsError, match=r"gave no token.*gcloud auth print-access-token"):
         read_key(f"gcp-secret:{NAME}", KeyKind.ENCRYPTION)
 
 
 def test_outside_of_google(google: Google, monkeypatch: pytest.MonkeyPatch) -> None:
     """No metadata server: what to do instead."""
     monkeypatch.setenv("GCE_METADATA_HOST", "127.0.0.1:1")
-    with pytest.raises(ConfigError, match="no credentials for Secret Manager here: run on Google"):
+    with pytest.raises(CredentialsError, match="no credentials for Secret Manager here: run on"):
         read_key(f"gcp-secret:{NAME}", KeyKind.ENCRYPTION)

@@ -23,7 +23,15 @@ from maas_sdk.bundle.folder import copy_bundle
 from maas_sdk.bundle.manifest import MANIFEST, SIGNATURE, WEIGHTS, Program
 from maas_sdk.bundle.seal import seal_bundle
 from maas_sdk.bundle.signature import signer_of
-from maas_sdk.errors import BundleError, ConfigError, CorruptError, NotFoundError, SealError
+from maas_sdk.errors import (
+    BundleError,
+    ConfigError,
+    CorruptError,
+    CredentialsError,
+    NotFoundError,
+    SealError,
+    StorageError,
+)
 from maas_sdk.store.opening import LocalStore
 from maas_sdk.tensors import Signature
 
@@ -160,9 +168,12 @@ def test_where_a_key_is_trusted_no_other_bundle_opens(
     monkeypatch.setenv("MAAS_TRUSTED_KEYS", PUBLIC)
     with pytest.raises(SealError, match=r"plain.maas is not signed"):
         open_bundle(folder / "plain.maas")
-    for listed, message in ((",", "none is named"), ("nowhere", "no key can be read")):
+    for listed, kind, message in (
+        (",", ConfigError, "none is named"),
+        ("nowhere", StorageError, "no key can be read"),
+    ):
         monkeypatch.setenv("MAAS_TRUSTED_KEYS", listed)
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(kind, match=message):
             open_bundle(folder / "signed.maas")
     monkeypatch.setenv("MAAS_TRUSTED_KEYS", "")  # as Terraform spells "not set"
     open_bundle(folder / "plain.maas")
@@ -285,7 +296,7 @@ def test_the_key_is_asked_for_by_reference(
     monkeypatch.delenv("MODEL_KEY")
     bundle = open_bundle(path)
     bundle.check()  # hashes need no key
-    with pytest.raises(ConfigError, match="env:MODEL_KEY: the environment has no MODEL_KEY"):
+    with pytest.raises(CredentialsError, match="env:MODEL_KEY: the environment has no MODEL_KEY"):
         bundle.read("assets/empty")
     monkeypatch.setenv("MAAS_DECRYPTION_KEY", f"file:{tmp_path}/key")
     open_all(path)
@@ -347,7 +358,7 @@ def test_an_encrypted_bundle_gets_another_key(folder: Path, tmp_path: Path) -> N
         open_all(new, decryption_key="env:MODEL_KEY")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("OTHER_MODEL_KEY")
-        with pytest.raises(ConfigError, match="the environment has no OTHER_MODEL_KEY"):
+        with pytest.raises(CredentialsError, match="the environment has no OTHER_MODEL_KEY"):
             seal_bundle(new, tmp_path / "newer.maas", **HOW["both"])
     assert not (tmp_path / "newer.maas").exists()
 

@@ -28,6 +28,7 @@ import pytest
 from maas_sdk.client import AsyncClient, Client, FakeClock, RetryPolicy
 from maas_sdk.errors import (
     ConfigError,
+    CredentialsError,
     DeadlineError,
     DependencyError,
     InputError,
@@ -587,7 +588,7 @@ def test_a_refused_connection_says_where(make: Any) -> None:
         (says(200, HTML, "text/html"), MediaTypeError, "expected an answer of application/x-msg"),
         (says(502, HTML, "text/html"), TransportError, "HTTP 502 .*Bad Gateway"),
         (says(404, HTML, "text/html"), NotFoundError, "HTTP 404 .*check url= and model="),
-        (says(401), ConfigError, "token="),
+        (says(401), CredentialsError, "token="),
         (says(413), TooLargeError, "lower max_request_bytes="),
         (says(302, Location="http://elsewhere/"), ConfigError, "redirects to http://elsewhere/"),
         (says(307, Location="/other"), ConfigError, "use the final address as url="),

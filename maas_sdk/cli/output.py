@@ -81,6 +81,7 @@ def reporting(as_json: bool, debug: bool) -> Iterator[Output]:
         output.document({"error": error.message, "code": traits(error).code})
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
+        # 128 + SIGINT, as shells count it.
         raise typer.Exit(130) from None
 
 
@@ -89,11 +90,12 @@ def extra(name: str) -> Iterator[None]:
     """Around imports that need an extra of the distribution: a missing one is named.
 
     Raises:
-        ConfigError: with the exact install line.
+        DependencyError: with the exact install line.
     """
     try:
         yield
     except ModuleNotFoundError as error:
+        # A module of our own that is missing is a bug here; no extra would bring it.
         if error.name is None or error.name.split(".")[0] == "maas_sdk":
             raise
         raise DependencyError(

@@ -15,6 +15,7 @@ from typing import Any, Final
 from maas_sdk.client.retries import parse_http_date, parse_retry_after
 from maas_sdk.errors import (
     ConfigError,
+    CredentialsError,
     DeadlineError,
     InputError,
     MaasError,
@@ -60,8 +61,8 @@ class Reply:
 # Statuses of replies that carry no code of ours: class and, where it helps, what to do.
 BY_STATUS: Final[dict[int, tuple[type[MaasError], str]]] = {
     400: (WireError, ""),
-    401: (ConfigError, "the endpoint wants credentials: Client(…, token=…)"),
-    403: (ConfigError, "the endpoint refuses these credentials: check token="),
+    401: (CredentialsError, "the endpoint wants credentials: Client(…, token=…)"),
+    403: (CredentialsError, "the endpoint refuses these credentials: check token="),
     404: (NotFoundError, "check url= and model="),
     405: (MethodError, "is this URL a maas_sdk endpoint?"),
     408: (TransportError, ""),

@@ -61,8 +61,8 @@ class Deployment:
         Args:
             workspace: of the deployment.
             stack: folder of the stack to deploy with.
-            terraform: makes what runs Terraform in a folder; raises ``ConfigError`` where it is not
-                installed.
+            terraform: makes what runs Terraform in a folder; raises ``DependencyError`` where it is
+                not installed.
             state: the bucket to have the state in.
         """
         self.workspace = workspace
@@ -116,6 +116,7 @@ class Deployment:
             self.workspace.begin(release)
             terraform.apply()
         else:
+            # `end` only names the release that runs: `begin` is what puts it into the list.
             self.workspace.begin(release)
         self.workspace.end(release)
         return Outcome(release=release, changed=changes, outputs=terraform.outputs())
@@ -145,6 +146,7 @@ class Deployment:
             ConfigError: nothing was deployed from here; or as ``apply``.
         """
         releases = self.workspace.releases()
+        # An apply that was cut off may have made resources: its settings are the last ones sent.
         number = releases.begun or releases.current
         if number is None:
             raise ConfigError(
@@ -166,6 +168,8 @@ class Deployment:
         if not agree():
             raise ConfigError(f"{_NOBODY_ASKED}: nothing was destroyed")
         self.workspace.begin(release)
+        # Terraform destroys by the values in its state, not by the variables: the consent to
+        # lose the models has to be applied before it counts.
         if values.get("force_destroy"):
             terraform.plan(file)
             terraform.apply()

@@ -120,6 +120,7 @@ class Workspace:
         """Keep a zip; return its sha256 and its path."""
         digest = hashlib.sha256(archive.read_bytes()).hexdigest()
         kept = self.source(digest)
+        # Named by its digest: a zip that several releases share is kept once.
         if not kept.exists():
             with disk_errors(kept):
                 kept.parent.mkdir(parents=True, exist_ok=True)
@@ -146,6 +147,7 @@ class Workspace:
     def begin(self, release: Release) -> None:
         """Record that a release is about to be applied."""
         releases = self.releases()
+        # The number is there already when a rollback, or a repeat after a cut, applies it again.
         made = tuple(r for r in releases.made if r.number != release.number)
         made = tuple(sorted((*made, release), key=lambda r: r.number))
         self._write(replace(releases, made=made, begun=release.number))

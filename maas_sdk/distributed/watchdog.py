@@ -29,7 +29,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from maas_sdk.errors import MachineError
+from maas_sdk.errors import ConfigError, MachineError
 
 __all__ = ["Lost", "Watchdog"]
 
@@ -100,8 +100,9 @@ class Watchdog:
         """Wait until all processes are there, then go on watching.
 
         Raises:
-            ConfigError: they are not within ``timeout_s``, with the missing ones; or the port is
-                taken; or two processes have the same id, or another count.
+            ConfigError: two processes have the same id, or another count.
+            MachineError: they are not there within ``timeout_s``, with the missing ones; or the
+                port is taken.
         """
         deadline = time.monotonic() + timeout_s
         if self._id == 0:
@@ -113,7 +114,8 @@ class Watchdog:
         if self._refused or not met:
             message = self._refused or self._missing(timeout_s)
             self.leave()
-            raise MachineError(message, process_id=self._id, process_count=self._count)
+            kind = ConfigError if self._refused else MachineError
+            raise kind(message, process_id=self._id, process_count=self._count)
 
     def leave(self, failure: str | None = None) -> None:
         """Say goodbye, or report a failure, and stop watching."""

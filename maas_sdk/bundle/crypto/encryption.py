@@ -126,7 +126,8 @@ def unwrap(encryption: Encryption, manifest: bytes, reference: str | None = None
         reference: to the user's key; None: ``MAAS_DECRYPTION_KEY``, or else what the manifest says.
 
     Raises:
-        ConfigError: there is no key in that place, or the package is not there.
+        ConfigError: the reference is none, or what it names is not a key.
+        MachineError: there is no key in that place, or the package is not there.
         TransportError: Secret Manager gave no answer.
         SealError: another key, or another manifest than that of then.
     """

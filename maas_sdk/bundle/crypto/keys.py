@@ -103,7 +103,9 @@ def read_key(reference: str, kind: KeyKind) -> bytes:
         kind: what it must be for.
 
     Raises:
-        ConfigError: no such reference, nothing there, no right to it, or not a key of that kind.
+        ConfigError: no such reference, or not a key of that kind.
+        CredentialsError: the environment or Secret Manager has none, or gives no right to it.
+        StorageError: the file cannot be read.
         TransportError: Secret Manager gave no answer.
     """
     scheme, _, rest = reference.partition(":")
@@ -147,6 +149,7 @@ def trusted(keys: Sequence[str]) -> tuple[bytes, ...]:
 
     Raises:
         ConfigError: an entry is neither, or there is no key in all.
+        StorageError: a file cannot be read.
     """
     found: list[bytes] = []
     for entry in filter(None, (key.strip() for key in keys)):
@@ -188,8 +191,9 @@ def write_keys(folder: Path, *, signing: bool = True, encryption: bool = True) -
     ``signing.pub`` is for everybody.
 
     Raises:
-        ConfigError: one of the files is there already; then none is written. Or the folder cannot
-            be written to, or the package ``cryptography`` is not there.
+        ConfigError: one of the files is there already; then none is written.
+        DependencyError: the package ``cryptography`` is not there.
+        StorageError: the folder cannot be written to.
     """
     lines: dict[str, tuple[str, int]] = {}
     public_key = None
@@ -214,7 +218,8 @@ def write_keys(folder: Path, *, signing: bool = True, encryption: bool = True) -
     except OSError as error:
         for path in written:
             path.unlink(missing_ok=True)
-        raise StorageError(
+        kind = ConfigError if isinstance(error, FileExistsError) else StorageError
+        raise kind(
             f"{folder}: {error.strerror or error}; keys are never replaced: choose another folder"
         ) from error
     return Made(tuple(written), public_key)

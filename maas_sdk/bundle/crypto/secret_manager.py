@@ -38,7 +38,8 @@ def read_secret(name: str) -> bytes:
         name: ``projects/PROJECT/secrets/NAME/versions/VERSION``; the version may be ``latest``.
 
     Raises:
-        ConfigError: no such name or secret, no right to it, or no credentials here.
+        ConfigError: that is no name of a secret's version.
+        CredentialsError: no such secret, no right to it, or no credentials here.
         TransportError: no answer after three tries, or one that was garbled on its way.
     """
     if not _NAME.fullmatch(name):

@@ -196,6 +196,7 @@ def verify(
             raise ConfigError(f"--tier: expected executable or program, got {tier!r}")
         folder = find_bundle(bundle)
         opened = open_bundle(folder, trusted_keys=trusted_key or None)
+        # Before the engine loads anything: an executable that was changed must not run.
         opened.check()
         seal = seal_of(opened)
         with extra("serve"):

@@ -127,7 +127,7 @@ def seal_of(bundle: Bundle) -> dict[str, object]:
 
     Raises:
         SealError: the signature is not one of this bundle.
-        ConfigError: there is one, and the package ``cryptography`` is not there.
+        DependencyError: there is one, and the package ``cryptography`` is not there.
     """
     signer = None
     if bundle.signature is not None:
