@@ -357,7 +357,7 @@ def stated(tree: ast.Module) -> list[str] | None:
     """``__all__``, or None."""
     for node in tree.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return [str(ast.literal_eval(item)) for item in node.value.elts]
+            return [str(name) for name in ast.literal_eval(node.value)]
     return None
 
 
