@@ -159,7 +159,15 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
         if file.is_file() and "__pycache__" not in file.parts
     }
     assert held == files
-    assert {Path(file).suffix for file in files} >= {".py", ".typed", ".lock", ".txt", ".css", ".html", ".toml"}
+    assert {Path(file).suffix for file in files} >= {
+        ".py",
+        ".typed",
+        ".lock",
+        ".txt",
+        ".css",
+        ".html",
+        ".toml",
+    }
     for extra in EXTRAS:
         assert f"Provides-Extra: {extra}\n" in text
 
@@ -279,4 +287,3 @@ def test_the_demo(wheel: Path, tmp_path: Path) -> None:
     environment.install("demo")
     environment.maas("demo")
     assert "</html>" in (environment.work / "demo-out" / "report.html").read_text()
-
