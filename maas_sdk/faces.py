@@ -3,7 +3,10 @@
 A face lists what a user needs. Where importing all of it would cost a service its start, or bring a
 package that only one name needs, the face has its imports for types alone and this at its end:
 
-    __getattr__ = lazy_names(__name__, {"open_store": "opening"})
+    if not TYPE_CHECKING:
+        __getattr__ = lazy_names(__name__, {"open_store": "opening"})
+
+Type checkers do not see it: with a ``__getattr__`` they would take any name at all.
 """
 
 from __future__ import annotations

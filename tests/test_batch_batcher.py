@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from maas_sdk.batch.batcher import Batcher, cut
 from maas_sdk.tables.chunk import Chunk, chunk_of
 
 
-def chunk(first: int, rows: int, flawed: set[int] = frozenset()) -> Chunk:
+def chunk(first: int, rows: int, flawed: Set[int] = frozenset()) -> Chunk:
     """Rows whose input is their number, and whose key is the number as text."""
     numbers = np.arange(first, first + rows)
     return chunk_of(

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet
+import pyarrow.parquet  # type: ignore[import-untyped]  # it has no types
 import pytest
 
 ROWS = 100_000

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-import pyarrow.parquet
+import pyarrow.parquet  # type: ignore[import-untyped]  # it has no types
 import pytest
 
 from maas_sdk.batch.destination import Folder

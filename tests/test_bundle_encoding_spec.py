@@ -160,8 +160,11 @@ CASES: dict[str, tuple[Stored, np.ndarray]] = {
     "signs": (
         compose("w", "signs", {"codes": codes(SIGNS, 3), "betas": BETAS}, **F32),
         sum(
-            (BETAS[..., order] * (2 * (SIGNS >> order & 1) - 1).astype(np.float32))
-            for order in range(3)
+            (
+                BETAS[..., order] * (2 * (SIGNS >> order & 1) - 1).astype(np.float32)
+                for order in range(3)
+            ),
+            start=np.zeros(SHAPE, np.float32),
         ),
     ),
     "bitmap": (pack_bitmap("w", SPARSE), SPARSE),
@@ -188,7 +191,7 @@ HOST_ONLY = {name for name in CASES if "zstd" in name or "zlib" in name}
 # One element, none, and rows shorter than a byte of the mask.
 SMALL: dict[str, Stored] = {
     "scaled scalar": compose(
-        "w", "scaled", {"codes": np.int8(3)[()].reshape(()), "scale": np.float32(2).reshape(())},
+        "w", "scaled", {"codes": np.int8(3)[()].reshape(()), "scale": np.array(2, np.float32)},
         dtype="float32", shape=(),
     ),
     "codebook scalar": compose(
@@ -259,15 +262,15 @@ def test_stored_bytes_are_those_of_the_file() -> None:
 def test_decoding_takes_little_besides_the_result() -> None:
     """4-bit codes of 32 MB of float32: their unpacked bytes are never all there at once."""
     values = whole(0, 16, (4096, 2048)).astype(np.uint8)
-    for made in (
-        {"scheme": "scaled", "parts": {"scale": normal(4096, 32)}},
-        {"scheme": "codebook", "parts": {"codebook": BOOK}},
+    for scheme, parts in (
+        ("scaled", {"scale": normal(4096, 32)}),
+        ("codebook", {"codebook": BOOK}),
     ):
         packed = pack_codes("w/codes", values, bits=4)
         stored = compose(
             "w",
-            made["scheme"],
-            {"codes": packed, **made["parts"]},
+            scheme,
+            {"codes": packed, **parts},
             dtype="float32",
             shape=values.shape,
         )
@@ -496,10 +499,11 @@ def test_a_stream_that_is_cut_or_goes_on_anywhere(codec: str) -> None:
 @pytest.mark.parametrize("codec", ["zstd", "zlib"])
 def test_a_stream_never_takes_more_memory_than_its_tensor(codec: str) -> None:
     """A stream of 256 MB of zeros that says it is 1000 bytes is stopped at once."""
-    squeeze: Callable[[bytes], bytes] = {
+    squeezers: dict[str, Callable[[bytes], bytes]] = {
         "zstd": zstandard.ZstdCompressor(write_content_size=False).compress,
         "zlib": zlib.compress,
-    }[codec]
+    }
+    squeeze = squeezers[codec]
     bomb = np.frombuffer(squeeze(bytes(2**28)), np.uint8)
     made = Encoding(scheme=codec, dtype="uint8", shape=(1000,), parts={"data": "t"})
     tracemalloc.start()

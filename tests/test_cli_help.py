@@ -18,7 +18,7 @@ from maas_sdk import __version__
 from maas_sdk.cli.app import app
 from maas_sdk.cli.panels import PANELS, panel_of
 
-ROOT = typer.main.get_command(app)
+ROOT: Any = typer.main.get_command(app)  # a group: typer promises a command
 DOCS = Path(__file__).parent.parent / "docs" / "cli.md"
 GENERATOR = DOCS.parent / "generate" / "cli.py"
 

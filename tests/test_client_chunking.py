@@ -105,7 +105,7 @@ def test_bytes_bound_a_chunk_too() -> None:
 def test_a_large_batch_is_split_by_rows_and_joined() -> None:
     """Inputs without a batch dimension go with every piece; no piece is over the limit."""
     x = np.arange(10_000, dtype=np.float32).reshape(100, 100)
-    item = {"x": x, "scale": np.float32(3).reshape(())}
+    item = {"x": x, "scale": np.array(3, np.float32)}
     chunks = list(chunks_of(chunker("batches", max_bytes=9_000), [item]))
     assert len(chunks) > 4
     assert all(part.inputs["scale"] is item["scale"] for (part,) in chunks)

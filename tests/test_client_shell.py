@@ -470,7 +470,12 @@ async def test_asynchronous_iterables_are_taken(endpoint: Endpoint) -> None:
 async def test_a_cancelled_caller_leaves_nothing_running(endpoint: Endpoint) -> None:
     """Cancelling the task that iterates cancels the requests in flight."""
     release = threading.Event()
-    endpoint.script.extend([lambda handler: (release.wait(20), hang_up(handler))] * 4)
+
+    def held(handler: Handler) -> None:
+        release.wait(20)
+        hang_up(handler)
+
+    endpoint.script.extend([held] * 4)
 
     async def consume(client: AsyncClient) -> None:
         async for _ in client.predict_many(X, batch_rows=1):

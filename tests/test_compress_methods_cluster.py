@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from scipy.cluster.vq import kmeans2
+from scipy.cluster.vq import kmeans2  # type: ignore[import-untyped]  # its types are a package of their own
 
 from maas_sdk.compress.methods import cluster
 from maas_sdk.compress.methods.cluster import BITS, SAMPLE, kmeans, sparse

@@ -45,8 +45,8 @@ def test_groups_are_neighbours(layout: MatrixView) -> None:
     size = layout.group(2)
     assert size == 2
     groups = layout.inputs // size
-    numbers = np.arange(layout.channels * groups, dtype=np.float32)
-    numbers = numbers.reshape(layout.channels, groups)
+    counted = np.arange(layout.channels * groups, dtype=np.float32)
+    numbers = counted.reshape(layout.channels, groups)
     laid = layout.from_matrix(numbers)
     axis = layout.in_axes[-1]
     assert laid.shape[axis] * size == layout.shape[axis]

@@ -58,7 +58,7 @@ def test_without_vectors_only_histograms() -> None:
     assert len(found["w"].histograms) == 1
 
 
-CONVS = {
+CONVS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "plain": ("NHWC", "HWIO", {}),
     "strides": ("NHWC", "HWIO", {"window_strides": (2, 1), "padding": "VALID"}),
     "dilation": ("NHWC", "HWIO", {"rhs_dilation": (2, 1)}),

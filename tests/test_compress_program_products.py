@@ -56,8 +56,8 @@ def decoded(model: QuantizedModel) -> np.ndarray:
 def int8_rows(x: np.ndarray, limit: Any = None) -> tuple[np.ndarray, np.ndarray]:
     """Codes and scales of rows, by NumPy."""
     axes = tuple(range(1, x.ndim))
-    largest = np.abs(x).max(axis=axes, keepdims=True) if limit is None else np.float32(limit)
-    scale = (largest / np.float32(127)).astype(np.float32)
+    largest = np.abs(x).max(axis=axes, keepdims=True) if limit is None else limit
+    scale = np.asarray(largest, np.float32) / np.float32(127)
     return np.clip(np.rint(x / scale), -127, 127).astype(np.int64), scale
 
 

@@ -214,7 +214,7 @@ def test_which_products_are_seen(name: str) -> None:
     assert set(products.arrays) == set(arrays)
 
 
-CONVS = {
+CONVS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "plain": ((3, 3, 4, 8), {}),
     "strides": ((3, 3, 4, 8), {"window_strides": (2, 1), "padding": "VALID"}),
     "dilation": ((3, 3, 4, 8), {"rhs_dilation": (2, 2)}),

@@ -25,14 +25,15 @@ def demo_result():
 
 def test_each_stage_leaves_one_line() -> None:
     """Finished stages stay as a line with what they found; a failed one leaves none."""
-    console = Console(file=io.StringIO(), width=120)
+    page = io.StringIO()
+    console = Console(file=page, width=120)
     with Screen(console) as screen:
         with screen.stage("train") as watch:
             watch.progress(1, 2, "half [way]")
             watch.done("98 % [right]")
         with pytest.raises(ValueError, match="x"), screen.stage("export"):
             raise ValueError("x")
-    written = console.file.getvalue()
+    written = page.getvalue()
     assert "✓ train" in written
     assert "98 % [right]" in written
     assert "✓ export" not in written
@@ -40,9 +41,10 @@ def test_each_stage_leaves_one_line() -> None:
 
 def test_the_table_shows_every_figure_and_check() -> None:
     """Accuracy, cold start by stage, latency, rows per second, and what had to hold."""
-    console = Console(file=io.StringIO(), width=120)
+    page = io.StringIO()
+    console = Console(file=page, width=120)
     console.print(table(demo_result()))
-    written = console.file.getvalue()
+    written = page.getvalue()
     for words in (
         "98.61 %",
         "306 ms",

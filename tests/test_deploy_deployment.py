@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maas_sdk.deploy.backend import StateBucket
 from maas_sdk.deploy.deployment import Deployment
 from maas_sdk.deploy.settings import (
     Instance,
@@ -181,6 +182,9 @@ class Dies:
     """Terraform that is killed while it applies."""
 
     def init(self) -> None:
+        pass
+
+    def keep_state(self, place: StateBucket) -> None:
         pass
 
     def plan(self, variables: Path, *, destroy: bool = False) -> bool:

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]  # its types are a package of their own
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

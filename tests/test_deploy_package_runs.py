@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-import psutil
+import psutil  # type: ignore[import-untyped]  # its types are a package of their own
 import pytest
 
 from maas_sdk.deploy.package import package

@@ -68,7 +68,9 @@ time.sleep(600)
     assert took_s < 60
     assert caught.value.evidence["process"] == 1
     assert caught.value.evidence["exit_code"] == -signal.SIGKILL
-    for output in caught.value.evidence["outputs"]:
+    outputs = caught.value.evidence["outputs"]
+    assert isinstance(outputs, (list, tuple))
+    for output in outputs:
         with pytest.raises(ProcessLookupError):
             os.kill(int(output.split()[1]), 0)
 

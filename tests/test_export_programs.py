@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -117,7 +119,8 @@ def test_outputs_are_named():
     """One array is ``output``, a tuple ``output_0``…, nested dicts are joined by slashes."""
 
     def outputs(apply):
-        return list(trace(*setup(apply, {}), 2).outputs)
+        model, request = setup(apply, {})
+        return list(trace(model, request, 2).outputs)
 
     assert outputs(lambda w, x: x) == ["output"]
     assert outputs(lambda w, x: (x, [x])) == ["output_0", "output_1/0"]
@@ -132,8 +135,9 @@ def test_an_error_of_the_model_is_passed_on():
     def apply(weights, inputs):
         raise ValueError("kernel mismatch")
 
+    model, request = setup(apply, {})
     with pytest.raises(ExportError, match=r"input: float32\[2, 4\]: ValueError: kernel mismatch"):
-        trace(*setup(apply, {}), 2)
+        trace(model, request, 2)
 
 
 def test_random_numbers_are_refused():
@@ -205,4 +209,5 @@ def test_bad_buckets(buckets):
 
 def test_buckets_are_sorted_and_each_once():
     """The order in which the user names them does not matter."""
-    assert check_buckets([8, 1, np.int64(8)]) == (1, 8)
+    numbers: list[Any] = [8, 1, np.int64(8)]
+    assert check_buckets(numbers) == (1, 8)

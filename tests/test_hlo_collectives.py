@@ -33,7 +33,9 @@ MIB = 2**20
 
 
 def compiled(fn, *arguments, **options) -> str:
-    return jax.jit(fn, **options).lower(*arguments).compile().as_text()
+    text = jax.jit(fn, **options).lower(*arguments).compile().as_text()
+    assert text is not None
+    return text
 
 
 def test_five_kinds_with_their_bytes():
@@ -85,7 +87,7 @@ def test_a_loop_counts_as_often_as_it_turns():
 
     def endless(x):
         return lax.while_loop(
-            lambda c: c[0] > 1e-3, lambda c: (jnp.sum(c[1] ** 2), c[1] * 0.5), (1.0, x)
+            lambda c: c[0] > 1e-3, lambda c: (jnp.sum(c[1] ** 2), c[1] * 0.5), (jnp.float32(1), x)
         )[1]
 
     [reduce] = collectives(compiled(endless, x))

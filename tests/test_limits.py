@@ -23,8 +23,7 @@ from maas_sdk.export import DEFAULT_BUCKETS, TARGETS
 from maas_sdk.runtime import CheckedCall, Engine, load
 from maas_sdk.runtime.load import local_host
 from maas_sdk.runtime.tiers import choose
-from maas_sdk.serve.core.endpoint import Endpoint, Request, Response
-from maas_sdk.serve.host import ModelHost
+from maas_sdk.serve import Endpoint, ModelHost, Request, Response
 from maas_sdk.tensors import TensorSpec
 from maas_sdk.wire.frames import CONTENT_TYPE, Call, encode_calls
 

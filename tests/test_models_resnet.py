@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -46,10 +47,10 @@ def test_images_shrink_as_published(stem: str, size: int, expected: int) -> None
 
     def call(images: jax.Array) -> jax.Array:
         model = ResNet(config, rngs=nnx.Rngs(0))
-        head = model.head
+        head, stage = model.head, cast("Any", model.stages[-1])
         model.head = lambda x: (seen.append(x.shape), head(x))[1]  # type: ignore[assignment]
-        last = model.stages[-1][-1]
-        model.stages[-1][-1] = lambda x: (seen.append((y := last(x)).shape), y)[1]
+        last = stage[-1]
+        stage[-1] = lambda x: (seen.append((y := last(x)).shape), y)[1]
         return model(images)
 
     logits = jax.eval_shape(call, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))

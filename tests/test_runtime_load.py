@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -298,7 +300,7 @@ def test_a_program_with_complex_numbers(tmp_path):
         np.testing.assert_allclose(engine.predict(x), apply({"a": a}, x), atol=1e-5)
 
 
-LINALG = {
+LINALG: dict[str, Callable[..., Any]] = {
     "cholesky": jnp.linalg.cholesky,
     "eigh": lambda a: tuple(jnp.linalg.eigh(a)),
     "svd": lambda a: jnp.linalg.svd(a, compute_uv=False),

@@ -353,9 +353,10 @@ def test_handle_never_raises(path: str, method: str, body: bytes) -> None:
 def test_status_metadata_and_health() -> None:
     """The GET paths: live, ready, TensorFlow Serving's status, and its metadata with our tier."""
     engine = FakeEngine()
-    endpoint = endpoint_of(engine)
+    host = ModelHost(lambda: engine)
+    endpoint = Endpoint(host)
     assert document(get(endpoint, "/v2/health/live")) == {"live": True}
-    endpoint.hosts[0].engine(10)
+    host.engine(10)
     assert document(get(endpoint, "/v2/health/ready")) == {"ready": True}
     (status,) = document(get(endpoint, "/v1/models/toy"))["model_version_status"]
     assert (status["version"], status["state"]) == ("1", "AVAILABLE")
@@ -395,14 +396,15 @@ def test_not_ready_says_when_to_come_back() -> None:
         go.wait(30)
         return FakeEngine()
 
-    endpoint = Endpoint(ModelHost(load), EndpointLimits(ready_wait_s=0.01))
+    host = ModelHost(load)
+    endpoint = Endpoint(host, EndpointLimits(ready_wait_s=0.01))
     response = post(endpoint, b'{"instances": [[1, 2]]}')
     assert (response.status, dict(response.headers)["Retry-After"]) == (503, "1")
     assert get(endpoint, "/v2/health/ready").status == 503
     (status,) = document(get(endpoint, "/v1/models/toy"))["model_version_status"]
     assert status["state"] == "LOADING"
     go.set()
-    endpoint.hosts[0].engine(30)
+    host.engine(30)
     assert post(endpoint, b'{"instances": [[1, 2]]}').status == 200
 
 

@@ -50,7 +50,10 @@ def step_text(model: nnx.Module, mesh: jax.sharding.Mesh, tokens: jax.ShapeDtype
 
     shapes = jax.tree.map(placed, params, layout.shardings)
     gradient = jax.jit(jax.grad(loss), out_shardings=layout.shardings)
-    return gradient.lower(shapes, placed(tokens, batch_sharding(mesh))).compile().as_text()
+    lowered = gradient.lower(shapes, placed(tokens, batch_sharding(mesh)))
+    text = lowered.compile().as_text()
+    assert text is not None
+    return text
 
 
 @pytest.mark.slow

@@ -215,17 +215,19 @@ def test_a_batch_is_cut_by_rows() -> None:
     """Each device holds its share of the rows, in order, and the whole is what it was."""
     rows = np.arange(16 * 3).reshape(16, 3)
     for mesh in (mesh_for("data"), mesh_for("fsdp"), make_mesh({"data": 2, "fsdp": 4})):
-        placed = place_batch(mesh, {"inputs": rows})["inputs"]
+        batch: dict[str, Any] = {"inputs": rows}
+        placed = place_batch(mesh, batch)["inputs"]
         assert [shard.data.shape for shard in placed.addressable_shards] == [(2, 3)] * 8
         np.testing.assert_array_equal(placed, rows)
 
 
 def test_a_batch_is_whole_over_the_other_axes() -> None:
     """Only ``data`` and ``fsdp`` cut rows; devices along ``tensor`` see the same ones."""
-    placed = place_batch(make_mesh({"data": 2, "tensor": 4}), np.arange(8))
+    rows: Any = np.arange(8)
+    placed = place_batch(make_mesh({"data": 2, "tensor": 4}), rows)
     assert {shard.data.shape for shard in placed.addressable_shards} == {(4,)}
     alone = make_mesh({"tensor": 8})
-    assert place_batch(alone, np.arange(8)).sharding.is_fully_replicated
+    assert place_batch(alone, rows).sharding.is_fully_replicated
     assert (row_parts(alone), row_parts(make_mesh({"data": 2, "fsdp": 4}))) == (1, 8)
 
 

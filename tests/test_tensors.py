@@ -130,7 +130,7 @@ SIGNATURE = Signature(
 )
 GOOD: dict[str, np.ndarray[Any, Any]] = {
     "x": np.zeros((2, 3), np.float32),
-    "scale": np.int32(1).reshape(()),
+    "scale": np.array(1, np.int32),
     "mask": np.ones(2, np.bool_),
 }
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
-import pyarrow.parquet
+import psutil  # type: ignore[import-untyped]  # its types are a package of their own
+import pyarrow.parquet  # type: ignore[import-untyped]  # it has no types
 import pytest
 
 from maas_sdk.client import Client

@@ -12,8 +12,7 @@ from maas_sdk.bundle import open_bundle
 from maas_sdk.client import Client, RetryPolicy
 from maas_sdk.errors import ConfigError, InputError, MaasError, NotFoundError, TooLargeError
 from maas_sdk.runtime import load
-from maas_sdk.serve.core.endpoint import Endpoint, EndpointLimits
-from maas_sdk.serve.host import ModelHost
+from maas_sdk.serve import Endpoint, EndpointLimits, ModelHost
 from maas_sdk.testing import EndpointTransport, served_client, tiny_bundle
 
 W = np.arange(12, dtype=np.float32).reshape(4, 3)

@@ -263,13 +263,14 @@ def test_arrays_have_any_names() -> None:
 def test_a_position_is_of_its_order() -> None:
     """Another batch size, seed, sampling or data is refused, and said, before work is lost."""
     state = batches(DATA, batch_size=10, seed=0).get_state()
-    for change, message in [
+    changes: list[tuple[dict[str, Any], str]] = [
         ({"batch_size": 5}, "batch_size was 10, is 5"),
         ({"seed": 1}, r"seed was 0, is 1"),
         ({"sampling": Balanced(labels=LABELS)}, "order_crc32 was"),
         ({"drop_remainder": False}, "drop_remainder was 1, is 0"),
-    ]:
-        run = batches(DATA, **{"batch_size": 10, "seed": 0, **change})  # type: ignore[arg-type]
+    ]
+    for change, message in changes:
+        run = batches(DATA, **{"batch_size": 10, "seed": 0, **change})
         with pytest.raises(ConfigError, match=message):
             run.set_state(state)
     fewer = batches(DATA.take(np.arange(40)), batch_size=10, seed=0)

@@ -163,7 +163,8 @@ def test_muon_takes_matrices_and_adam_the_rest() -> None:
 
 def test_adamw_against_numpy() -> None:
     """Two steps by the paper's formula, Loshchilov and Hutter 2019, algorithm 2."""
-    w, g, m, v = np.array([[1.0, -2.0]]), np.array([[0.5, 0.1]]), 0.0, 0.0
+    w, g = np.array([[1.0, -2.0]]), np.array([[0.5, 0.1]])
+    m, v = np.zeros_like(w), np.zeros_like(w)
     params, optimizer = (
         {"kernel": jnp.asarray(w)},
         make_optimizer(

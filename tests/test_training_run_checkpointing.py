@@ -47,6 +47,26 @@ def kept(folder: Path, **settings: Any) -> TrainConfig:
     )
 
 
+# A field → what is given instead of its value.
+OTHER_OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "name": {"name": "sgd"},
+    "learning_rate": {"learning_rate": 0.1},
+    "schedule": {"schedule": lambda count: 0.1},
+    "warmup_fraction": {"warmup_fraction": 0.0},
+    "end_fraction": {"end_fraction": 0.1},
+    "cooldown_fraction": {"cooldown_fraction": 0.1},
+    "pieces": {"pieces": ((0.5, 0.2),)},
+    "weight_decay": {"weight_decay": 0.1},
+    "decay_mask": {"decay_mask": "all"},
+    "clip_norm": {"clip_norm": None},
+    "clip_value": {"clip_value": 1.0},
+    "clip_adaptive": {"clip_adaptive": 0.1},
+    "accumulate_steps": {"accumulate_steps": 2},
+    "ema_decay": {"ema_decay": 0.9},
+    "options": {"options": {"b2": 0.95}},
+}
+
+
 @pytest.mark.parametrize(
     ("change", "differ"),
     [
@@ -58,23 +78,7 @@ def kept(folder: Path, **settings: Any) -> TrainConfig:
         ({"label_smoothing": 0.1}, "label_smoothing"),
         *(
             ({"optimizer": OptimizerConfig(**{"schedule": "constant", **one})}, f"optimizer.{name}")
-            for name, one in {
-                "name": {"name": "sgd"},
-                "learning_rate": {"learning_rate": 0.1},
-                "schedule": {"schedule": lambda count: 0.1},
-                "warmup_fraction": {"warmup_fraction": 0.0},
-                "end_fraction": {"end_fraction": 0.1},
-                "cooldown_fraction": {"cooldown_fraction": 0.1},
-                "pieces": {"pieces": ((0.5, 0.2),)},
-                "weight_decay": {"weight_decay": 0.1},
-                "decay_mask": {"decay_mask": "all"},
-                "clip_norm": {"clip_norm": None},
-                "clip_value": {"clip_value": 1.0},
-                "clip_adaptive": {"clip_adaptive": 0.1},
-                "accumulate_steps": {"accumulate_steps": 2},
-                "ema_decay": {"ema_decay": 0.9},
-                "options": {"options": {"b2": 0.95}},
-            }.items()
+            for name, one in OTHER_OPTIMIZERS.items()
         ),
         ({"optimizer": OptimizerConfig(schedule="constant", skip_nonfinite=3)}, None),
         ({"steps": 9}, None),

@@ -42,7 +42,10 @@ def lines(folder: Path) -> list[dict[str, float]]:
 
 def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """What TensorBoard shows of a folder."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    # It has no types.
+    from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+        EventAccumulator,
+    )
 
     found = EventAccumulator(str(folder))
     found.Reload()

@@ -80,9 +80,9 @@ def test_masters_stay_float32_while_the_model_computes_in_bfloat16() -> None:
     seen: list[Any] = []
 
     class Spy(nnx.Linear):
-        def __call__(self, x: jax.Array) -> jax.Array:
-            seen.append((x.dtype, self.kernel[...].dtype))
-            return super().__call__(x)
+        def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+            seen.append((inputs.dtype, self.kernel[...].dtype))
+            return super().__call__(inputs, out_sharding)
 
     policy = Policy.parse("bf16")
     optimizer = optax.adam(1e-3)
@@ -201,9 +201,9 @@ def test_what_a_module_keeps_for_the_objective_is_no_state() -> None:
     """An intermediate may be read by the objective, and does not change the state's structure."""
 
     class Telling(nnx.Linear):
-        def __call__(self, x: jax.Array) -> jax.Array:
-            self.seen = nnx.Intermediate(x.mean())
-            return super().__call__(x)
+        def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+            self.seen = nnx.Intermediate(inputs.mean())
+            return super().__call__(inputs, out_sharding)
 
     graphdef, state = create_train_state(Telling(4, 3, rngs=nnx.Rngs(0)), optax.sgd(0.1), Policy())
     structure = jax.tree.structure(state)

@@ -1,4 +1,4 @@
-"""The wheel, as a stranger installs it: each extra in an environment of its own does what it promises.
+"""The wheel, as a stranger installs it: each extra does what it promises.
 
 An environment starts empty and gets the wheel with one extra after another. Versions are those of
 the environment that runs the tests, so that the same test holds for the lock and for the newest.
@@ -39,7 +39,7 @@ NOT_RUN = {
     "tpu": "270 MB that need a TPU",
     "tpu-plan": "the same libtpu; the tests of the TPU compiler install it from its lock",
 }
-RUN = {"serve", "train", "data", "zstd", "gcp", "seal", "tensorboard", "cli", "demo"}
+RUN = {"serve", "train", "evaluate", "data", "zstd", "gcp", "seal", "tensorboard", "cli", "demo"}
 # Settings of the tests' own process, or of the machine, that a newcomer does not have.
 FOREIGN = ("MAAS_", "XLA_", "JAX_", "PYTHON", "VIRTUAL_ENV")
 
@@ -269,16 +269,23 @@ config = TrainConfig(epochs=2, batch_size=16, log_folder="logs", tensorboard=Tru
 result = Trainer(config).fit(nnx.Linear(4, 2, rngs=nnx.Rngs(0)), Split(train=data, test=data))
 export(result.model, x[:4], path="trained.maas", buckets=(1,))
 """
+EVALUATE = """
+import numpy as np
+from maas_sdk.evaluate import classification
+print(classification(np.eye(3, dtype=np.float32), np.arange(3)).macro_f1)
+"""
 
 
 def test_training(wheel: Path, tmp_path: Path) -> None:
-    """[train] trains and exports what answers; [tensorboard] adds logs."""
+    """[train] trains and exports what answers; [tensorboard] adds logs, [evaluate] metrics."""
     environment = Environment(tmp_path / "train", wheel)
     environment.install("train")
     environment.install("tensorboard")
     environment.python(TRAIN)
     assert list((environment.work / "logs").rglob("events.out.tfevents.*"))
     assert environment.python(LOAD, "trained.maas").startswith("[[")
+    environment.install("evaluate")
+    assert environment.python(EVALUATE) == "1.0\n"
 
 
 def test_the_demo(wheel: Path, tmp_path: Path) -> None:

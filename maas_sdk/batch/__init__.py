@@ -26,9 +26,10 @@ __all__ = [
     "predict_files",
 ]
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "on_event": "event",
-    },
-)
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "on_event": "event",
+        },
+    )

@@ -30,10 +30,11 @@ __all__ = [
     "write_weights",
 ]
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "Program": "manifest",
-        "seal_bundle": "seal",
-    },
-)
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "Program": "manifest",
+            "seal_bundle": "seal",
+        },
+    )

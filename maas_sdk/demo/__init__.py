@@ -18,9 +18,10 @@ __all__ = [
     "load_split",
 ]
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "load_split": "digits",
-    },
-)
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "load_split": "digits",
+        },
+    )

@@ -1,19 +1,21 @@
-"""Classification metrics: accuracy, per-class scores, calibration.
+"""Classification metrics: accuracy, per-class scores, area under ROC, calibration.
 
 The rule it keeps: numpy in, plain numbers out; nothing here depends on the source of the answers,
-so the same code evaluates the in-process model and the endpoint.
+so the same code evaluates the in-process model and the endpoint. The per-class scores and the area
+are scikit-learn's. Log loss is not: scikit-learn clips probabilities, which hides how wrong a
+confident answer is. It has no calibration error.
 
 Dimension letters: N rows, K classes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
-from maas_sdk.errors import InputError
-from maas_sdk.evaluate.ranking import macro_auc
+from maas_sdk.errors import DependencyError, InputError
 from maas_sdk.tensors import Array
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "accuracy",
     "classification",
     "confusion_matrix",
+    "scikit_learn_metrics",
 ]
 
 
@@ -39,16 +42,6 @@ class ClassScore:
     recall: float
     # Harmonic mean of the two.
     f1: float
-
-    def to_dict(self) -> dict[str, object]:
-        """Return the score as JSON-ready values."""
-        return {
-            "name": self.name,
-            "support": self.support,
-            "precision": self.precision,
-            "recall": self.recall,
-            "f1": self.f1,
-        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +62,12 @@ class Classification:
     rows: int
     # Share of rows whose most likely class is their label.
     accuracy: float
+    # Unweighted mean of the classes' F1, over those that occur as a label or as an answer.
+    f1: float
+    # Area under the ROC curve, one class against the rest, mean over classes; None with one class.
+    auc: float | None
+    # Mean of -log softmax at the label, in nats.
+    log_loss: float
     classes: tuple[ClassScore, ...]
     # [K, K] counts: row = the label, column = what it was called.
     confusion: tuple[tuple[int, ...], ...]
@@ -77,29 +76,10 @@ class Classification:
     calibration_error: float
     # The ten bins that the error is taken over, lowest confidence first.
     calibration: tuple[CalibrationBin, ...]
-    # Unweighted mean of the classes' F1, over those that occur as a label or as an answer.
-    f1: float
-    # Area under the ROC curve, one class against the rest, mean over classes; None with one class.
-    auc: float | None
-    # Mean of -log softmax at the label, in nats.
-    log_loss: float
 
     def to_dict(self) -> dict[str, object]:
         """Return the metrics as JSON-ready values."""
-        return {
-            "rows": self.rows,
-            "accuracy": self.accuracy,
-            "f1": self.f1,
-            "auc": self.auc,
-            "log_loss": self.log_loss,
-            "classes": [score.to_dict() for score in self.classes],
-            "confusion": [list(row) for row in self.confusion],
-            "calibration_error": self.calibration_error,
-            "calibration": [
-                {"rows": b.rows, "confidence": b.confidence, "accuracy": b.accuracy}
-                for b in self.calibration
-            ],
-        }
+        return asdict(self)
 
 
 def accuracy(logits: Array, labels: Array) -> float:
@@ -153,7 +133,9 @@ def classification(
         class_names: K names; None numbers them.
 
     Raises:
-        InputError: no rows, or shapes, labels or names that do not belong together.
+        InputError: no rows; shapes, labels or names that do not belong together; a row of logits
+            without a finite largest one.
+        DependencyError: scikit-learn is not installed.
     """
     _check(logits, labels)
     classes = logits.shape[1]
@@ -162,32 +144,62 @@ def classification(
         raise InputError(f"class_names: expected {classes} names, got {len(names)}")
     predicted = np.argmax(logits, axis=-1)
     counts = confusion_matrix(predicted, labels, classes=classes)
-    hits = counts.diagonal()
-    precision, recall = _ratio(hits, counts.sum(axis=0)), _ratio(hits, counts.sum(axis=1))
-    f1 = _ratio(2 * precision * recall, precision + recall)
-    occurring = (counts.sum(axis=0) + counts.sum(axis=1)) > 0
+    if not np.isfinite(logits.max(axis=-1).astype(np.float64)).all():
+        raise InputError("logits: expected numbers, got NaN or infinity: such rows have no ranking")
+    metrics = scikit_learn_metrics()
+    scores = metrics.precision_recall_fscore_support(
+        labels, predicted, labels=np.arange(classes), zero_division=0.0
+    )
     log_probabilities = _log_softmax(logits)
     bins = _bins(np.exp(log_probabilities.max(axis=-1)), predicted == labels)
     return Classification(
         rows=len(labels),
         accuracy=accuracy(logits, labels),
+        f1=float(metrics.f1_score(labels, predicted, average="macro", zero_division=0.0)),
+        auc=_macro_auc(log_probabilities, labels, metrics.roc_auc_score),
+        log_loss=-float(log_probabilities[np.arange(len(labels)), labels].mean()),
         classes=tuple(
             ClassScore(
-                name=names[k],
-                support=int(counts[k].sum()),
-                precision=float(precision[k]),
-                recall=float(recall[k]),
-                f1=float(f1[k]),
+                name=name,
+                support=int(support),
+                precision=float(precision),
+                recall=float(recall),
+                f1=float(f1),
             )
-            for k in range(classes)
+            for name, precision, recall, f1, support in zip(names, *scores, strict=True)
         ),
-        confusion=tuple(tuple(int(count) for count in row) for row in counts),
+        confusion=tuple(tuple(row) for row in counts.tolist()),
         calibration_error=sum(b.rows * abs(b.accuracy - b.confidence) for b in bins) / len(labels),
         calibration=bins,
-        f1=float(f1[occurring].mean()),
-        auc=macro_auc(logits, labels),
-        log_loss=-float(log_probabilities[np.arange(len(labels)), labels].mean()),
     )
+
+
+def scikit_learn_metrics() -> Any:
+    """Return the module ``sklearn.metrics``, imported here so that other metrics need none of it.
+
+    Raises:
+        DependencyError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn import metrics
+    except ImportError as error:
+        raise DependencyError(
+            "a classifier's metrics are computed by scikit-learn, which is not installed: "
+            "pip install 'maas-sdk[evaluate]'",
+            package="scikit-learn",
+        ) from error
+    return metrics
+
+
+def _macro_auc(log_probabilities: Array, labels: Array, roc_auc_score: Any) -> float | None:
+    """Return the mean area over the classes with rows inside and outside; None if there is none."""
+    found = np.unique(labels)
+    if len(found) < 2:
+        return None
+    # Log-probabilities rank as probabilities do, without rounding small ones to equal; scikit-learn
+    # refuses the -inf of a class that is masked out.
+    scores = np.maximum(log_probabilities, np.finfo(np.float64).min)
+    return float(np.mean([roc_auc_score(labels == k, scores[:, k]) for k in found]))
 
 
 def _log_softmax(logits: Array) -> Array:

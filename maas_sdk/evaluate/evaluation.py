@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 
 from maas_sdk.errors import ConfigError, InputError
-from maas_sdk.evaluate.accuracy import Classification, classification
+from maas_sdk.evaluate.accuracy import Classification, classification, scikit_learn_metrics
 from maas_sdk.evaluate.answers import Inputs, answerer, rows_of, take_rows
 from maas_sdk.evaluate.cost import matmul_ceiling, peak_flops
 from maas_sdk.evaluate.language import Language, language
@@ -138,6 +138,7 @@ def evaluate(
     Raises:
         ConfigError: an unknown task, no rows in a batch or no calls, or nothing that can be asked.
         InputError: data without rows, or outputs and labels that do not belong together.
+        DependencyError: labels are classes, and scikit-learn is not installed.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size: expected 1 or more, got {batch_size}")
@@ -150,6 +151,8 @@ def evaluate(
     task = _task(labels) if task is None else task
     if task not in TASKS:
         raise ConfigError(f"task: expected one of {', '.join(TASKS)}, got {task!r}")
+    if task == "classification":
+        scikit_learn_metrics()  # A missing package is said before anything is asked.
     batch_size = min(batch_size, rows)
     ask = answerer(model_or_endpoint, output=output)
     starts = range(0, rows, batch_size)

@@ -1,5 +1,7 @@
 """Regression metrics: errors against the targets.
 
+By numpy: each metric is one line, while scikit-learn takes no more than two dimensions.
+
 Dimension letters: N rows.
 """
 

@@ -13,9 +13,10 @@ __all__ = [
     "plan",
 ]
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "plan": "planner",
-    },
-)
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "plan": "planner",
+        },
+    )

@@ -36,15 +36,16 @@ __all__ = [
     "serve",
 ]
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "Endpoint": "core.endpoint",
-        "EndpointLimits": "core.limits",
-        "Request": "core.messages",
-        "Response": "core.messages",
-        "ModelHost": "host",
-        "asgi_app": "shells.asgi",
-        "serve": "shells.function",
-    },
-)
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "Endpoint": "core.endpoint",
+            "EndpointLimits": "core.limits",
+            "Request": "core.messages",
+            "Response": "core.messages",
+            "ModelHost": "host",
+            "asgi_app": "shells.asgi",
+            "serve": "shells.function",
+        },
+    )

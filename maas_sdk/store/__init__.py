@@ -32,17 +32,18 @@ __all__ = [
     "parse_reference",
 ]
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "LocalStore": "local",
-        "Store": "opening",
-        "open_store": "opening",
-        "Published": "reference",
-        "StoreReference": "reference",
-        "parse_reference": "reference",
-        "find_bundle": "resolve",
-        "find_version": "resolve",
-        "in_store": "resolve",
-    },
-)
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "LocalStore": "local",
+            "Store": "opening",
+            "open_store": "opening",
+            "Published": "reference",
+            "StoreReference": "reference",
+            "parse_reference": "reference",
+            "find_bundle": "resolve",
+            "find_version": "resolve",
+            "in_store": "resolve",
+        },
+    )

@@ -15,10 +15,11 @@ __all__ = [
     "PlannedProgram",
 ]
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "CompileJob": "compiler",
-        "PlannedProgram": "program",
-    },
-)
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "CompileJob": "compiler",
+            "PlannedProgram": "program",
+        },
+    )

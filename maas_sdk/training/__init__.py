@@ -61,11 +61,12 @@ __all__ = [
     "to_linen",
 ]
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "prepare": "qtraining",
-        "from_linen": "run.linen",
-        "to_linen": "run.linen",
-    },
-)
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "prepare": "qtraining",
+            "from_linen": "run.linen",
+            "to_linen": "run.linen",
+        },
+    )

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from maas_sdk.bundle import Manifest
+from maas_sdk.errors import MaasError
 from maas_sdk.runtime import CheckedCall
 from maas_sdk.tensors import Array
 
@@ -18,7 +19,7 @@ class CheckingEngine:
 
     manifest: Manifest
     report: Any
-    fault = None
+    fault: MaasError | None = None
 
     def check(self, program: str, inputs: Mapping[str, Array]) -> CheckedCall:
         found = self.manifest.programs[program]

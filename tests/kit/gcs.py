@@ -27,10 +27,10 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from gcp_storage_emulator import server as emulator
-from gcp_storage_emulator.exceptions import NotFound
-from gcp_storage_emulator.handlers import buckets
-from gcp_storage_emulator.storage import Storage
+from gcp_storage_emulator import server as emulator  # type: ignore[import-untyped]  # it has no types
+from gcp_storage_emulator.exceptions import NotFound  # type: ignore[import-untyped]  # it has no types
+from gcp_storage_emulator.handlers import buckets  # type: ignore[import-untyped]  # it has no types
+from gcp_storage_emulator.storage import Storage  # type: ignore[import-untyped]  # it has no types
 
 __all__ = ["Gcs", "bucket", "gcs"]
 
@@ -134,6 +134,9 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(emulator.RequestHandler):
+    rfile: io.BufferedIOBase | io.BytesIO
+    wfile: Any  # the socket's; while the emulator answers, memory
+
     def __init__(self, gcs: Gcs, *arguments: Any) -> None:
         self.gcs = gcs
         super().__init__(gcs.storage, *arguments)

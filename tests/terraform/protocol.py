@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import (  # type: ignore[import-untyped]  # its types are a package of their own
+    descriptor_pb2,
+    descriptor_pool,
+    message_factory,
+)
 
 __all__ = ["MESSAGES", "METHODS", "SERVICE"]
 

@@ -14,7 +14,7 @@ from concurrent import futures
 from contextlib import contextmanager
 from typing import Any
 
-import grpc
+import grpc  # type: ignore[import-untyped]  # its types are a package of their own
 
 from tests.terraform.protocol import MESSAGES, METHODS, SERVICE
 from tests.terraform.standin import StandIn

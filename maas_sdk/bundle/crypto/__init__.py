@@ -16,12 +16,13 @@ __all__ = [
     "write_keys",
 ]
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "KeyKind": "keys",
-        "key_text": "keys",
-        "new_key": "keys",
-        "write_keys": "keys",
-    },
-)
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "KeyKind": "keys",
+            "key_text": "keys",
+            "new_key": "keys",
+            "write_keys": "keys",
+        },
+    )

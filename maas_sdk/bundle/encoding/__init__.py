@@ -14,10 +14,11 @@ __all__ = [
     "pack_codes",
 ]
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "compose": "encode",
-        "pack_codes": "encode",
-    },
-)
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "compose": "encode",
+            "pack_codes": "encode",
+        },
+    )

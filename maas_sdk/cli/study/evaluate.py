@@ -106,7 +106,8 @@ def evaluate(
     Integer labels are classes; with a second dimension they are a language model's tokens. Float
     labels are a regression. Latency is that of one row.
 
-    Needs maas-sdk[train], and maas-sdk[serve] for bundles. See docs/evaluation.md for the figures.
+    Needs maas-sdk[train], maas-sdk[serve] for bundles, and maas-sdk[evaluate] for classes. See
+    docs/evaluation.md for the figures.
     """
     with reporting(as_json, debug) as said:
         with extra("train"):

@@ -4,6 +4,9 @@ The rule it keeps: a split is a pure function of its seed; every row is in exact
 part is empty. The functions that end in ``_rows`` give row numbers, for data that is not in memory:
 ``Subset(source, rows)`` reads a part.
 
+``sklearn.model_selection`` draws other rows for the same seed, and its folds another dealing: the
+published figures and every kept checkpoint were made with the rows that these functions hold out.
+
 Dimension letters: N examples.
 """
 
