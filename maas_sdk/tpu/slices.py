@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from maas_sdk.errors import ConfigError
 from maas_sdk.tpu.chips import CHIPS, Chip
