@@ -303,13 +303,17 @@ def no_grpc(_: Path) -> None:
         assert not re.search(r"^\s*(import|from) grpc", file.read_text("utf-8"), re.M), file
 
 
-def labels_are_not_found(bundle: Path) -> None:
+def one_version_is_served(bundle: Path) -> None:
     endpoint, _ = serving(bundle)
-    assert post(endpoint, "/v1/models/tiny/labels/stable:predict").status == 404
     assert post(endpoint, "/v1/models/tiny/versions/1:predict").status == 200
+    assert post(endpoint, "/v1/models/tiny/versions/2:predict").status == 404
 
 
-a_label_is_looked_up_at_the_start = held_by("test_the_next_start_has_what_a_label_was_moved_to")
+def one_label_is_answered(bundle: Path) -> None:
+    engine = load(bundle)
+    for label, status in ((None, 404), ("canary", 404), ("stable", 200)):
+        endpoint = Endpoint(ModelHost(lambda: engine, label=label))
+        assert post(endpoint, "/v1/models/tiny/labels/stable:predict").status == status
 
 
 def buckets_are_one_to_sixty_four(_: Path) -> None:
@@ -346,8 +350,8 @@ LIMITS: dict[str, Check] = {
     "Who may call is left to the platform in front.": anybody_may_call,
     "The endpoint speaks HTTP, with msgpack frames or TensorFlow Serving's JSON.": two_dialects,
     "There is no gRPC.": no_grpc,
-    "The endpoint answers every path with a label with 404.": labels_are_not_found,
-    "A label chooses a version when a server starts.": a_label_is_looked_up_at_the_start,
+    "An endpoint serves one version of a model.": one_version_is_served,
+    "It answers the path of a label only where that label chose the version.": one_label_is_answered,
     "Batch sizes are fixed at export, 1 to 64 by default.": buckets_are_one_to_sixty_four,
     "Only the batch dimension may vary.": other_dimensions_are_fixed,
     "An executable runs only on the jaxlib build that compiled it.": another_build_compiles,

@@ -64,6 +64,9 @@ def test_the_next_start_has_what_a_label_was_moved_to(
         process.first_answer("/v1/models/tiny")
         assert predict(process).status_code == 200
         status = httpx.get(f"{process.url}/v1/models/tiny").json()
+        # By the label that chose it, and by no other.
+        paths = [f"{process.url}/v1/models/tiny/labels/{label}" for label in ("stable", "canary")]
+        assert [httpx.get(path).status_code for path in paths] == [200, 404]
     assert status["model_version_status"][0]["version"] == "2"
     media = [path for _, path in server.requests if "alt=media" in path]
     assert all("models%2Ftiny.json" in path for path in media)
