@@ -119,6 +119,8 @@ def load_source(
         model = make_object(source.model)
         weights = None if source.weights is None else make_object(source.weights)
         rows = None if source.example is None else read_example(source.example)
+    # The words were not typed here but read from the manifest: the error has to say where they come
+    # from.
     except (ConfigError, MachineError) as error:
         if source.bundle is None:
             raise
