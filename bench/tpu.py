@@ -36,9 +36,10 @@ from maas_sdk.model.adapt import Model
 from maas_sdk.plan.calibration import CONSTANTS
 from maas_sdk.plan.roofline import Estimate, estimate
 from maas_sdk.tpu import exported
+from maas_sdk.tpu.chips import Chip
 from maas_sdk.tpu.compiler import CompileJob, compile_jobs
 from maas_sdk.tpu.libtpu import Libtpu
-from maas_sdk.tpu.slices import Chip, parse_slice
+from maas_sdk.tpu.slices import parse_slice
 
 __all__ = ["Compiled", "Fault", "Request", "compile_for_tpu", "faults", "products_s"]
 

@@ -266,6 +266,20 @@ def test_a_bundle_without_its_model(tiny: Path, tmp_path: Path) -> None:
         assert "maas quantize MODULE:OBJECT" in found
 
 
+def test_a_bundle_whose_model_needs_a_package(tiny: Path, tmp_path: Path) -> None:
+    """Another folder or another name would not help: the machine lacks the package."""
+    (tmp_path / "needy_net.py").write_text("import surely_not_installed\n")
+    needy = shutil.copytree(tiny, tmp_path / "needy.maas")
+    manifest = json.loads((tiny / "manifest.json").read_text())
+    manifest["metadata"] = {"source": f"{tmp_path / 'needy_net.py'}:net"}
+    (needy / "manifest.json").write_text(json.dumps(manifest))
+    result = maas("quantize", needy, "--json")
+    assert result.exit_code == 1
+    said = json.loads(result.stdout)
+    assert said["code"] == "dependency_missing"
+    assert "imports surely_not_installed, which is not installed" in said["error"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

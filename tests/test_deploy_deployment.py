@@ -235,9 +235,9 @@ def test_without_terraform_it_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_stack_is_found_or_asked_for(
     tmp_path: Path, stack: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one named; a folder without Terraform files is refused."""
+    """The one named; to name a folder without Terraform files is the caller's mistake."""
     assert find_stack(stack) == stack
-    with pytest.raises(MachineError, match="or name a stack's folder with --stack"):
+    with pytest.raises(ConfigError, match="or name a stack's folder with --stack"):
         find_stack(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="the stack has no variable project_id, region"):
         variables(SETTINGS, tmp_path, {"name", "source_zip"})

@@ -13,8 +13,9 @@ from maas_sdk.plan.page import COLUMNS, calibration_rows, html_page, rows, text_
 from maas_sdk.plan.planner import Comparison, axes_for, make_plan
 from maas_sdk.plan.published import RUNS, Run
 from maas_sdk.plan.roofline import Constants, estimate
+from maas_sdk.tpu.chips import CHIPS
 from maas_sdk.tpu.compiler import Answer, CompileJob
-from maas_sdk.tpu.slices import CHIPS, mesh_shapes, parse_slice
+from maas_sdk.tpu.slices import mesh_shapes, parse_slice
 
 PERFECT = Constants(efficiency=dict.fromkeys(CHIPS, 1.0), hidden=0.0)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from maas_sdk.bundle import open_bundle
-from maas_sdk.errors import BundleError, ConfigError, StorageError
+from maas_sdk.errors import ConfigError, StorageError
 from maas_sdk.store.cache import BundleCache, default_cache
 from maas_sdk.store.objects import MemoryObjects, ObjectInfo
 from maas_sdk.store.remote import RemoteStore
@@ -97,13 +97,13 @@ def test_a_bundle_in_use_stays(objects: Counting, tmp_path: Path) -> None:
     holder = BundleCache(tmp_path / "cache", max_bytes=int(1.5 * SIZE))
     path = RemoteStore(objects, holder).resolve("a")
     store = open_at(objects, tmp_path / "cache", int(1.5 * SIZE))
-    with pytest.raises(BundleError, match="are there and in use, and the bound is 150000; set"):
+    with pytest.raises(StorageError, match="are there and in use, and the bound is 150000; set"):
         store.resolve("b")
     open_bundle(path).check()
     holder.release(path)
     open_bundle(store.resolve("b")).check()
     assert not path.exists()
-    with pytest.raises(BundleError, match="no room for"):
+    with pytest.raises(StorageError, match="no room for"):
         open_at(objects, tmp_path / "small", 10).resolve("a")
 
 
@@ -141,7 +141,7 @@ def test_a_damaged_bundle_that_is_held_is_told(
     holder = BundleCache(tmp_path / "cache")
     path = RemoteStore(objects, holder).resolve("a")
     (path / "assets" / "empty").unlink()
-    with pytest.raises(BundleError, match="not the bundle of its name any more, and a process"):
+    with pytest.raises(StorageError, match="not the bundle of its name any more, and a process"):
         open_at(objects, tmp_path / "cache").resolve("a")
     holder.release(path)
     open_bundle(open_at(objects, tmp_path / "cache").resolve("a")).check()

@@ -253,7 +253,7 @@ def test_what_is_served_with_more(wheel: Path, tiny_bundle: Path, tmp_path: Path
     environment.install("gcp")
     with gcs("models") as server:
         bucket = {"STORAGE_EMULATOR_HOST": server.url}
-        environment.maas("push", bundle, "gs://models/store", **bucket)
+        environment.maas("push", bundle, "gs://models/store/tiny", **bucket)
         assert "tiny" in environment.maas("list", "gs://models/store", **bucket)
 
 
@@ -272,7 +272,7 @@ export(result.model, x[:4], path="trained.maas", buckets=(1,))
 EVALUATE = """
 import numpy as np
 from maas_sdk.evaluate import classification
-print(classification(np.eye(3, dtype=np.float32), np.arange(3)).macro_f1)
+print(classification(np.eye(3, dtype=np.float32), np.arange(3)).f1)
 """
 
 

@@ -53,7 +53,7 @@ class Folder:
 
     Raises:
         ConfigError: it is no folder; another process writes there.
-        StorageError: the disk is full; from ``put`` too.
+        StorageError: it cannot be written to; the disk is full, from ``put`` too.
     """
 
     def __init__(self, path: Path) -> None:

@@ -162,7 +162,8 @@ def answer(bundle: str | os.PathLike[str], arrived: Arrived, config: EventConfig
         What was done, in words.
 
     Raises:
-        ConfigError: options that do not go with the bundle; no access.
+        ConfigError: options that do not go with the bundle.
+        CredentialsError: no access to a bucket.
         TransportError: the bucket could not be reached.
         BundleError: the bundle cannot be used here.
         StorageError: the disk is full.

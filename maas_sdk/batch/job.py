@@ -102,6 +102,7 @@ class BatchJob:
             NotFoundError: no bundle there, or no such program in it.
             InputError: the input is not there, cut, damaged or of other columns.
             ConfigError: options that do not go with the bundle or the input.
+            DependencyError: a package that reads the input is not installed.
             BundleError: the bundle cannot be used.
         """
         opened, path = open_bundle(bundle), Path(file)
@@ -259,9 +260,10 @@ def predict_files(
         InputError: the input is not there, has other columns, no rows, or turns out to be cut or
             damaged; what was answered before stays.
         ConfigError: options that do not go together; answers are there already, or those of another
-            job; a package is not installed.
+            job.
+        DependencyError: a package is not installed.
         BundleError: the bundle cannot be used here.
-        StorageError: the disk is full.
+        StorageError: the disk is full, or the folder cannot be written to.
         ModelError: the model failed while it ran.
     """
     job = BatchJob.of(bundle, file, config or BatchConfig())

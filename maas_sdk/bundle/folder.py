@@ -71,7 +71,9 @@ def open_bundle(
         ManifestError: the manifest breaks the schema.
         CorruptError: a file is missing, extra, a link, or of another size.
         SealError: a signature was asked for, and none of a trusted key is there.
-        ConfigError: the trusted keys are none, or the package ``cryptography`` is missing.
+        ConfigError: the trusted keys are none.
+        MachineError: a trusted key's file cannot be read, or the package ``cryptography`` is
+            missing.
     """
     folder = Path(path)
     while True:
@@ -101,7 +103,9 @@ def signed_by(
 
     Raises:
         SealError: a signature was asked for, and none of a trusted key is there.
-        ConfigError: the trusted keys are none, or the package ``cryptography`` is missing.
+        ConfigError: the trusted keys are none.
+        MachineError: a trusted key's file cannot be read, or the package ``cryptography`` is
+            missing.
     """
     if trusted_keys is None:
         listed = os.environ.get(_TRUSTED_KEYS, "")

@@ -73,7 +73,7 @@ class Bundle:
             NotFoundError: the manifest lists no such file.
             CorruptError: the bytes are not those that were sealed.
             SealError: they do not decrypt.
-            ConfigError: the key is not where it should be.
+            MachineError: the key is not where it should be.
         """
         entry = self._entry(relative_path)
         with open_file(self.path, relative_path) as file:
@@ -95,7 +95,7 @@ class Bundle:
             NotFoundError: the manifest lists no such file.
             CorruptError: the file is not the one that was sealed, or its header is wrong.
             SealError: it does not decrypt.
-            ConfigError: the key is not where it should be.
+            MachineError: the key is not where it should be.
         """
         entry = self._entry(relative_path)
         with open_file(self.path, relative_path) as file:

@@ -49,8 +49,10 @@ def seal_bundle(
         overwrite: replace ``out`` if it is there.
 
     Raises:
-        ConfigError: neither is asked for, a key is not where its reference says or is of another
-            kind, a signature would be lost, or ``out`` exists.
+        ConfigError: neither is asked for, a key is of another kind, a signature would be lost, or
+            ``out`` exists.
+        MachineError: a key is not where its reference says, or the package ``cryptography`` is
+            missing.
         TransportError: a key is in Secret Manager, which gave no answer.
         BundleError: the bundle cannot be used, its own seal does not hold.
         StorageError: the disk is full.

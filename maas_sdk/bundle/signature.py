@@ -71,7 +71,7 @@ def signer_of(manifest: bytes, signature: bytes, where: str) -> str:
 
     Raises:
         SealError: not a signature, or not one of these bytes.
-        ConfigError: the package ``cryptography`` is not there.
+        DependencyError: the package ``cryptography`` is not there.
     """
     key, value = _parse(signature, where)
     return _verified(manifest, key, value, where)
@@ -90,7 +90,9 @@ def check_signature(
 
     Raises:
         SealError: no signature, one by somebody else, or one of other bytes.
-        ConfigError: ``keys`` are none, or the package ``cryptography`` is not there.
+        ConfigError: ``keys`` are none.
+        DependencyError: the package ``cryptography`` is not there.
+        StorageError: a key's file cannot be read.
     """
     allowed = trusted(keys)
     names = ", ".join(key_text(KeyKind.PUBLIC, key) for key in allowed)

@@ -23,7 +23,7 @@ def reporting(progress: Progress, total: int | None) -> Iterator[Callable[[int],
     """Return a function to call with the number of items answered so far.
 
     Raises:
-        ConfigError: a bar is wanted and rich is not installed.
+        DependencyError: a bar is wanted and rich is not installed.
     """
     if progress is False:
         yield lambda done: None
@@ -54,7 +54,8 @@ def check_progress(progress: Progress) -> None:
     """Check before the first request that the progress can be shown.
 
     Raises:
-        ConfigError: a bar is wanted and rich is not installed; neither a bool nor callable.
+        ConfigError: neither a bool nor callable.
+        DependencyError: a bar is wanted and rich is not installed.
     """
     if not isinstance(progress, bool) and not callable(progress):
         raise ConfigError(f"progress: expected True, False or a function, got {progress!r}")

@@ -54,7 +54,7 @@ def latency(
         Per batch size, the median over the turns of each.
 
     Raises:
-        ConfigError: this machine can compile for no target.
+        MachineError: this machine can compile for no target.
         ExportError: a model cannot be exported.
     """
     targets = default_targets()[:1]

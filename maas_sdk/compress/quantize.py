@@ -100,6 +100,8 @@ def quantize(
             format that the target cannot run.
         InputError: calibration rows, labels or weights that are not what is said above.
         ExportError: the model raised while it was traced.
+        MachineError: zstd without its package; latencies asked for on a machine that can compile
+            for no target.
     """
     tell = progress or (lambda stage, done, total: None)
     found = find_recipe(recipe, **changes)

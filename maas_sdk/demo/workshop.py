@@ -66,7 +66,7 @@ def train(config: DemoConfig, report: Report) -> Trained:
     """Train a small convnet, data-parallel, and evaluate it on the held-out digits.
 
     Raises:
-        ConfigError: JAX has another number of devices than was asked for.
+        MachineError: JAX has another number of devices than was asked for.
     """
     if jax.local_device_count() != config.devices:
         raise MachineError(

@@ -87,8 +87,8 @@ def check_zip(
         progress: called with a word on each step.
 
     Raises:
-        ConfigError: the zip has no bundle and none was given; the requirements cannot be installed
-            and ``environment`` asks for it.
+        ConfigError: the zip has no bundle and none was given.
+        MachineError: the requirements cannot be installed and ``environment`` asks for it.
         ModelError: an answer is wrong.
         MaasError: the function does not start or does not answer.
     """
@@ -203,7 +203,7 @@ def make_environment(requirements: Path, folder: Path, *, hashed: bool = True) -
         Its interpreter.
 
     Raises:
-        ConfigError: it cannot be installed; the message holds what pip said last.
+        MachineError: it cannot be installed; the message holds what pip said last.
     """
     python = folder / "bin" / "python"
     install = [

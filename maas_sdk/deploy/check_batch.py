@@ -65,8 +65,8 @@ def check_batch_zip(
         timeout_s: that either may take.
 
     Raises:
-        ConfigError: the zip has no bundle and none was given; the requirements cannot be installed
-            and ``environment`` asks for it.
+        ConfigError: the zip has no bundle and none was given.
+        MachineError: the requirements cannot be installed and ``environment`` asks for it.
         ModelError: an answer is wrong, or none came.
         MaasError: the function does not start or does not answer.
     """

@@ -84,6 +84,7 @@ def measure_deployed(
 
     Raises:
         ConfigError: the URL is none.
+        CredentialsError: the endpoint asks for a token, or refuses this one.
         ModelError: an answer is wrong, or an error.
         TransportError: nothing answers there.
         DeadlineError: no answer in time.

@@ -102,7 +102,8 @@ class Deployment:
         """Show the plan for a release and, if ``agree`` says so, apply it.
 
         Raises:
-            ConfigError: Terraform failed, with what to do; nobody agreed; the source is gone.
+            ConfigError: nobody agreed; the source is gone.
+            MachineError: Terraform is not installed or failed, with what to do.
         """
         source = self.workspace.source(release.source)
         if not source.is_file():
@@ -133,7 +134,8 @@ class Deployment:
             to: its number; None: the one before the current.
 
         Raises:
-            ConfigError: there is none; or as ``apply``.
+            ConfigError: there is none.
+            MaasError: as ``apply``.
         """
         releases = self.workspace.releases()
         return self.apply(releases.before_current() if to is None else releases.find(to), agree)
@@ -147,7 +149,8 @@ class Deployment:
                 Terraform asks for.
 
         Raises:
-            ConfigError: nothing was deployed from here; or as ``apply``.
+            ConfigError: nothing was deployed from here.
+            MaasError: as ``apply``.
         """
         releases = self.workspace.releases()
         # An apply that was cut off may have made resources: its settings are the last ones sent.
@@ -188,7 +191,7 @@ class Deployment:
         """Return the releases, and the stack's outputs as they were at the last apply.
 
         Raises:
-            ConfigError: Terraform is not installed, or its state cannot be read.
+            MachineError: Terraform is not installed, or its state cannot be read.
         """
         releases = self.workspace.releases()
         # Says so without Terraform, which need not be installed where nothing was deployed.

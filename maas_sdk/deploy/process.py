@@ -36,7 +36,7 @@ def framework_command() -> list[str]:
     """Return the console script of functions-framework that belongs to this interpreter.
 
     Raises:
-        ConfigError: it is not installed.
+        DependencyError: it is not installed.
     """
     # An environment has its scripts beside the interpreter; a system's Python may have them
     # elsewhere.
@@ -74,7 +74,8 @@ class FunctionProcess:
             inherit: whether it gets this process's variables at all.
 
         Raises:
-            ConfigError: no main.py there, or functions-framework is not installed.
+            ConfigError: no main.py there.
+            DependencyError: functions-framework is not installed.
         """
         folder = folder.resolve()  # it becomes the working directory
         source = folder / "main.py"

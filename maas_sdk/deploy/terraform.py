@@ -32,7 +32,7 @@ class Terraform(Protocol):
     """Terraform's operations that a deployment needs."""
 
     def init(self) -> None:
-        """Fetch the provider. Raises ``ConfigError``."""
+        """Fetch the provider. Raises ``MachineError``."""
 
     def keep_state(self, place: StateBucket) -> None:
         """Initialise with the state in a bucket, moving there any state that exists."""
@@ -41,7 +41,7 @@ class Terraform(Protocol):
         """Show the changes and keep the plan for ``apply``; return False when there are none."""
 
     def apply(self) -> None:
-        """Apply the kept plan. Raises ``ConfigError``."""
+        """Apply the kept plan. Raises ``MachineError``."""
 
     def outputs(self) -> dict[str, Any]:
         """Return the stack's outputs by name; empty before the first apply."""
@@ -58,7 +58,7 @@ class TerraformBinary:
             show: is given each line that plan and apply print.
 
         Raises:
-            ConfigError: there is none.
+            DependencyError: there is none.
         """
         binary = shutil.which("terraform")
         if binary is None:
@@ -69,7 +69,7 @@ class TerraformBinary:
         self._binary, self._folder, self._show = binary, folder, show
 
     def init(self) -> None:
-        """Fetch the provider. Raises ``ConfigError``."""
+        """Fetch the provider. Raises ``MachineError``."""
         self._run("init")
 
     def keep_state(self, place: StateBucket) -> None:
@@ -78,7 +78,8 @@ class TerraformBinary:
         Should that fail, it is where it was.
 
         Raises:
-            ConfigError: Terraform failed; the state would replace another one.
+            ConfigError: the state would replace another one.
+            MachineError: Terraform failed.
         """
         file = self._folder / BACKEND
         before = file.read_text(encoding="utf-8") if file.is_file() else None
@@ -114,7 +115,7 @@ class TerraformBinary:
         return self._run("plan", *options, *(["-destroy"] if destroy else []), fine=(0, 2)) == 2
 
     def apply(self) -> None:
-        """Apply the kept plan. Raises ``ConfigError``."""
+        """Apply the kept plan. Raises ``MachineError``."""
         self._run("apply", _PLAN)
 
     def outputs(self) -> dict[str, Any]:
@@ -200,14 +201,16 @@ def find_stack(stack: Path | None = None) -> Path:
             this package was installed from.
 
     Raises:
-        ConfigError: it is not there, or holds no Terraform files.
+        ConfigError: the one named is not there, or holds no Terraform files.
+        MachineError: none was named, and there is none.
     """
     places = [stack] if stack else [_STACK, Path(__file__).resolve().parents[2] / _STACK]
     for place in places:
         if any(place.glob("*.tf")):
             return place.resolve()
-    # The wheel has no terraform/: a checkout is missing here, the call is right.
-    raise MachineError(
+    # A named folder is the call's to mend. Otherwise a checkout is missing: the wheel has no
+    # terraform/.
+    raise (ConfigError if stack else MachineError)(
         f"no Terraform stack in {places[0]}: work in a checkout of maas_sdk, which has terraform/, "
         "or name a stack's folder with --stack"
     )

@@ -76,6 +76,7 @@ def launch(
 
     Raises:
         ConfigError: a number below 1.
+        MachineError: no two ports in a row are free.
         ModelError: a process ended with an error; ``evidence`` has ``process``, ``exit_code``
             (-9 for SIGKILL), ``output`` and ``outputs`` of all.
         DeadlineError: they were not done in time, and have been stopped.

@@ -106,6 +106,7 @@ def export(
         ExportError: the model, the inputs or the options do not fit together; packaged answers
             differ from the model's. Nothing is left at ``path``.
         ConfigError: ``path`` exists and ``overwrite`` is off.
+        StorageError: the disk is full.
     """
     report = Reporter(progress=progress)
     writer = BundleWriter(path, overwrite=overwrite)

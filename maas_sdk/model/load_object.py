@@ -19,6 +19,7 @@ def load_object(spec: str) -> Any:
 
     Raises:
         ConfigError: not of this form, no such module, or no such object in it.
+        DependencyError: the module imports a package that is not installed.
         ModelError: the module raised while it was imported.
     """
     place, colon, path = spec.rpartition(":")
@@ -60,7 +61,7 @@ def make_object(spec: str) -> Any:
     """Call a class or a function without required arguments; return any other object as it is.
 
     Raises:
-        ConfigError: as ``load_object``.
+        ConfigError, DependencyError: as ``load_object``.
         ModelError: the module or the function raised.
     """
     found = load_object(spec)

@@ -164,7 +164,7 @@ def plan(
         on_plan: called with each plan as it comes.
 
     Raises:
-        ConfigError: there is no TPU compiler, or the wrong one.
+        DependencyError: there is no TPU compiler, or the wrong one.
     """
     plans = []
 

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from maas_sdk.tpu.slices import Chip
+from maas_sdk.tpu.chips import Chip
 
 __all__ = ["Constants", "Estimate", "estimate", "links_s", "step_s"]
 

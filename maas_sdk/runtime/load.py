@@ -90,8 +90,9 @@ def load(
         CorruptError: a file is missing, added, cut or changed; an encoded weight does not fit what
             is stored of it.
         SealError: the signature or the encryption does not hold.
-        ConfigError: the package for a weight's compression, or for a seal, is not there, a key
-            is not where it should be, or the platform is none.
+        ConfigError: the platform is none.
+        MachineError: the package for a weight's compression, or for a seal, is not there, or a key
+            is not where it should be.
         TransportError: a key is in Secret Manager, which gave no answer.
         IncompatibleError: no tier runs here, or the platform has no device or no plugin here; the
             message says what fixes it.

@@ -98,8 +98,8 @@ class BundleCache:
             fill: writes the bytes into files that are there with their sizes, or raises.
 
         Raises:
-            ConfigError: the folder is somebody else's, or cannot be written.
-            BundleError: there is no room for it, within the bound or on the disk.
+            StorageError: the folder is somebody else's, cannot be written, or has no room, within
+                the bound or on the disk.
         """
         path = self.folder / "bundles" / manifest_sha256
         with self._mutex:
@@ -169,7 +169,7 @@ class BundleCache:
             if path.name != name and _remove(path):
                 self._sweep()
         if (there := self.nbytes()) + wanted > self.max_bytes:
-            raise BundleError(
+            raise StorageError(
                 f"{self.folder}: no room for {wanted} more bytes: {there} are there and in use, "
                 f"and the bound is {self.max_bytes}; set MAAS_BUNDLE_CACHE_BYTES higher, or "
                 "MAAS_BUNDLE_CACHE to a folder on a larger disk",
@@ -213,7 +213,7 @@ class BundleCache:
                     os.close(descriptor)
             if not _remove(path):
                 time.sleep(_PAUSE_S)  # somebody else may have come to look at it
-        raise BundleError(
+        raise StorageError(
             f"{path}: is not the bundle of its name any more, and a process still uses it: stop "
             "that process, then try again"
         )

@@ -126,7 +126,7 @@ class Pointer:
 
         Raises:
             CorruptError: it is none; says where it lies and what is wrong.
-            ConfigError: it is of a newer schema.
+            DependencyError: it is of a newer schema than this release reads.
         """
         try:
             document = read.decode(data)

@@ -41,7 +41,9 @@ class Objects(Protocol):
     """Named bytes. Safe to use from many threads.
 
     Raises, in any method:
-        ConfigError: it cannot be used as it is set up: no credentials, no right, no package.
+        ConfigError: the request is none that it takes.
+        CredentialsError: no credentials, or no right.
+        DependencyError: the package for it is not installed.
         NotFoundError: what is to hold the objects, such as the bucket, does not exist.
         TransportError: no answer came, also after retries.
     """

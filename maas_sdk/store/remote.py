@@ -118,7 +118,8 @@ class RemoteStore:
         Raises:
             NotFoundError: no such model, version or label; lists what there is.
             ConfigError: ``model``, ``version`` or ``label`` is none.
-            BundleError: what was fetched is not what was published, or there is no room for it.
+            BundleError: what was fetched is not what was published.
+            MachineError: no credentials, no right, or no room in the cache.
             TransportError: no answer came.
         """
         found = self._version(model, version, label)
@@ -171,6 +172,7 @@ class RemoteStore:
         Raises:
             ConfigError: that version exists, or ``model``, ``version`` or ``label`` is none.
             BundleError: the bundle is corrupt.
+            CredentialsError: no credentials, or no right to write.
             TransportError: no answer came; nothing was published.
         """
         check_model(model)

@@ -29,9 +29,10 @@ def find_version(place: str | os.PathLike[str]) -> tuple[Path, str | None]:
             Of a store that is named by a path, the part from the ``@`` is needed.
 
     Raises:
-        ConfigError: no such kind of URL, or no model in it; no credentials; no right.
+        ConfigError: no such kind of URL, or no model in it.
+        MachineError: no credentials, no right, no package for the store, or no room in the cache.
         NotFoundError: no such store, model, version or label.
-        BundleError: what was fetched is not what was published, or there is no room for it.
+        BundleError: what was fetched is not what was published.
         TransportError: no answer came.
     """
     if not in_store(place):

@@ -19,7 +19,7 @@ def arrow() -> Any:
     """Return the package pyarrow, with its modules for csv and parquet loaded.
 
     Raises:
-        ConfigError: it is not installed.
+        DependencyError: it is not installed.
     """
     try:
         import pyarrow.compute  # type: ignore[import-untyped]

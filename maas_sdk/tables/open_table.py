@@ -66,8 +66,8 @@ def open_table(
 
     Raises:
         InputError: nothing there, cut or damaged, or without the columns that are needed.
-        ConfigError: another kind of file; options that do not go with this kind; a package that is
-            not installed.
+        ConfigError: another kind of file; options that do not go with this kind.
+        DependencyError: a package that reads this kind is not installed.
     """
     suffix = path.suffix.lower()
     if path.is_dir() or (path.is_file() and suffix in IMAGE_SUFFIXES):

@@ -46,7 +46,7 @@ class Table(ABC):
 
     Raises:
         InputError: it cannot be read, is cut or damaged.
-        ConfigError: a package is not installed.
+        DependencyError: a package that reads it is not installed.
     """
 
     def __init__(self, path: Path) -> None:

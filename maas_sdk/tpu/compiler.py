@@ -79,7 +79,7 @@ def compile_jobs(
         An answer for each job, in order.
 
     Raises:
-        ConfigError: there is no TPU compiler, or the wrong one.
+        DependencyError: there is no TPU compiler, or the wrong one.
     """
     found = libtpu or find_libtpu()
     answers: list[Answer] = []

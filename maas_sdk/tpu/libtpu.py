@@ -49,7 +49,7 @@ def find_libtpu(environment: Mapping[str, str] = os.environ) -> Libtpu:
     """Return the compiler that ``MAAS_LIBTPU`` names, else the one installed in this environment.
 
     Raises:
-        ConfigError: there is none, or it is of another version than jax asks for.
+        DependencyError: there is none, or it is of another version than jax asks for.
     """
     wanted = wanted_version()
     install = (

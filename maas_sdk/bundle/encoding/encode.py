@@ -218,7 +218,8 @@ def compress_tensor(
         level: of the codec; None: a fair trade of time for size.
 
     Raises:
-        ConfigError: an unknown codec, or zstd without its package.
+        ConfigError: an unknown codec.
+        DependencyError: zstd without its package.
     """
     if codec not in CODECS:
         raise ConfigError(f"tensor {name!r}: expected a codec of {sorted(CODECS)}, got {codec!r}")

@@ -219,7 +219,8 @@ def decode(
         CorruptError: the encoding does not fit what is stored (see ``check_encodings``), or, with
             numpy, the data does not: a code beyond its codebook, a mask whose bits are not as many
             as its values, a stream that is cut.
-        ConfigError: zstd without its package; zstd or zlib inside a compiled program.
+        ConfigError: zstd or zlib inside a compiled program.
+        DependencyError: zstd without its package.
     """
     if name not in encodings:
         return tensors[name]

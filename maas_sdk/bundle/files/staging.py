@@ -65,8 +65,8 @@ class Staging:
         """Flush every file and folder to the disk, then become the target.
 
         Raises:
-            ConfigError: the target exists and ``overwrite`` is off, or cannot be swapped here.
-            StorageError: the disk is full.
+            ConfigError: the target exists and ``overwrite`` is off, or is no folder.
+            StorageError: the disk is full, or its file system cannot swap two folders.
         """
         with disk_errors(self.target):
             for folder, _, names in os.walk(self.path, topdown=False):

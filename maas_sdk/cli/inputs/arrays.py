@@ -61,7 +61,8 @@ def write_outputs(path: Path, outputs: Mapping[str, Array]) -> None:
     The format has no name for bfloat16 and its kin; they are written as float32, which holds them.
 
     Raises:
-        ConfigError: the path does not end in .npz, or cannot be written.
+        ConfigError: the path does not end in .npz.
+        StorageError: it cannot be written.
     """
     if path.suffix.lower() != ".npz":
         raise ConfigError(f"{path}: answers are written as .npz; give the file that ending")

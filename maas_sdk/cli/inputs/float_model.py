@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from maas_sdk.cli.inputs.model_words import read_example
-from maas_sdk.errors import ConfigError, MachineError
+from maas_sdk.errors import ConfigError
 from maas_sdk.model.load_object import make_object
 
 __all__ = ["FloatModelSource", "Given", "find_source", "load_source"]
@@ -110,6 +110,7 @@ def load_source(
 
     Raises:
         ConfigError: something is not found, or there are no rows at all.
+        DependencyError: a module imports a package that is not installed.
         InputError: a file without what it is named for.
         ModelError: a module raised.
     """
@@ -119,9 +120,8 @@ def load_source(
         model = make_object(source.model)
         weights = None if source.weights is None else make_object(source.weights)
         rows = None if source.example is None else read_example(source.example)
-    # The words were not typed here but read from the manifest: the error has to say where they come
-    # from.
-    except (ConfigError, MachineError) as error:
+    # The words were read from the manifest and not typed here: the error has to say so.
+    except ConfigError as error:
         if source.bundle is None:
             raise
         raise ConfigError(

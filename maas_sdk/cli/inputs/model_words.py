@@ -18,8 +18,8 @@ def read_example(spec: str, option: str = "--example") -> Any:
     """Return an array or a dict of them: from an .npy or .npz file, or from MODULE:OBJECT.
 
     Raises:
-        ConfigError: not a readable file; as ``load_object``.
-        ModelError: as ``make_object``.
+        ConfigError: not a readable file.
+        MaasError: as ``make_object``.
     """
     import numpy as np
 

@@ -92,7 +92,7 @@ def _listen(host: str, port: int) -> socket.socket:
     """Open the listening socket before anything is loaded: a taken port fails at once.
 
     Raises:
-        ConfigError: the port is taken, or the address is not this machine's.
+        MachineError: the port is taken, or the address is not this machine's.
     """
     # Here, not above: every `maas` command would load it.
     import socket

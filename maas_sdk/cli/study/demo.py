@@ -94,7 +94,7 @@ def _ask_for_devices(devices: int) -> None:
     """Set the number of CPU devices, which XLA reads when it first starts.
 
     Raises:
-        ConfigError: JAX is loaded already and has another number of devices.
+        MachineError: JAX is loaded already and has another number of devices.
     """
     # A count that is set already gives way to the option.
     flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if not f.startswith(_DEVICES_FLAG)]

@@ -178,7 +178,8 @@ def check_serving(decode: str | None, entropy: str | None) -> None:
     """Check the ways of serving against those that exist, the codec's package included.
 
     Raises:
-        ConfigError: another one, or zstd without its package.
+        ConfigError: another one.
+        DependencyError: zstd without its package.
     """
     if decode not in (None, "program", "open"):
         raise ConfigError(f"decode: expected 'program' or 'open', got {decode!r}")

@@ -15,8 +15,8 @@ from maas_sdk.errors import ConfigError, ExportError, MaasError, MachineError
 from maas_sdk.export.targets.devices import accelerator
 from maas_sdk.runtime import host
 from maas_sdk.runtime.plugins import find_plugin
+from maas_sdk.tpu.chips import CHIPS
 from maas_sdk.tpu.libtpu import find_libtpu
-from maas_sdk.tpu.slices import CHIPS
 
 __all__ = ["TARGETS", "TargetSpec", "default_targets", "find_targets"]
 

@@ -31,7 +31,7 @@ _MIB: Final = 2**20
 
 
 def libtpu_version() -> str:
-    """Return the version of the TPU compiler here. Raises ``ConfigError`` where there is none."""
+    """Return the version of the TPU compiler here. Raises ``DependencyError`` if it lacks one."""
     return find_libtpu().version
 
 

@@ -37,7 +37,8 @@ class ImageFolder:
 
     Raises:
         InputError: no such folder, none inside it, one without an image, or a damaged first image.
-        ConfigError: pillow is not installed; an unknown mode; a size below 1.
+        ConfigError: an unknown mode; a size below 1.
+        DependencyError: pillow is not installed.
     """
 
     def __init__(

@@ -49,7 +49,7 @@ class ParquetRows:
 
     Raises:
         InputError: no such file, cut or damaged, or other columns.
-        ConfigError: pyarrow is not installed.
+        DependencyError: pyarrow is not installed.
     """
 
     def __init__(

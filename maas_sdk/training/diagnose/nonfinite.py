@@ -1,5 +1,7 @@
 """Origin of NaN and infinity: a non-finite step examined layer by layer.
 
+That a step is not finite is noticed in ``training/step.py``, and raised by ``training/run/loop.py``.
+
 The rule it keeps: the step is run again with the same weights, random streams and rows, without
 compilation, and its values are checked in the order of their computation:
 rows, weights, the outputs of the layers (inner ones before those that they are part of), the loss,

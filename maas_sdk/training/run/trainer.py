@@ -98,6 +98,8 @@ class Trainer:
                 finite, with the layer where that began.
             MachineError: a step needs more memory than a device has; with what would fit.
             NotFoundError: ``resume=True`` without a checkpoint.
+            DependencyError: the package for a progress bar or for TensorBoard is not installed.
+            StorageError: a checkpoint could not be written.
         """
         began = time.perf_counter()
         config = self.config
