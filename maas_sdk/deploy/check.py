@@ -116,6 +116,8 @@ def check_zip(
             unpacked.folder, environment=variables, command=unpacked.command, inherit=False
         ) as process:
             for program, call in calls.items():
+                # Asked from before the port is open, as the first caller of a function scaled to
+                # zero would.
                 status, body = process.first_answer(
                     call.path, call.body, headers=call.headers, timeout_s=timeout_s
                 )

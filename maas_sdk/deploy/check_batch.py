@@ -86,7 +86,7 @@ def check_batch_zip(
             # functions-framework takes a function for one of HTTP unless it is told.
             "FUNCTION_SIGNATURE_TYPE": "cloudevent",
             "MAAS_BUNDLE": str(model),
-            # Never written to: the event asks for nothing.
+            # Required when the function starts; never written to, for the event asks for nothing.
             "MAAS_OUTPUT": "gs://check/answers",
         }
         with FunctionProcess(

@@ -160,6 +160,8 @@ class Deployment:
                 f"nothing was deployed from {self.workspace.folder}: see --workspace, --project, "
                 "--region and --name"
             )
+        # Its settings are needed although all goes: Terraform asks for every variable in a destroy,
+        # too.
         release = releases.find(number)
         settings = self.workspace.settings_of(release)
         values = variables(

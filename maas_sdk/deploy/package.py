@@ -85,6 +85,7 @@ FUNCTIONS: Final[Mapping[str, Function]] = {
     "batch": Function("batch", (*_RUNTIME, "tables", "batch"), ("data", "gcp")),
 }
 
+# The package that runs is the one that is copied, installed or in a checkout.
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 # A store's URL, a model, and its version or label; nothing that would end a Python string.
 _REFERENCE: Final = re.compile(r"\w+://[^\s\"\\@]*/[\w.-]+@[\w.-]+")

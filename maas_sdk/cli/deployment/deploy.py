@@ -197,6 +197,7 @@ def _show_dry_run(output: Output, made: Deployment, release: Release) -> None:
 
     source = made.workspace.source(release.source)
     file = made.workspace.variables_file
+    # Read back, so that what is shown is what Terraform would read.
     text = file.read_text(encoding="utf-8")
     terraform = f"terraform -chdir={made.stack}"
     state, copy = "", ""

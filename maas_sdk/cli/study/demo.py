@@ -101,6 +101,7 @@ def _ask_for_devices(devices: int) -> None:
     if "jax" in sys.modules:
         import jax
 
+        # Too late to set the variable: it can only be right already.
         if jax.local_device_count() != devices:
             raise MachineError(
                 f"jax was imported before the demo and has {jax.local_device_count()} devices, "
