@@ -59,6 +59,7 @@ def curve_chart(
         ConfigError: an x that is not positive on a logarithmic axis.
     """
     parts = [(n, part, c) for n, points, c in curves for part in _finite_parts(points)]
+    # Axes are drawn even where no point is finite; x = 1 has a logarithm.
     points = [point for _, part, _ in parts for point in part] or [(1.0, 0.0)]
     low, high, below = _horizontal([x for x, _ in points], x_format, x_log2)
     ys = [y for _, y in points]
@@ -85,6 +86,7 @@ def curve_chart(
         if joined:
             path = " ".join(f"{number(px)},{number(py)}" for px, py in placed)
             drawn.append(element("polyline", points=path, class_=f"line {class_}"))
+        # The line alone shows so many.
         if joined and len(part) > _MANY:
             continue
         for (px, py), (cx, cy) in zip(part, placed, strict=True):
@@ -102,7 +104,9 @@ def _horizontal(
         if min(xs) <= 0:
             raise ConfigError("a logarithmic axis needs x above 0")
         first, last = math.floor(math.log2(min(xs))), math.ceil(math.log2(max(xs)))
+        # A lone power of two would give an axis without length.
         last = max(last, first + 1)
+        # Eight labels or so fit side by side.
         powers = range(first, last + 1, max(1, round((last - first) / 8)))
         return first, last, {power: format_(2.0**power) for power in powers}
     low, high = min(xs), max(xs)

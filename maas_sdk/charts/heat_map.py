@@ -31,6 +31,7 @@ def heat_map(
     called = [names[i] if names else str(i) for i in range(len(counts))]
     short = [name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…" for name in called]
     classes, cell, top = len(counts), 44, 56
+    # About seven pixels for a letter: text cannot be measured without a browser.
     left = 48 + 7 * max(len(name) for name in short) + 7
     side = classes * cell
     drawn = [
@@ -51,6 +52,7 @@ def heat_map(
             text(name, left + middle, top - above, "tick", "middle"),
             text(name, left - 14, top + middle + 5, "tick", "end" if names else "middle"),
         ]
+        # A class that no row has is drawn empty instead of divided by zero.
         row_total = max(1, sum(counts[i]))
         for j, found in enumerate(counts[i]):
             share = found / row_total
@@ -64,6 +66,7 @@ def heat_map(
             drawn.append(rect(*at, hint=said, rx=4, opacity=opacity, class_=class_))
             if found:
                 at_x, at_y = left + j * cell + cell / 2, top + i * cell + cell / 2 + 5
+                # On a dark square the figure has to be light.
                 class_ = "on accent" if right and shade > 0.55 else "value"
                 drawn.append(text(f"{found:,}", at_x, at_y, class_, "middle"))
     return picture(*drawn, width=left + side + 8, height=top + side + 8, title=title)
@@ -76,6 +79,7 @@ def pixels(image: Sequence[Sequence[float]], *, title: str) -> str:
         rect(x, y, 1.02, 1.02, opacity=float(ink))
         for y, row in enumerate(image)
         for x, ink in enumerate(row)
+        # Paper that is not quite white needs no square: the picture stays small.
         if ink > 0.02
     ]
     return picture(*squares, width=len(image[0]), height=len(image), title=title, class_="pixels")

@@ -67,6 +67,7 @@ def histogram(
         counts[min(bins - 1, int((value - low) / (high - low) * bins))] += 1
     frame = Frame(left=56, top=48, right=width - 36, bottom=height - 48)
     x = Scale(low=low, high=high, at_low=frame.left, at_high=frame.right)
+    # Nobody counts half a call.
     y_ticks = [v for v in ticks(0, max(counts)) if v == int(v)]
     y = Scale(low=0, high=y_ticks[-1], at_low=frame.bottom, at_high=frame.top)
     step = (high - low) / bins
@@ -92,6 +93,7 @@ def histogram(
             )
     for name, value in marks:
         at, level = x(value), frame.top - 20
+        # Near the right edge the words would be cut off: there they stand left of their line.
         beside, anchor = (-6, "end") if at > frame.right - 150 else (6, "start")
         drawn.append(line(at, level - 8, at, frame.bottom, "mark"))
         drawn.append(text(f"{name} {x_format(value)}", at + beside, level + 2, "value", anchor))
@@ -115,6 +117,7 @@ def stacked_bars(
     drawn = [
         line(x(v), top - 12, x(v), bottom, "grid")
         + text(tick_format(v) if v else "0", x(v), bottom + 18, "tick", "middle" if v else "start")
+        # The ticks cover a little more than the longest bar, which ends the drawing here.
         for v in ticks(0, longest, 9)
         if v <= longest
     ]
@@ -132,6 +135,7 @@ def stacked_bars(
             # A gap, so that neighbours of like colour stay two pieces.
             size = (start, top_of_bar, max(0.6, wide - 2), bar_height)
             drawn.append(rect(*size, hint=said, rx=rx, class_=f"fill {class_}"))
+            # A figure needs so many pixels.
             if wide > 64:
                 middle = (start + end - 2) / 2
                 drawn.append(text(format_(value), middle, base, f"on {class_}", "middle"))
@@ -147,6 +151,7 @@ def bars(
     x = Scale(low=0, high=max(row.total for row in rows), at_low=0, at_high=width - 150)
     drawn = []
     for index, row in enumerate(rows):
+        # Two pixels at least: a bar that is near zero must still be seen.
         top, long, shown = index * pitch + 28, max(2.0, x(row.total)), format_(row.total)
         class_, said = f"fill {row.segments[0].class_}", f"{row.name}: {shown}"
         drawn.append(text(row.name, 0, top - 9, "label"))

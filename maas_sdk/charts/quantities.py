@@ -20,10 +20,13 @@ _RAISED: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 def duration(seconds: float) -> str:
     """Format ``0.00042`` as ``420 µs``, ``0.0371`` as ``37.1 ms``, ``95`` as ``1 min 35 s``."""
+    # Rounded first, or 59.97 s would be written as "60.0 s".
     if round(seconds, 1) >= 60:
         minutes, rest = divmod(round(seconds), 60)
         return f"{minutes} min {rest} s"
     for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
+        # What rounds to 1.00 of the larger unit is written in it, and not as 1,000 of the smaller
+        # one.
         if abs(seconds) >= 0.9995 * factor:
             return f"{_three_digits(seconds / factor)} {unit}"
     return f"{_three_digits(seconds / 1e-9)} ns" if seconds else "0 s"
@@ -80,6 +83,7 @@ def scientific(value: float) -> str:
 
 def _three_digits(value: float) -> str:
     size = abs(value)
+    # The bounds lie where rounding gives one digit more.
     if size >= 99.95:
         return f"{value:,.0f}"
     return f"{value:.1f}" if size >= 9.995 else f"{value:.2f}"

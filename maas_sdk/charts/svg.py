@@ -99,6 +99,7 @@ class Scale:
 
     def __call__(self, value: float) -> float:
         """Return the pixel of a value."""
+        # One value alone has no range: it is drawn at the low end.
         share = (value - self.low) / ((self.high - self.low) or 1.0)
         return self.at_low + share * (self.at_high - self.at_low)
 
@@ -109,9 +110,12 @@ def ticks(low: float, high: float, wanted: int = 5) -> tuple[float, ...]:
     Steps are 1, 2 or 5 times a power of ten.
     """
     if not high > low:
+        # One value alone: an axis as long as the value itself.
         high = low + (abs(low) or 1.0)
     rough = (high - low) / max(1, wanted - 1)
     power = 10.0 ** math.floor(math.log10(rough))
+    # A thousandth of leeway: 0.1 and its like are not exact, and the next step would be twice as
+    # wide.
     step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= 0.999 * rough)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     # round() takes away what 3 * 0.1 carries behind its last digit.

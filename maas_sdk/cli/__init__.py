@@ -17,8 +17,10 @@ def main() -> None:
         import rich
         import typer
     except ModuleNotFoundError as error:
+        # Not by typer, which may be the one that is missing; and one line instead of a traceback.
         print(f"maas needs the package {error.name}: pip install 'maas-sdk[cli]'", file=sys.stderr)
         raise SystemExit(1) from None
+    # Imported only to see that they are there.
     del rich, typer
     from maas_sdk.cli.app import app
 

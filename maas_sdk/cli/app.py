@@ -56,4 +56,5 @@ for family in (
     *(demo, evaluate, parity, plan),
 ):
     family.register(app)
+# Last and by itself: it has two commands of its own, cold and load.
 app.add_typer(bench.app, name="bench", rich_help_panel=panel_of("bench"))

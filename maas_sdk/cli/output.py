@@ -30,6 +30,7 @@ class Output:
     """Streams of a command's output."""
 
     as_json: bool
+    # Highlighting would colour numbers and paths in the middle of a sentence.
     console: Console = field(default_factory=lambda: Console(highlight=False))
     notes: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
 
@@ -41,6 +42,7 @@ class Output:
     def lines(self, text: str) -> None:
         """Print a part of the answer unchanged: lines wider than the terminal are not wrapped."""
         if not self.as_json:
+            # Names and paths may hold brackets, which rich would take for markup.
             self.console.print(text, markup=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
@@ -56,6 +58,7 @@ class Output:
     def document(self, value: Any) -> None:
         """Print the whole answer for machines; omitted without ``--json``."""
         if self.as_json:
+            # Not by rich, which wraps at the terminal's width. Paths and the like become text.
             typer.echo(json.dumps(value, ensure_ascii=False, default=str))
 
 
@@ -77,6 +80,7 @@ def reporting(as_json: bool, debug: bool) -> Iterator[Output]:
     except MaasError as error:
         if debug:
             raise
+        # Not wrapped: messages hold commands, which are copied.
         output.notes.print(f"[bold red]error:[/bold red] {escape(error.message)}", soft_wrap=True)
         output.document({"error": error.message, "code": traits(error).code})
         raise typer.Exit(1) from None

@@ -84,6 +84,8 @@ ADVICE: Final = (
         "name or the number",
     ),
     _row(
+        # Before "permission", which fits this too: Google answers 403 for a region that does not
+        # exist.
         "region_wrong",
         r"denied on 'locations/(?P<region>[\w-]+)' \(or it may not exist\)"
         r"|(?:location|region) '?(?P<region2>[\w-]+)'? (?:is not (?:valid|supported)|not found)"
@@ -92,6 +94,7 @@ ADVICE: Final = (
         "choose another with --region: `gcloud functions regions list` shows them",
     ),
     _row(
+        # A permission as well; here the role that grants it is known.
         "act_as",
         r"iam\.service[aA]ccounts\.actAs",
         "this account may not deploy something that runs as the function's service account",
@@ -151,6 +154,7 @@ ADVICE: Final = (
         "gs://BUCKET/STORE/MODEL@VERSION), or make a container (maas package --container)",
     ),
     _row(
+        # Cloud Build says "Build failed" around these causes, so they come before "build_failed".
         "hash_mismatch",
         r"DO NOT MATCH THE HASHES|hashes are required in --require-hashes mode",
         "the builder was given another file than the one that was locked",
@@ -209,6 +213,7 @@ ADVICE: Final = (
         "--uniform-bucket-level-access`, and say it with --state-bucket",
     ),
     _row(
+        # Before "network", which fits too: the registry is another host than Google's.
         "no_provider",
         r"Failed to query available provider packages|Failed to install provider"
         r"|Could not retrieve the list of available versions"
@@ -299,5 +304,6 @@ def _fill(sentence: str, found: re.Match[str]) -> str:
 
 def _errors_of(words: str, limit: int = 2000) -> str:
     """Return the output from the first error on; else the last lines."""
+    # What comes before the first error is progress, which was shown as it came.
     at = re.search(r"^(?:Error|ERROR)\b", words, re.MULTILINE)
     return words[at.start() :][:limit] if at else words[-limit:]

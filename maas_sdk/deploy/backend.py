@@ -20,6 +20,7 @@ __all__ = ["BACKEND", "StateBucket"]
 BACKEND: Final = "backend_override.tf"
 
 # https://cloud.google.com/storage/docs/buckets#naming
+# 222 characters with dots, and 63 for each part between them.
 _BUCKET: Final = re.compile(r"[a-z0-9](?:[a-z0-9_-]|\.(?=[a-z0-9])){1,220}[a-z0-9]")
 _LONGEST_PART: Final = 63
 
@@ -41,6 +42,7 @@ class StateBucket:
         if (
             not _BUCKET.fullmatch(self.bucket)
             or max(map(len, parts)) > _LONGEST_PART
+            # Reserved by Google.
             or self.bucket.startswith("goog")
         ):
             raise ConfigError(

@@ -105,8 +105,10 @@ def check_zip(
         if not calls:
             raise NotFoundError(f"{manifest.name} has no golden inputs: nothing can be checked")
         progress("function")
+        # Caches that are written below HOME go with the folder, and none of the user's are read.
         variables = {**_VARIABLES, "HOME": str(scratch)}
         if not unpacked.inside:
+            # main.py takes it before the store that it names, so the check needs no account.
             variables["MAAS_BUNDLE"] = str(model.resolve())
         began = time.perf_counter()
         first_s = 0.0
@@ -114,6 +116,8 @@ def check_zip(
             unpacked.folder, environment=variables, command=unpacked.command, inherit=False
         ) as process:
             for program, call in calls.items():
+                # Asked from before the port is open, as the first caller of a function scaled to
+                # zero would.
                 status, body = process.first_answer(
                     call.path, call.body, headers=call.headers, timeout_s=timeout_s
                 )
@@ -123,6 +127,7 @@ def check_zip(
                         f"{body[:500].decode(errors='replace')}"
                     )
                 call.check(body)
+                # Of the first program alone: the others meet a process that is warm.
                 first_s = first_s or time.perf_counter() - began
             tier = next((str(e["tier"]) for _, e in process.events() if "tier" in e), "unknown")
     return unpacked.report(
@@ -204,8 +209,11 @@ def make_environment(requirements: Path, folder: Path, *, hashed: bool = True) -
     """
     python = folder / "bin" / "python"
     install = [
+        # No dependencies: the file is the whole closure, and a package that it lacks must show
+        # here, as it would in the cloud, instead of being fetched.
         *(str(python), "-I", "-m", "pip", "install", "--quiet", "--no-deps"),
         *(("--require-hashes",) if hashed else ()),
+        # Without an index pip would wait through five retries before the other environment is used.
         *("--disable-pip-version-check", "--retries", "1", "--requirement", str(requirements)),
     ]
     for command in ([sys.executable, "-I", "-m", "venv", str(folder)], install):
@@ -221,6 +229,7 @@ def make_environment(requirements: Path, folder: Path, *, hashed: bool = True) -
         except (OSError, subprocess.TimeoutExpired) as error:
             raise MachineError(f"no environment from {requirements.name}: {error}") from error
         if done.returncode:
+            # pip's reason is in its last lines, after the attempts.
             words = (done.stderr or done.stdout).strip().splitlines()[-3:]
             raise MachineError(f"no environment from {requirements.name}: {' '.join(words)}")
     return python
@@ -243,9 +252,11 @@ def _environment(folder: Path, scratch: Path, wanted: Environment) -> tuple[list
         try:
             hashed = "--hash=" in requirements.read_text(encoding="utf-8")
             python = make_environment(requirements, scratch / "environment", hashed=hashed)
+            # Given to the interpreter: the script's own first line starts Python without -I.
             script = python.parent / "functions-framework"
             how = "with hashes" if hashed else "without hashes"
             return [str(python), "-I", str(script)], "installed", f"requirements.txt, {how}"
+        # OSError: the zip has no requirements.txt.
         except (MachineError, OSError) as error:
             if wanted == "installed":
                 raise

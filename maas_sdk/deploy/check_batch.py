@@ -26,6 +26,8 @@ from maas_sdk.errors import ModelError, NotFoundError
 
 __all__ = ["check_batch_zip"]
 
+# Run by the environment's interpreter in isolated mode, which looks at no folder by itself: the
+# zip's folder goes first, so its maas_sdk answers and not an installed one.
 _ANSWER: Final = """
 import sys
 folder, model, program, rows, answers = sys.argv[1:]
@@ -81,8 +83,10 @@ def check_batch_zip(
             programs[program] = rows
             first_s = first_s or time.perf_counter() - began
         variables |= {
+            # functions-framework takes a function for one of HTTP unless it is told.
             "FUNCTION_SIGNATURE_TYPE": "cloudevent",
             "MAAS_BUNDLE": str(model),
+            # Required when the function starts; never written to, for the event asks for nothing.
             "MAAS_OUTPUT": "gs://check/answers",
         }
         with FunctionProcess(
@@ -130,6 +134,7 @@ def _answered(
     model = unpacked.model.resolve()
     inputs, expected, verification = golden_rows(model, program, whole=True)
     rows, answers = scratch / f"{program}.npz", scratch / f"{program}-answers"
+    # npz needs nothing but numpy on either side.
     np.savez(rows, **inputs)  # type: ignore[arg-type]
     done = subprocess.run(
         [
@@ -149,6 +154,7 @@ def _answered(
     if done.returncode:
         said = " ".join(done.stderr.strip().splitlines()[-2:])
         raise ModelError(f"program {program!r}: its golden rows get no answers: {said}")
+    # Their names begin with a number of six digits, so this is the order of the rows.
     parts = sorted(answers.glob("part-*.npz"))
     if not parts:
         raise NotFoundError(f"program {program!r}: no golden row was answered")

@@ -38,6 +38,7 @@ _WORDS: Final = {
 }
 
 # The function that does nothing but say when its worker began.
+# After the fork is where our function begins to load, so "imports" ends at the same point in both.
 _EMPTY: Final = '''\
 """An empty function: what every Python function pays before its own first line."""
 
@@ -118,11 +119,13 @@ def measure(
     empty_folder = scratch / "empty-function"
     empty_folder.mkdir(parents=True, exist_ok=True)
     (empty_folder / "main.py").write_text(_EMPTY, encoding="utf-8")
+    # The empty function has one answer, which is not looked at.
     nothing = FirstCall(path="/", headers={}, body=(), check=lambda body: None)
     ours: list[dict[str, float]] = []
     empty: list[dict[str, float]] = []
     tier = "unknown"
     for turn in range(runs + 1):
+        # In each turn: on a machine that slows down it has to slow down with the others.
         interpreter_s = _interpreter()
         stages, tier = _start(folder, call, interpreter_s, timeout_s)
         bare, _ = _start(empty_folder, nothing, interpreter_s, timeout_s)
@@ -149,6 +152,7 @@ def _start(
         status, body = process.first_answer(
             call.path, call.body, headers=call.headers, timeout_s=timeout_s
         )
+        # The wall clock, since the arrival of log lines is noted by it.
         total_s = time.time() - process.spawned_unix_s
         if status != 200:
             raise ModelError(
@@ -207,6 +211,7 @@ def split_stages(
     added = sum(parts.values())
     shrink = min(1.0, loading_s / added) if added else 1.0
     stages |= {name: value * shrink for name, value in parts.items()}
+    # Less than a nanosecond is rounding.
     if loading_s > added * shrink + 1e-9:
         last = next(reversed(parts), "model loaded")
         stages[last] = stages.get(last, 0.0) + loading_s - added * shrink

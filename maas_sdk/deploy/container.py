@@ -78,6 +78,8 @@ VARIANTS: Final[Mapping[str, ImageVariant]] = {
         lock="cuda",
         environment={
             "MAAS_PLATFORM": "cuda",
+            # NVIDIA's container runtime mounts the driver only where these are set; its own base
+            # images set them, Python's does not.
             "NVIDIA_VISIBLE_DEVICES": "all",
             "NVIDIA_DRIVER_CAPABILITIES": "compute",
         },
@@ -101,6 +103,7 @@ VARIANTS: Final[Mapping[str, ImageVariant]] = {
     "tpu": ImageVariant(
         words=", on a TPU VM (docker run --privileged --network host) or a TPU node of GKE",
         lock="tpu",
+        # Level 2 keeps libtpu's errors and drops its notes and warnings.
         environment={"MAAS_PLATFORM": "tpu", "TPU_MIN_LOG_LEVEL": "2"},
         service=None,
     ),
@@ -133,12 +136,14 @@ def container(
     chosen = _variant(variant)
     bundle = open_bundle(bundle_path)
     locks = ["cli", *([chosen.lock] if chosen.lock else [])]
+    # Signatures are checked where keys are trusted, so what checks them has to be there.
     if bundle.signature is not None:
         locks.append("seal")
     listed = requirements(bundle.manifest, locks)
     name = bundle.manifest.name
     files = {
         "Dockerfile": dockerfile(name, variant, hashed=listed.hashed, base=base),
+        # It configures the service that runs the image; the image does not need it.
         ".dockerignore": "service.yaml\n",
         "requirements.txt": listed.text,
         "maas": _COMMAND,
@@ -191,6 +196,7 @@ def _variant(name: str) -> ImageVariant:
 def _service_name(name: str) -> str:
     """Return a name Cloud Run takes: lower case, digits and dashes, at most 49."""
     text = "".join(c if c.isalnum() and c.isascii() else "-" for c in name.lower()).strip("-")
+    # Cloud Run's names begin with a letter.
     return (text if text[:1].isalpha() else f"model-{text}")[:49].rstrip("-")
 
 

@@ -96,6 +96,7 @@ def measure_deployed(
         began = time.perf_counter()
         first_s = _timed(url, call, shared, timeout_s)
         age_s = _age(url, model, shared, timeout_s)
+        # Over both requests: a process that was started for the first one is younger than that.
         since_s = time.perf_counter() - began
         if age_s is not None and age_s <= since_s + _SLACK_S:
             cold.append(first_s)
@@ -114,6 +115,7 @@ def _timed(url: str, call: FirstCall, headers: Mapping[str, str], timeout_s: flo
         url, "POST", call.path, b"".join(call.body), {**call.headers, **headers}, timeout_s
     )
     took_s = time.perf_counter() - began
+    # The request is right and the caller unknown: other credentials mend it, no other call.
     if status in (401, 403):
         raise CredentialsError(
             f"{url}: answers {status}: it is not open to everybody. Give a token with --token or "
@@ -148,6 +150,7 @@ def _ask(
         raise ConfigError(f"{url!r}: expected an address such as https://digits-abc.a.run.app")
     connection = kinds[parts.scheme](parts.netloc, timeout=timeout_s)
     try:
+        # None and not b"", for which a GET would get a Content-Length.
         connection.request(method, parts.path.rstrip("/") + path, body or None, dict(headers))
         response = connection.getresponse()
         return response.status, response.read()

@@ -87,9 +87,12 @@ class Deployment:
         Raises:
             ConfigError: the stack does not take the variables.
         """
+        # First, so that refused settings leave nothing behind.
         values = variables(settings, archive, declared_variables(self._from))
         self.stack = copy_stack(self._from, self.workspace.folder)
         digest, kept = self.workspace.add_source(archive)
+        # The caller's zip may lie in a temporary folder; Terraform and a later rollback need one
+        # that stays.
         self.workspace.write_variables({**values, "source_zip": str(kept)})
         if self.state is not None:
             self.workspace.write_backend(self.state.block)
@@ -109,6 +112,7 @@ class Deployment:
             )
         settings = self.workspace.settings_of(release)
         terraform = self._terraform()
+        # Again: a rollback applies another release than the one that was prepared last.
         self.workspace.write_variables(variables(settings, source, declared_variables(self._from)))
         changes = terraform.plan(self.workspace.variables_file)
         if changes:
@@ -156,16 +160,20 @@ class Deployment:
                 f"nothing was deployed from {self.workspace.folder}: see --workspace, --project, "
                 "--region and --name"
             )
+        # Its settings are needed although all goes: Terraform asks for every variable in a destroy,
+        # too.
         release = releases.find(number)
         settings = self.workspace.settings_of(release)
         values = variables(
             settings, self.workspace.source(release.source), declared_variables(self._from)
         )
+        # A stack of the user's own may have no bucket of models.
         if with_models and "force_destroy" in values:
             values["force_destroy"] = True
         terraform = self._terraform()
         file = self.workspace.write_variables(values)
         if not terraform.plan(file, destroy=True):
+            # Everything was removed by other means: only the record has to follow.
             self.workspace.gone()
             return Outcome(release=None, changed=False, outputs={})
         if not agree():
@@ -188,6 +196,7 @@ class Deployment:
             MachineError: Terraform is not installed, or its state cannot be read.
         """
         releases = self.workspace.releases()
+        # Says so without Terraform, which need not be installed where nothing was deployed.
         if releases.current is None:
             return releases, {}
         return releases, self._terraform().outputs()
@@ -195,6 +204,7 @@ class Deployment:
     def _terraform(self) -> Terraform:
         """Return Terraform in the workspace's copy of the stack, with its provider."""
         self.workspace.folder.mkdir(parents=True, exist_ok=True)
+        # Each time: a mended stack has to reach deployments that were made before.
         self.stack = copy_stack(self._from, self.workspace.folder)
         terraform = self._make(self.stack)
         if self.state is None:

@@ -106,11 +106,13 @@ def golden_rows(
             program=program,
         )
     golden = opened.weights(golden_path(program))
+    # Rows that influence each other are right only together.
     rows = slice(0, 1) if chosen.row_independent and not whole else slice(None)
 
     def part(kind: str) -> dict[str, Array]:
         specs = getattr(chosen.signature, f"{kind}s")
         return {
+            # Copied, for the file that they are mapped from is closed below.
             key: np.array(
                 golden[f"{kind}/{key}"][rows]
                 if spec.shape[:1] == (None,)

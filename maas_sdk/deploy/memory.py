@@ -179,11 +179,13 @@ def _chosen(need: Need, cpu: float | None) -> tuple[str, float]:
         )
         raise _too_little(need, came)
     wanted = max(
+        # The spare room is given up before a bundle that just fits is refused.
         min(need.nbytes * _ROOM, most * 2**30),
         min(memory_nbytes(_USUAL), most * 2**30),
         least * 2**30,
     )
     memory = next(step for step in _STEPS if memory_nbytes(step) >= wanted)
+    # A whole processor at least: with less an instance answers one request at a time.
     return memory, max(1.0, _processors_for(memory_nbytes(memory) / 2**30))
 
 

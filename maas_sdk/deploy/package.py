@@ -85,6 +85,7 @@ FUNCTIONS: Final[Mapping[str, Function]] = {
     "batch": Function("batch", (*_RUNTIME, "tables", "batch"), ("data", "gcp")),
 }
 
+# The package that runs is the one that is copied, installed or in a checkout.
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 # A store's URL, a model, and its version or label; nothing that would end a Python string.
 _REFERENCE: Final = re.compile(r"\w+://[^\s\"\\@]*/[\w.-]+@[\w.-]+")
@@ -193,10 +194,13 @@ def copy_sources(target: Path, parts: Iterable[str]) -> None:
     for name in parts:
         source = _PACKAGE / name
         for file in [source] if source.is_file() else sorted(source.rglob("*")):
+            # Bytecode here is checked by time and of whatever interpreter ran it: it is compiled
+            # anew.
             if file.is_dir() or file.suffix == ".pyc":
                 continue
             copy = target / file.relative_to(_PACKAGE)
             copy.parent.mkdir(parents=True, exist_ok=True)
+            # The content without the mode, which differs from checkout to checkout.
             shutil.copyfile(file, copy)
 
 
@@ -213,6 +217,7 @@ def compile_bytecode(root: Path, *sources: str) -> None:
     done = subprocess.run(
         # No site: what an environment hangs into the interpreter's start would be loaded.
         [sys.executable, "-S", "-s", "-c", _COMPILE, str(root), *sources],
+        # The seed alone: marshal's bytes must not depend on what else this environment sets.
         env={"PYTHONHASHSEED": "0"},
         cwd=root,
         stdin=subprocess.DEVNULL,

@@ -38,6 +38,8 @@ def framework_command() -> list[str]:
     Raises:
         DependencyError: it is not installed.
     """
+    # An environment has its scripts beside the interpreter; a system's Python may have them
+    # elsewhere.
     for folder in (Path(sys.executable).parent, Path(sysconfig.get_path("scripts"))):
         for name in ("functions-framework", "functions-framework.exe"):
             if (folder / name).is_file():
@@ -94,6 +96,7 @@ class FunctionProcess:
             env={**inherited, **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
+            # One stream, so that the log keeps the order of its lines.
             stderr=subprocess.STDOUT,
             # A group of its own, so that gunicorn's worker is stopped with its master.
             start_new_session=True,
@@ -173,9 +176,11 @@ class FunctionProcess:
                 connection.request("POST", path, data, dict(headers or {}))
                 response = connection.getresponse()
                 return response.status, response.read()
+            # The head of the loop raises it, with what the process printed.
             except TimeoutError:
                 continue
             except (http.client.HTTPException, ConnectionError) as error:
+                # An ended process is told at the head of the loop, with its exit code.
                 if self._process.poll() is None:
                     raise TransportError(f"{self.url}: {error}{self._words()}") from error
             finally:
@@ -211,6 +216,7 @@ class FunctionProcess:
 
 def _free_port() -> int:
     with socket.socket() as probe:
+        # Free now; should another process take it first, the function ends and its log says so.
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port

@@ -101,6 +101,7 @@ def requirements(manifest: Manifest, extras: Iterable[str] = ()) -> Requirements
         ConfigError: its executables were compiled by several versions of jaxlib, or a lock's name
             is none.
     """
+    # The local label of a build (after the +) is in no index.
     compiled_by = sorted({target.jaxlib.partition("+")[0] for target in manifest.targets.values()})
     if len(compiled_by) > 1:
         raise ConfigError(
@@ -159,6 +160,7 @@ def parse_lock(text: str, where: str = "the lock") -> list[Requirement]:
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     text = "\n".join(lines)
     while position < len(text):
+        # One strict form, which `make lock` writes: everything else was edited by hand or cut.
         entry = _ENTRY.match(text, position)
         if entry is None or text[entry.end() : entry.end() + 1] not in ("", "\n"):
             line = text[position:].partition("\n")[0]

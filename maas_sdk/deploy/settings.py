@@ -164,6 +164,7 @@ def variables(settings: Settings, source_zip: Path, declared: set[str]) -> dict[
         "environment": ("--set-env", settings.environment),
         "invokers": ("--invoker and --public", settings.public or settings.invokers),
     }
+    # A default that the stack does not take is no loss; what somebody typed is.
     for name, (option, value) in said.items():
         if value and name not in declared:
             raise ConfigError(
@@ -179,6 +180,7 @@ def variables(settings: Settings, source_zip: Path, declared: set[str]) -> dict[
         # Bytecode is for one version of Python.
         "runtime": f"python{sys.version_info[0]}{sys.version_info[1]}",
         "instance": {
+            # Text, as the provider takes it: "1" and not 1.0.
             "cpu": f"{instance.cpu:g}",
             "memory": instance.memory,
             "concurrency": instance.concurrency,
@@ -216,6 +218,7 @@ def settings_from(document: Mapping[str, Any]) -> Settings:
         # JSON has no tuples, and a release of an earlier version fewer fields.
         tuples = {name: tuple(values.get(name, ())) for name in ("invokers", "model_buckets")}
         return Settings(**{**values, **tuples})
+    # ConfigError is a ValueError as well, and says already what is wrong.
     except MaasError:
         raise
     except (KeyError, TypeError, ValueError) as error:
@@ -252,6 +255,7 @@ def name_from_model(model: str) -> str:
     """Return a name for a function, derived from its model's."""
     text = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
     text = text if text[:1].isalpha() else f"model-{text}"
+    # A name has 2 to 20 characters, see _NAME.
     return text[:20].strip("-").ljust(2, "x")
 
 

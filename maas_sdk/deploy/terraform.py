@@ -24,6 +24,7 @@ __all__ = ["Terraform", "TerraformBinary", "copy_stack", "declared_variables", "
 
 _STACK: Final = Path("terraform") / "stacks" / "quickstart"
 _PLAN: Final = "maas.tfplan"
+# terraform fmt puts a block at the beginning of its line, so no parser of HCL is needed.
 _VARIABLE: Final = re.compile(r'^variable\s+"(\w+)"', re.MULTILINE)
 
 
@@ -94,7 +95,11 @@ class TerraformBinary:
             )
         file.write_text(place.block, encoding="utf-8")
         try:
+            # -force-copy answers the question whether to copy the state, which nobody is there to
+            # answer. Without state, -reconfigure: init refuses a backend that changed since the
+            # last one.
             self._run("init", *(("-migrate-state", "-force-copy") if moves else ("-reconfigure",)))
+        # Ctrl-C included: a backend that stayed would point to a state that is not there.
         except BaseException:
             if before is None:
                 file.unlink()
@@ -104,6 +109,7 @@ class TerraformBinary:
 
     def plan(self, variables: Path, *, destroy: bool = False) -> bool:
         """Show the changes and keep the plan for ``apply``; return False when there are none."""
+        # The plan is kept, so that exactly what was shown is applied.
         options = [f"-var-file={variables.resolve()}", f"-out={_PLAN}", "-detailed-exitcode"]
         # 2: there are changes.
         return self._run("plan", *options, *(["-destroy"] if destroy else []), fine=(0, 2)) == 2
@@ -130,6 +136,7 @@ class TerraformBinary:
     def _has_state(self) -> bool:
         """Return True when the state, wherever it is, lists anything deployed."""
         local, remote = self._folder / "terraform.tfstate", self._folder / ".terraform"
+        # Terraform writes this file where a backend is configured; the state then lies there.
         if (remote / "terraform.tfstate").is_file():
             self.init()
             return _resources(self._pulled(self._folder))
@@ -173,6 +180,7 @@ class TerraformBinary:
             assert process.stdout is not None
             for line in process.stdout:
                 lines.append(line)
+                # Its lines are about the provider; they are kept for an error.
                 if command != "init":
                     self._show(line.rstrip("\n"))
         if process.returncode not in fine:
@@ -180,6 +188,8 @@ class TerraformBinary:
         return process.returncode
 
     def _environment(self) -> dict[str, str]:
+        # No hints of what to type next, which name commands of Terraform's, and no call home for
+        # news of versions.
         return {**os.environ, "TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1"}
 
 
@@ -198,6 +208,8 @@ def find_stack(stack: Path | None = None) -> Path:
     for place in places:
         if any(place.glob("*.tf")):
             return place.resolve()
+    # A named folder is the call's to mend. Otherwise a checkout is missing: the wheel has no
+    # terraform/.
     raise (ConfigError if stack else MachineError)(
         f"no Terraform stack in {places[0]}: work in a checkout of maas_sdk, which has terraform/, "
         "or name a stack's folder with --stack"
@@ -213,11 +225,13 @@ def copy_stack(stack: Path, workspace: Path) -> Path:
     Returns:
         The stack's folder in the workspace.
     """
+    # A stack names its modules as ../../modules, so they have to lie the same way.
     root = stack.parents[1] if stack.parent.name == "stacks" else stack
     target = workspace / "terraform"
     shutil.copytree(
         root,
         target,
+        # Of Terraform runs in the checkout itself: another deployment's state must not come along.
         ignore=shutil.ignore_patterns(".terraform*", "*.tfstate*", "*.tfvars*", _PLAN, "tests"),
         dirs_exist_ok=True,
     )

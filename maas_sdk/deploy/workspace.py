@@ -89,6 +89,8 @@ class Workspace:
     """Folder of one deployment."""
 
     def __init__(self, root: Path, project_id: str, region: str, name: str) -> None:
+        # Terraform runs in another folder (-chdir), where a relative path would mean something
+        # else.
         self.folder = root.absolute() / project_id / region / name
         self.variables_file = self.folder / "deployment.tfvars.json"
         self.backend_file = self.folder / BACKEND
@@ -118,6 +120,7 @@ class Workspace:
 
     def add_source(self, archive: Path) -> tuple[str, Path]:
         """Keep a zip; return its sha256 and its path."""
+        # Read whole: a source has 100 MB at most (size.py).
         digest = hashlib.sha256(archive.read_bytes()).hexdigest()
         kept = self.source(digest)
         # Named by its digest: a zip that several releases share is kept once.

@@ -112,7 +112,9 @@ def export(
             import jax  # noqa: F401
 
             from maas_sdk.export import export as make
+        # Of my_model.py:nets.digits the last word: digits.
         title = name or model.rpartition(":")[2].rpartition(".")[2]
+        # Left out rather than None: the default sizes are those of ``export``, said in one place.
         options: dict[str, Any] = (
             {} if buckets is None else {"buckets": read_sizes("--buckets", buckets)}
         )
@@ -122,6 +124,7 @@ def export(
             path=out or Path(f"{title}.maas"),
             name=title,
             weights=None if weights is None else make_object(weights),
+            # Typer may give an empty list for an option that was not said.
             targets=target or None,
             verify=verify,
             metadata=source_metadata(model, example, weights),

@@ -59,6 +59,8 @@ def inspect(bundle: BundlePlace, as_json: Json = False, debug: Debug = False) ->
         tier, target, reason = _tier(manifest)
         output.document(
             {
+                # By way of the file's text: scripts get the names and values of the documented
+                # format.
                 "manifest": json.loads(manifest.to_json()),
                 "here": {"tier": tier, "target": target, "reason": reason},
                 "version": version,
@@ -84,8 +86,10 @@ def _tier(manifest: Manifest) -> tuple[str, str | None, str]:
             from maas_sdk.runtime.load import local_host
             from maas_sdk.runtime.tiers import choose
         choice = choose(manifest, local_host())
+    # An answer, not a failure: what the bundle holds is shown all the same.
     except IncompatibleError as error:
         return "refuse", None, error.message
+    # Without maas-sdk[serve] no tier is known, and the rest can be shown.
     except (ConfigError, MachineError) as error:
         return "unknown", None, error.message
     return choice.tier, choice.target, choice.reason
@@ -203,6 +207,7 @@ def verify(
             from maas_sdk.runtime import load
         engine = load(folder, tier=tier, trusted_keys=trusted_key or None)  # type: ignore[arg-type]
         try:
+            # Raises where an answer is off by more than the export's tolerance.
             engine.prime()
             report = engine.report
         finally:

@@ -107,6 +107,7 @@ def package(
         # Here, not above: every `maas` command would load it.
         import tempfile
 
+        # The name decides, so no option can contradict it.
         zipped = out.suffix == ".zip"
         if container and (zipped or check or bundle_from or function != "predict"):
             raise ConfigError(
@@ -160,6 +161,7 @@ def _function(
             Path(scratch) / "function" if zipped else out,
             overwrite=overwrite,
             **options,
+            # Asked before the folder appears at its place: what is too large leaves nothing behind.
             accept=lambda folder: check_limits(zip_size(zip_folder(folder, seen))),
         )
         zip_folder(folder, archive, overwrite=overwrite)
@@ -172,12 +174,14 @@ def _check(output: Output, archive: Path, bundle: Path, function: str) -> dict[s
     from maas_sdk.charts.quantities import duration
 
     with extra("serve"):
+        # It runs as a process of its own: the import only finds out whether it is installed.
         import functions_framework  # noqa: F401
 
         from maas_sdk.deploy.check import check_zip
         from maas_sdk.deploy.check_batch import check_batch_zip
 
     with output.progress() as bar:
+        # Without an end: how long the packages take to install is not known.
         bar.add_task("check", total=None)
         checks = {"predict": check_zip, "batch": check_batch_zip}
         found = checks[function](archive, bundle=bundle)

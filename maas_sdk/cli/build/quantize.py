@@ -76,6 +76,7 @@ def quantize(
     Needs maas-sdk[train]. See docs/quantization.md for the recipes and which one to take.
     """
     with reporting(as_json, debug) as output:
+        # Before the model is looked for, which need not be named for this.
         if list_recipes:
             _show_recipes(output)
             return
@@ -92,6 +93,8 @@ def quantize(
             from maas_sdk.compress.quantize import quantize as make
         source = find_source(model, example, weights, name)
         target_folder = out or Path(f"{source.stem}-{recipe}.maas")
+        # Now, and not after the minutes that quantizing takes; a sensitivity study writes no
+        # bundle.
         if not sensitivity and target_folder.exists() and not overwrite:
             raise ConfigError(f"{target_folder} is there already: --overwrite replaces it")
         sizes = () if latency is None else read_sizes("--latency", latency)
@@ -238,6 +241,7 @@ def _export(
         given.example,
         path=path,
         name=source.name,
+        # A machine that only the recipes know has chosen their formats all the same.
         targets=[target] if target in TARGETS else None,
         metadata=source_metadata(source.model, source.example, source.weights),
         overwrite=overwrite,

@@ -181,6 +181,7 @@ Entropy = Annotated[
     typer.Option(
         metavar="zstd|zlib",
         show_default="none",
+        # The backslash keeps rich from taking the brackets for markup.
         help="Also compress the stored tensors with this codec. zstd needs maas-sdk\\[zstd].",
         rich_help_panel=_SERVING,
     ),

@@ -62,6 +62,7 @@ def reweight(
         from maas_sdk.errors import ConfigError, NotFoundError
         from maas_sdk.store import find_version
 
+        # Before the bundle, which may have to be fetched first.
         if not weights.is_file():
             raise NotFoundError(f"no file at {weights}; check the path", path=str(weights))
         with extra("train"):

@@ -131,12 +131,15 @@ def seal_of(bundle: Bundle) -> dict[str, object]:
     """
     signer = None
     if bundle.signature is not None:
+        # Here, not above: most bundles are not signed, and `maas --help` loads this file.
         from maas_sdk.bundle.signature import signer_of
 
         signer = signer_of(bundle.manifest_bytes, bundle.signature, str(bundle.path))
     encryption = bundle.manifest.encryption
     return {
         "signed_by": signer,
+        # Only set where trusted keys are named: a signature tells which key signed, and anybody
+        # can make a key.
         "trusted": bundle.signed_by is not None,
         "encrypted_with": encryption and encryption.key,
     }

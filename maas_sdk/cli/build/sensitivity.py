@@ -36,15 +36,18 @@ def costs(given: Given, recipe: str, tell: Progress) -> list[Sensitivity]:
 
     if given.evaluate is None:
         raise ConfigError("--sensitivity: expected --evaluate, which says what a weight costs")
+    # What ``maas_sdk.compress`` makes has it, whatever its class.
     if hasattr(given.model, "as_model"):
         raise ConfigError("--sensitivity: the model is quantized already: name the float model")
     found = find_recipe(recipe, **given.changes)
     bare = not isinstance(given.example, Mapping)
     program = TracedModel(model=adapt(given.model, given.weights), bare=bare)
+    # Rows are needed only to trace the model with, so two will do.
     example = {name: array[:2] for name, array in example_of(given.example).items()}
     sites = chosen(found, find_sites(program, example, fold=found.fold_norms))
     judge = judge_of(given.evaluate)
     measured = sensitivity(program, sites, found, judge, found.weights, progress=tell)
+    # Many weights lower the metric by nothing that can be measured: then the outputs decide.
     return sorted(measured, key=lambda one: (one.drop, one.output_error), reverse=True)
 
 

@@ -76,10 +76,12 @@ def deploy(
         from maas_sdk.deploy.size import bundle_fits
         from maas_sdk.store import find_bundle
 
+        # First: a bundle may have to be fetched and packaged before the question comes up.
         ask_first(as_json, yes or dry_run)
         folder = find_bundle(bundle)
         manifest = open_bundle(folder).manifest
         model = manifest.name
+        # --store is for what is too large: a bundle inside needs no fetch at a cold start.
         publish_in = None if bundle_from or bundle_fits(manifest) else store
         cpu, memory = _sized(output, manifest, bool(bundle_from or publish_in), cpu, memory)
         settings = of.Settings(
@@ -180,6 +182,7 @@ def _release(
     from maas_sdk.deploy.size import check_limits, zip_size
 
     with tempfile.TemporaryDirectory(prefix="maas-deploy-") as scratch:
+        # In a temporary folder: the zip that stays is kept in the workspace, under its hash.
         function = package(bundle, Path(scratch) / "function", bundle_from=bundle_from)
         archive = zip_folder(function, Path(scratch) / "function.zip")
         size = zip_size(archive)
@@ -194,6 +197,7 @@ def _show_dry_run(output: Output, made: Deployment, release: Release) -> None:
 
     source = made.workspace.source(release.source)
     file = made.workspace.variables_file
+    # Read back, so that what is shown is what Terraform would read.
     text = file.read_text(encoding="utf-8")
     terraform = f"terraform -chdir={made.stack}"
     state, copy = "", ""

@@ -41,6 +41,7 @@ _TERRAFORM: Final = "Terraform"
 
 Project = Annotated[
     str,
+    # The variable is the one that Google's own tools and libraries read.
     typer.Option(
         "--project", envvar="GOOGLE_CLOUD_PROJECT", metavar="ID", help="Google Cloud project ID."
     ),

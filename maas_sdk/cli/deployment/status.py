@@ -59,6 +59,7 @@ def status(
             when = time.strftime("%Y-%m-%d %H:%M", time.localtime(release.made_unix_s))
             table.add_row(mark, str(release.number), release.model, release.source[:12], when)
         output.show(table)
+        # A kill between the record and the end of an apply: what runs is not known here.
         if releases.begun is not None:
             output.show(
                 f"[yellow]the apply of release {releases.begun} did not end: "
@@ -133,11 +134,13 @@ def open_deployment(
     Settings(project_id=project, region=region, name=name)
 
     def show(line: str) -> None:
+        # Terraform's lines have brackets; and stdout is for the answer, which may be JSON.
         output.notes.print(line, markup=False, soft_wrap=True)
 
     return Deployment(
         Workspace(workspace, project, region, name),
         find_stack(stack),
+        # Looked for when it is needed: a dry run works without terraform.
         lambda folder: TerraformBinary(folder, show),
         None if state_bucket is None else StateBucket.of(state_bucket, project, region, name),
     )
@@ -151,4 +154,5 @@ def ask_first(as_json: bool, settled: bool) -> None:
 
 def asker(question: str, yes: bool) -> Any:
     """Return a function that asks ``question``; with ``yes`` it agrees without asking."""
+    # Enter alone changes nothing, and with --json stdout has nothing but the document.
     return lambda: yes or typer.confirm(question, default=False, err=True)

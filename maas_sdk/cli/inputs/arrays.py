@@ -88,6 +88,7 @@ def _only_input(path: Path, signature: Signature) -> str:
 
 def _load(path: Path) -> Array:
     try:
+        # A pickle may run code, and no array of numbers needs one.
         loaded: Array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: not a readable .npy file: {error}") from error
@@ -109,6 +110,7 @@ def _from_json(path: Path, signature: Signature) -> dict[str, Array]:
 
     body = path.read_bytes()
     try:
+        # A bare list is taken for rows, which TensorFlow Serving calls instances.
         if isinstance(json.loads(body), list):
             body = b'{"instances": ' + body + b"}"
     except ValueError as error:
@@ -130,10 +132,12 @@ def _from_picture(path: Path, spec: TensorSpec, *, invert: bool) -> Array:
 
 
 def _bend(array: Array, spec: TensorSpec) -> Array:
+    # A single row; with two sizes missing it would be a guess.
     if array.ndim == len(spec.shape) - 1 and spec.shape[:1] == (None,):
         array = array[None]
     dtype = dtype_from_name(spec.dtype)
     if array.dtype != dtype and (
+        # Never from float to integer. For NumPy bfloat16 and its kin are of kind V, no floats.
         np.can_cast(array.dtype, dtype, "same_kind") or (array.dtype.kind, dtype.kind) == ("f", "V")
     ):
         array = array.astype(dtype)

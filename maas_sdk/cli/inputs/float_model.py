@@ -120,6 +120,7 @@ def load_source(
         model = make_object(source.model)
         weights = None if source.weights is None else make_object(source.weights)
         rows = None if source.example is None else read_example(source.example)
+    # The words were read from the manifest and not typed here: the error has to say so.
     except ConfigError as error:
         if source.bundle is None:
             raise

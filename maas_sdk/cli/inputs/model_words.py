@@ -27,6 +27,7 @@ def read_example(spec: str, option: str = "--example") -> Any:
     if path.suffix not in (".npy", ".npz"):
         return make_object(spec)
     try:
+        # A pickle may run code, and no array of numbers needs one.
         loaded = np.load(path, allow_pickle=False)
         return loaded if path.suffix == ".npy" else {k: loaded[k] for k in loaded.files}
     except (OSError, ValueError, EOFError) as error:
@@ -49,6 +50,7 @@ def source_metadata(model: str, example: str | None, weights: str | None) -> dic
     """
     words = {"source": model, "source_example": example, "source_weights": weights}
     portable = {key: _portable(spec) for key, spec in words.items() if spec is not None}
+    # Without the model its example leads nowhere.
     if portable.get("source") is None:
         return {}
     return {key: spec for key, spec in portable.items() if spec is not None}

@@ -65,6 +65,7 @@ def example_of(*sources: Any) -> Any:
     """
     for source in sources:
         rows = source
+        # ``Examples`` of training.data, told by the attribute: no training code is loaded for it.
         if hasattr(rows, "inputs"):
             rows = rows.inputs
         elif isinstance(rows, tuple | list) and rows:
@@ -88,6 +89,7 @@ def _inputs(spec: str, arrays: Mapping[str, Any], example: Any) -> Any:
     if len(named) > 1:
         return named
     [array] = named.values()
+    # The model takes names, and there is only one that the array can have.
     if isinstance(example, Mapping) and len(example) == 1:
         return dict.fromkeys(example, array)
     # np.savez(path, x) calls its only array arr_0, which nobody meant as a name.

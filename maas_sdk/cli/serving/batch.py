@@ -90,6 +90,7 @@ def batch(
             with _bar(output) as tell:
                 report = predict_files(folder, file, out, config, mode=mode, progress=tell)
         except KeyboardInterrupt:
+            # Then raised again: ``reporting`` turns it into the exit code that shells expect.
             output.note(f"stopped; what is finished is in {escape(str(out))}: --resume goes on")
             raise
         _show(output, report, out)
@@ -132,6 +133,7 @@ def _bar(output: Output) -> Iterator[Callable[[Progress], None]]:
     """Show a progress bar on stderr: rows, rows per second, time left."""
     with output.progress() as bar:
         columns: Any = bar.columns
+        # rich's time left is by its own clock; the job's is in the text, with the rows.
         bar.columns = (columns[0], columns[1])
         task = bar.add_task("loading", total=1.0)
 

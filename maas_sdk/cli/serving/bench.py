@@ -103,6 +103,7 @@ def _cold_here(output: Output, bundle: Path, runs: int) -> None:
     from maas_sdk.charts.quantities import duration, ratio
 
     with extra("serve"):
+        # It runs as a process of its own: the import only finds out whether it is installed.
         import functions_framework  # noqa: F401
 
         from maas_sdk.deploy.coldstart import measure
@@ -149,8 +150,10 @@ def _cold_deployed(
     base, model = split_url(url)
     if bundle is not None:
         call = golden_call(bundle)
+        # The name in the bundle: calls go to it, so its process is asked for its age, too.
         model = call.path.removeprefix("/v1/models/").removesuffix(":predict")
     elif model is not None:
+        # Without the bundle there is nothing to compare with: any answer counts, as "checked" says.
         call = _made_up_call(base, model, token, url)
     else:
         raise ConfigError(f"{url}: which model? End the URL in /v1/models/NAME, or give the bundle")
@@ -254,6 +257,7 @@ def load(
         for code, times in found.errors.items():
             output.show(f"[yellow]{times:,} × {code}[/yellow]")
         output.document(asdict(found))
+        # Figures of no calls at all must not pass in a script.
         if not found.answered:
             raise typer.Exit(1)
 

@@ -65,6 +65,7 @@ def run(config: LoadConfig, progress: Callable[[], None] = lambda: None) -> Load
     model = named or config.model
     if model is None:
         raise ConfigError(f"{config.url}: which model? End the URL in /v1/models/NAME, or --model")
+    # Refusals under load are a result; retried, they would show as slow answers.
     never_again = RetryPolicy(max_attempts=1)
     with Client(base, model, retry=never_again) as client:
         inputs = made_up(endpoint_signature(client.metadata(), None, config.url), config.rows)
@@ -114,6 +115,7 @@ def made_up(signature: Signature, rows: int) -> dict[str, Array]:
         shape = tuple(rows if size is None else size for size in spec.shape)
         dtype = dtype_from_name(spec.dtype)
         if dtype.kind in "biu":
+            # 0 and 1 are valid as booleans, tokens and indexes of any table.
             return generator.integers(0, 2, shape).astype(dtype)
         return generator.random(shape).astype(dtype)
 

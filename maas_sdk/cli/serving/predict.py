@@ -133,6 +133,7 @@ def _remote(
         signature = endpoint_signature(client.metadata(), program, url)
         inputs = read_inputs(file, signature, invert=invert)
         answer = client.predict(inputs, program=program)
+    # The client gives the array alone where the program has one output.
     if isinstance(answer, Mapping):
         return dict(answer)
     return {next(iter(signature.outputs)): answer}
@@ -173,6 +174,7 @@ def endpoint_signature(metadata: Any, program: str | None, url: str) -> Signatur
 
 
 def _plain(array: Array) -> Any:
+    # NumPy gives no numbers for bfloat16 and its kin; float32 holds their values exactly.
     return array.astype("float32").tolist() if array.dtype.kind == "V" else array.tolist()
 
 
@@ -198,6 +200,7 @@ def _show(output: Output, outputs: Mapping[str, Array]) -> None:
         if flat.shape[1] > 1 and array.dtype.kind in "fV":
             table.add_column(f"largest of {name}", justify="right")
             columns.append([str(int(np.argmax(row))) for row in flat[:_ROWS_SHOWN]])
+    # Outputs need not have the same number of rows: the table ends with the shortest.
     for index, values in enumerate(zip(*columns, strict=False)):
         table.add_row(str(index), *values)
     output.show(table)

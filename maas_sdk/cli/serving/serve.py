@@ -63,6 +63,7 @@ def serve(
             from maas_sdk.serve import Endpoint, EndpointLimits, ModelHost, asgi_app
             from maas_sdk.store import find_version, in_store, parse_reference
 
+        # The same variables as in the cloud, so that a deployment can be tried here.
         limits = EndpointLimits.from_environ(os.environ)
         folder, version = find_version(bundle)
         trusted_keys = trusted_key or None
@@ -74,10 +75,13 @@ def serve(
         model = ModelHost(
             lambda: load(folder, trusted_keys=trusted_keys),
             name=name,
+            # A bundle outside a store has none, and TensorFlow Serving's answers need a number.
             version=version or "1",
             label=parse_reference(bundle).label if in_store(bundle) else None,
         )
         endpoint = Endpoint(model, limits)
+        # The model is loaded in the lifespan. "auto" would take an error there for an app that has
+        # no lifespan, and go on.
         config = uvicorn.Config(
             asgi_app(endpoint), log_level="warning", access_log=False, lifespan="on"
         )
@@ -95,9 +99,11 @@ def _listen(host: str, port: int) -> socket.socket:
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
+    # Else the port stays taken for a while after the last server's end.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        # As many as uvicorn lets wait when it opens the socket itself.
         listener.listen(2048)
     except OSError as error:
         listener.close()
@@ -111,5 +117,6 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _address(host: str, port: int) -> str:
+    # The note is to be opened or copied, and nothing can connect to "any address".
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{shown}:{port}"

@@ -95,6 +95,7 @@ def rollback(
     See docs/store.md and docs/deploy.md.
     """
     with reporting(as_json, debug) as output:
+        # The options with a default (--region, --yes, …) are left out: said or not cannot be told.
         if model is not None and (project, name, to) != (None, None, None):
             raise ConfigError(
                 f"rollback: {model} is a model in a store, and --project, --name and --to are of a "

@@ -168,6 +168,7 @@ def promote(
         from maas_sdk.errors import ConfigError
 
         store, found = _open(model)
+        # A label or "the latest" would move to whatever was published last.
         if found.version is None:
             raise ConfigError(f"{model}: say which version, such as {found.store}/{found.model}@3")
         before = store.promote(found.model, found.version, label)
@@ -199,6 +200,7 @@ def gc(
     older_than_hours: Annotated[
         float,
         typer.Option(
+            # The store's MIN_AGE_S: a younger object may be of a push that is still running.
             min=2,
             metavar="HOURS",
             help="Delete only objects that are older, and versions retired for longer.",
@@ -258,6 +260,7 @@ def _table(histories: dict[str, list[Published]]) -> Any:
     table.add_column("size", justify="right")
     table.add_column("published")
     for name, history in histories.items():
+        # The newest first, which is what one looks for.
         for found in reversed(history):
             table.add_row(
                 escape(name),

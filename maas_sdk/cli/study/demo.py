@@ -67,6 +67,7 @@ def demo(
     Needs maas-sdk[demo].
     """
     with reporting(as_json, debug) as output:
+        # Before the imports below: XLA reads the variable once, when JAX first starts it.
         _ask_for_devices(devices)
         with extra("demo"):
             import functions_framework  # noqa: F401  (started as a process, but must be there)
@@ -95,10 +96,12 @@ def _ask_for_devices(devices: int) -> None:
     Raises:
         MachineError: JAX is loaded already and has another number of devices.
     """
+    # A count that is set already gives way to the option.
     flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if not f.startswith(_DEVICES_FLAG)]
     if "jax" in sys.modules:
         import jax
 
+        # Too late to set the variable: it can only be right already.
         if jax.local_device_count() != devices:
             raise MachineError(
                 f"jax was imported before the demo and has {jax.local_device_count()} devices, "
@@ -106,6 +109,7 @@ def _ask_for_devices(devices: int) -> None:
             )
         return
     os.environ["XLA_FLAGS"] = " ".join([*flags, f"{_DEVICES_FLAG}={devices}"])
+    # Only the CPU can be split into virtual devices.
     os.environ["JAX_PLATFORMS"] = "cpu"
 
 

@@ -109,10 +109,12 @@ def evaluate(
     Needs maas-sdk[train], maas-sdk[serve] for bundles, and maas-sdk[evaluate] for classes. See
     docs/evaluation.md for the figures.
     """
+    # Not ``output`` as elsewhere: that is an option of this command.
     with reporting(as_json, debug) as said:
         with extra("train"):
             from maas_sdk.evaluate import compare_page, compare_table, evaluation_page, text_table
         if out is not None:
+            # Before the measuring, which takes its time.
             _check_page(out)
         how = _How(
             file=file,
@@ -216,6 +218,7 @@ def _inputs(arrays: dict[str, Array], signature: Signature, how: _How) -> dict[s
     others = {name: array for name, array in arrays.items() if name != how.labels}
     wanted = signature.inputs
     if len(others) == 1 and len(wanted) == 1:
+        # One array and one input: the array's name does not matter.
         others = dict(zip(wanted, others.values(), strict=True))
     if others.keys() != wanted.keys():
         raise InputError(

@@ -157,6 +157,7 @@ def parity(
         with extra("train"):
             from maas_sdk.training.optimizer import OptimizerConfig
             from maas_sdk.training.run.trainer import TrainConfig
+        # Before two trainings whose page could not be written.
         if out is not None and (out.suffix != ".html" or not out.resolve().parent.is_dir()):
             raise ConfigError(f"--out {out}: expected a path that ends in .html, in a folder")
         made, rows = _what(model, data, example)
@@ -167,6 +168,7 @@ def parity(
             seed=seed,
             optimizer=OptimizerConfig(name=optimizer, learning_rate=learning_rate),
             loss=loss,
+            # The command draws one bar for each policy; the trainer's would be drawn over it.
             progress=False,
         )
         result = _run(output, made, rows, (reference, *(policy or ["bf16"])), config, bar, control)

@@ -25,6 +25,7 @@ _STRATEGIES: Final = {
     "serve": ("data", "tensor", "fsdp+tensor"),
 }
 _STEPS: Final = ("train", "serve")
+# What training calls them: int8 is for products alone, the rest of the step stays bfloat16.
 _PRECISIONS: Final = {"bf16": "bf16", "int8": "int8,bf16"}
 
 # A group of options in the help.
@@ -186,6 +187,7 @@ def plan(
             out.write_text(html_page(title, made), encoding="utf-8")
             output.note(f"[dim]written:[/dim] {out}")
         _show(output, title, made)
+        # A layout that cannot be compiled is a result; a plan without any is a failure.
         if all(one.error for one in made.plans):
             raise ConfigError(made.plans[0].error or "nothing could be planned")
 
@@ -234,6 +236,7 @@ def make_jobs(
         options["phase"] = phase
         options["precision"] = precision
     jobs = []
+    # A strategy that was said twice is compiled once.
     for name in dict.fromkeys(chosen):
         kept = strategy_by_name(name).name
         axes = sizes if sizes is not None else axes_for(kept, target.chips)
@@ -244,6 +247,7 @@ def make_jobs(
                 options={**options, "strategy": kept},
                 slice=target.name,
                 axes=axes,
+                # Absolute: each compilation is a process of its own.
                 hlo_file=None if hlo is None else str(hlo.absolute() / f"{name}.hlo.txt"),
             )
         )
@@ -268,6 +272,7 @@ def _axes(text: str) -> dict[str, int]:
                 f"{', '.join(AXES)}"
             )
         found[name] = int(size)
+    # In the order of the mesh, whatever the order that was typed.
     return {name: found[name] for name in AXES if name in found}
 
 

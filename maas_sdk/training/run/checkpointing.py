@@ -54,6 +54,7 @@ class RunCheckpoints:
 
     def due(self, step: int, *, evaluated: bool) -> bool:
         """Return True to save after a step: by the configuration, or after each evaluation."""
+        # After an evaluation a checkpoint has metrics, by which the best ones are kept.
         if self._checkpoints.config.every_steps is None:
             return evaluated
         return self._checkpoints.due(step)
@@ -124,6 +125,7 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
+        # The order of the keys makes no other setting.
         return {str(name): _plain(value[name]) for name in sorted(value, key=str)}
     if isinstance(value, tuple | list):
         return [_plain(one) for one in value]

@@ -71,12 +71,14 @@ def compile_train(
 
     def run(leaves: list[jax.Array], batch: Batch) -> tuple[list[jax.Array], jax.Array]:
         new, metrics = step(jax.tree.unflatten(tree, leaves), batch)
+        # Known only while the step is traced: an array, which is what comes out, has no names.
         names[:] = sorted(metrics)
         return jax.tree.leaves(new), pack(metrics)
 
     jitted = jax.jit(
         run,
         donate_argnums=0,
+        # Else XLA may choose others, which the same executable refuses as inputs of the next step.
         out_shardings=([leaf.sharding for leaf in leaves], _replicated(mesh)),
     )
     lowered = jitted.lower(leaves, batch)
@@ -87,6 +89,7 @@ def compile_train(
         run=compiled,
         names=tuple(names),
         compiled=compiled,
+        # What later batches are held against when the executable refuses one.
         batch=jax.eval_shape(lambda: dict(batch)),
     )
 
@@ -101,6 +104,7 @@ def compile_eval(step: EvalStep, state: TrainState, batch: Batch, mesh: Mesh) ->
         names[:] = sorted(metrics)
         return pack(metrics)
 
+    # Nothing is donated: training goes on with the same leaves.
     jitted = jax.jit(run, out_shardings=_replicated(mesh))
     return EvalProgram(run=jitted.lower(leaves, batch).compile(), names=tuple(names))
 
@@ -108,6 +112,7 @@ def compile_eval(step: EvalStep, state: TrainState, batch: Batch, mesh: Mesh) ->
 @jax.jit
 def copy_leaves(leaves: Leaves) -> list[jax.Array]:
     """Copy the arrays into their own buffers, which no step donates."""
+    # One program for all arrays instead of one call for each.
     return [jnp.copy(leaf) for leaf in leaves]
 
 

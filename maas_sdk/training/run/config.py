@@ -79,6 +79,7 @@ class TrainConfig:
             raise ConfigError(
                 f"epochs={self.epochs} and steps={self.steps} are both given; leave one out"
             )
+        # Both raise for words that they do not know: now and not in ``fit``.
         _ = self.policy, self.loss_fn
 
     @property

@@ -113,6 +113,7 @@ def train_pipeline(
             )
         return InputPipeline(batches=data, steps_per_epoch=data.batches_per_epoch, labels=None)
     if isinstance(data, grain.IterDataset):
+        # A smaller last batch would be another shape, which the compiled step refuses.
         rows: Any = _own_rows(data, host).batch(batch_size, drop_remainder=True)
         return InputPipeline(batches=iter(rows), steps_per_epoch=None, labels=None)
     if not isinstance(data, Mapping | grain.MapDataset) and not hasattr(data, "read"):
@@ -192,6 +193,7 @@ def _filled(batch: HostBatch, size: int) -> HostBatch:
     if not 1 <= rows <= size:
         raise InputError(f"evaluation: expected batches of 1 to {size} rows, got one of {rows}")
     weights = batch.get("weights", np.ones(rows, np.float32))
+    # Full batches get weights as well: all batches of one program have the same names.
     if rows == size:
         return {**batch, "weights": weights}
     found = {name: np.resize(array, (size, *array.shape[1:])) for name, array in batch.items()}

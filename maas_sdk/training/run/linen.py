@@ -47,6 +47,7 @@ class FromLinen(nnx.Module):
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Call the linen module; in training its batch statistics are updated."""
         if self.mode is not None and self.mode not in options:
+            # "train" is True in training and "deterministic" False: each is flipped in evaluation.
             options[self.mode] = MODE_ARGUMENTS[self.mode] != self.deterministic
         mutable = False if self.deterministic or not self.written else list(self.written)
         return self.inner(*inputs, mutable=mutable, **options)
@@ -88,6 +89,7 @@ def to_linen(model: nnx.Module) -> dict[str, Any]:
     attributes = {
         name: value
         for name, value in vars(model.inner).items()
+        # The bridge's and nnx's own attributes lie among the variables.
         if not name.startswith(("to_nnx__", "_pytree__"))
     }
     found: dict[str, Any] = nnx.bridge.variables.nnx_attrs_to_linen_vars(attributes)

@@ -124,6 +124,7 @@ class Loop:
         Raises:
             InputError: the batches end first, or a batch is unlike the first one.
         """
+        # Again: what a checkpoint took to be restored is no time of a step.
         self._logged_at = self._evaluated_at = time.perf_counter()
         following = iter(batches)
         while self.step < self._length.steps and not self.stopped_early:
@@ -133,6 +134,7 @@ class Loop:
                 raise self._exhausted() from None
             self.leaves, packed = self._step(batch)
             self.step += 1
+            # Before the evaluation, whose record holds the means up to and including this step.
             self._delayed.put(self.step, packed, partial(self._on_metrics, self.step, batch))
             last = self.step == self._length.steps
             if evaluated := last or self.step % self._length.eval_every == 0:
@@ -140,6 +142,8 @@ class Loop:
             self._delayed.deliver(self.step)
             if self._due(evaluated=evaluated):
                 self.save()
+        # After the last step, whatever the interval; without checkpoints it still waits for the
+        # last metrics and the last evaluation.
         self.save()
 
     def _due(self, *, evaluated: bool) -> bool:
@@ -182,6 +186,7 @@ class Loop:
         """Restore the result of ``get_state``, and the arrays that were saved with it."""
         self.leaves, self.best = leaves, best
         self.step, self.skipped, self._bad = state["step"], state["skipped"], state["bad"]
+        # It was read from the disk: saving it again would write the same.
         self._saved = self.step
         self.history = [EvalRecord(**record) for record in state["history"]]
         self.verdict = StoppingVerdict(**state["verdict"])
@@ -202,6 +207,7 @@ class Loop:
                 raise self._nonfinite_error(step, self.leaves, batch)
             self.skipped += 1
             self._notify(Skipped(step=step, count=self.skipped))
+        # All steps since the last record may have been skipped: there is no mean of nothing.
         if step % self._length.log_every == 0 and self._since_log.batches:
             self._log(step)
 

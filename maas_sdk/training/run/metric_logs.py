@@ -96,6 +96,7 @@ class TensorBoard:
                 "TensorBoard's event files are written by tensorboardX, which is not installed: "
                 "pip install 'maas-sdk[tensorboard]', or set tensorboard=False"
             ) from error
+        # The file is made at the first record, which says from which step on points are dropped.
         self._make: Any = SummaryWriter
         self._folder = str(folder)
         self._writer: Any = None

@@ -64,6 +64,7 @@ def placed_state(
     params = place(config.policy.cast_params(params), layout.shardings)
     rest = place(rest, state_shardings(layout, rest))
     begin = partial(initial_state, optimizer=optimizer, ema=config.optimizer.ema_decay is not None)
+    # By shapes first: the optimizer's state must be cut before any of it is allocated.
     shardings = state_shardings(layout, jax.eval_shape(begin, params, rest))
     state: TrainState = jax.jit(begin, out_shardings=shardings)(params, rest)
     return state, layout

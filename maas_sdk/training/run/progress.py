@@ -52,6 +52,7 @@ def progress_bar(show: bool | None, *, file: TextIO | None = None) -> Iterator[t
         rich.TextColumn("{task.fields[loss]}  {task.fields[rate]}"),
         rich.TimeRemainingColumn(),
     )
+    # Asked for, it is drawn into a file or a pipe, too.
     console = Console(file=file, force_terminal=True if show else None)
     with rich.Progress(*columns, console=console) as bar:
         yield (_Bar(bar),)
@@ -85,5 +86,6 @@ class _Bar:
                 self._skipped = f", {record.count} skipped"
             case EvalRecord():
                 self._bar.update(self._task, completed=record.step)
+                # Without data to evaluate on, the record has no metrics.
                 if "loss" in record.eval:
                     self._held_out = f", held-out {record.eval['loss']:.4g}"

@@ -155,6 +155,7 @@ def set_up_run(
             evaluate = compile_eval(
                 make_eval_step(eval_graph, policy, chosen),
                 state,
+                # Not lost: every evaluation begins anew.
                 next(held_out_batches(config, mesh, eval_data, checked)),
                 mesh,
             )
@@ -296,6 +297,7 @@ def _train_and_eval_modes(
 
     own: Any = nnx.merge(*nnx.split(model), copy=True)
     own.eval()
+    # Before ``as_run``: the result has the structure that the caller gave.
     plain: Any = nnx.split(own)[0]
     eval_graph: Any = nnx.split(as_run(own))[0]
     own.train()

@@ -112,6 +112,7 @@ class Trainer:
             elif resume:
                 raise ConfigError("resume=True needs checkpoint=CheckpointConfig(folder=…)")
             bar = stack.enter_context(progress_bar(config.progress))
+            # Opened before compilation: a missing tensorboardX is told at once.
             logs = log_files(config.log_folder, tensorboard=config.tensorboard)
             all_hooks = (*bar, *stack.enter_context(logs), *hooks)
             run = set_up_run(config, model, train_data, eval_data, objective=objective)
@@ -120,6 +121,7 @@ class Trainer:
             settings = settings_of(config, steps=run.length.steps, objective=objective)
             loop = _loop(config, run, batches, all_hooks, checkpoints, settings)
             if checkpoints is not None:
+                # After the setup: its leaves say where each restored array lies.
                 position = restore(checkpoints, loop, tree=run.tree, settings=settings)
                 batches.go_to(position)
             before = loop.step
@@ -153,6 +155,7 @@ class _PlacedBatches:
     def __init__(self, run: RunSetup, ahead: int) -> None:
         self._first = [run.first]
         source: Any = run.pipeline.batches
+        # Iterables of the user's own need not have one.
         self._close: Callable[[], object] = getattr(source, "close", lambda: None)
         self._place: Callable[[Any], Any] = run.place
         if ahead:
