@@ -309,7 +309,7 @@ def one_version_is_served(bundle: Path) -> None:
     assert post(endpoint, "/v1/models/tiny/versions/2:predict").status == 404
 
 
-def one_label_is_answered(bundle: Path) -> None:
+def its_own_label(bundle: Path) -> None:
     engine = load(bundle)
     for label, status in ((None, 404), ("canary", 404), ("stable", 200)):
         endpoint = Endpoint(ModelHost(lambda: engine, label=label))
@@ -351,7 +351,7 @@ LIMITS: dict[str, Check] = {
     "The endpoint speaks HTTP, with msgpack frames or TensorFlow Serving's JSON.": two_dialects,
     "There is no gRPC.": no_grpc,
     "An endpoint serves one version of a model.": one_version_is_served,
-    "It answers the path of a label only where that label chose the version.": one_label_is_answered,
+    "It answers the path of a label only where that label chose the version.": its_own_label,
     "Batch sizes are fixed at export, 1 to 64 by default.": buckets_are_one_to_sixty_four,
     "Only the batch dimension may vary.": other_dimensions_are_fixed,
     "An executable runs only on the jaxlib build that compiled it.": another_build_compiles,
