@@ -86,7 +86,7 @@ def test_an_endpoint_is_judged(address: str, data: Path) -> None:
         (["{data}", "--program", "none"], "no program 'none'; the model has"),
         (["{data}", "--program", "both"], "besides 'labels' it has x; the program takes n, x"),
         (["{data}", "--task", "other"], "expected one of classification"),
-        (["{data}", "--out", "report.pdf"], "ending .html"),
+        (["{data}", "--out", "report.pdf"], "ends in .html"),
         (["{labels}"], "only the labels"),
         (["{cut}"], "cannot be read as an .npz"),
     ],

@@ -13,7 +13,8 @@ from maas_sdk.cli.build import quantize_options as options
 from maas_sdk.cli.options import Debug, Json
 from maas_sdk.cli.output import Output, extra, reporting, show_event
 from maas_sdk.cli.panels import add_command
-from maas_sdk.errors import ConfigError, StorageError
+from maas_sdk.cli.report_file import check_report_file, write_report_file
+from maas_sdk.errors import ConfigError
 
 if TYPE_CHECKING:
     from maas_sdk.cli.inputs.float_model import FloatModelSource, Given
@@ -174,12 +175,7 @@ def _check_words(decode: str, entropy: str | None, report: Path | None) -> None:
         raise ConfigError(f"--decode: expected program or open, got {decode!r}")
     if entropy not in (None, "zstd", "zlib"):
         raise ConfigError(f"--entropy: expected zstd or zlib, got {entropy!r}")
-    if report is not None and (
-        report.suffix not in (".html", ".json") or not report.resolve().parent.is_dir()
-    ):
-        raise ConfigError(
-            f"--report {report}: expected a path that ends in .html or .json, in a folder"
-        )
+    check_report_file("--report", report, ".html", ".json")
 
 
 def _granularity(group: str | None) -> str | int | None:
@@ -211,10 +207,7 @@ def _write(path: Path, report: QuantizationReport) -> None:
     from maas_sdk.compress.report_page import report_page
 
     text = report_page(report) if path.suffix == ".html" else report.to_json()
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
+    write_report_file(path, text)
 
 
 def _export(

@@ -19,6 +19,7 @@ from maas_sdk.cli.options import (
 )
 from maas_sdk.cli.output import extra, reporting
 from maas_sdk.cli.panels import add_command
+from maas_sdk.cli.report_file import check_report_file, write_report_file
 
 if TYPE_CHECKING:
     from maas_sdk.evaluate import Evaluation
@@ -113,9 +114,8 @@ def evaluate(
     with reporting(as_json, debug) as said:
         with extra("train"):
             from maas_sdk.evaluate import compare_page, compare_table, evaluation_page, text_table
-        if out is not None:
-            # Before the measuring, which takes its time.
-            _check_page(out)
+        # Before the measuring, which takes its time.
+        check_report_file("--out", out, ".html", ".htm")
         how = _How(
             file=file,
             labels=labels,
@@ -138,7 +138,9 @@ def evaluate(
             said.show(compare_table(first, second))
             said.document({"evaluations": [first.to_dict(), second.to_dict()]})
         if out is not None:
-            _write(out, evaluation_page(first) if second is None else compare_page(first, second))
+            write_report_file(
+                out, evaluation_page(first) if second is None else compare_page(first, second)
+            )
             said.note(f"page    {out}")
 
 
@@ -232,19 +234,3 @@ def _inputs(arrays: dict[str, Array], signature: Signature, how: _How) -> dict[s
         else array
         for name, array in others.items()
     }
-
-
-def _check_page(out: Path) -> None:
-    from maas_sdk.errors import ConfigError
-
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"{out}: the report is a page; give the file the ending .html")
-
-
-def _write(out: Path, page: str) -> None:
-    from maas_sdk.errors import StorageError
-
-    try:
-        out.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"{out}: cannot be written: {error.strerror or error}") from error

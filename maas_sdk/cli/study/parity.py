@@ -11,6 +11,7 @@ import typer
 from maas_sdk.cli.options import Debug, Json, Page
 from maas_sdk.cli.output import Output, extra, reporting
 from maas_sdk.cli.panels import add_command
+from maas_sdk.cli.report_file import check_report_file, write_report_file
 from maas_sdk.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -158,8 +159,7 @@ def parity(
             from maas_sdk.training.optimizer import OptimizerConfig
             from maas_sdk.training.run.trainer import TrainConfig
         # Before two trainings whose page could not be written.
-        if out is not None and (out.suffix != ".html" or not out.resolve().parent.is_dir()):
-            raise ConfigError(f"--out {out}: expected a path that ends in .html, in a folder")
+        check_report_file("--out", out, ".html")
         made, rows = _what(model, data, example)
         config = TrainConfig(
             epochs=5 if epochs is None and steps is None else epochs,
@@ -177,7 +177,7 @@ def parity(
         if out is not None:
             from maas_sdk.training.parity.page import comparison_page
 
-            out.write_text(comparison_page(result), encoding="utf-8")
+            write_report_file(out, comparison_page(result))
             output.note(f"page    {out}")
         if not result.passed:
             raise typer.Exit(1)

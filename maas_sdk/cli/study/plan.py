@@ -11,6 +11,7 @@ import typer
 from maas_sdk.cli.options import Debug, Json, Page
 from maas_sdk.cli.output import Output, extra, reporting
 from maas_sdk.cli.panels import add_command
+from maas_sdk.cli.report_file import check_report_file, write_report_file
 from maas_sdk.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -162,6 +163,8 @@ def plan(
     with reporting(as_json, debug) as output:
         with extra("train"):
             from maas_sdk.plan.planner import plan as make
+        # Before compiling, which takes minutes.
+        check_report_file("--out", out, ".html", ".htm")
         jobs = make_jobs(
             model,
             slice_=slice_,
@@ -184,7 +187,7 @@ def plan(
         if out is not None:
             from maas_sdk.plan.page import html_page
 
-            out.write_text(html_page(title, made), encoding="utf-8")
+            write_report_file(out, html_page(title, made))
             output.note(f"[dim]written:[/dim] {out}")
         _show(output, title, made)
         # A layout that cannot be compiled is a result; a plan without any is a failure.
