@@ -72,7 +72,7 @@ def test_the_state_is_in_the_bucket_and_locked(storage: Gcs, tmp_path: Path) -> 
         assert not (one.folder / "terraform.tfstate").exists()
         state = json.loads(storage.storage.get_file(BUCKET, STATE))
         assert state["serial"] > 0
-        assert len(state["resources"]) > 40
+        assert len(state["resources"]) > 30
 
         # The other's folder, the same cloud: nothing to do.
         second = Workspace(folder=other.folder, reattach=reattach, environment=other.environment)
