@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, Literal, Self
 
@@ -74,6 +75,11 @@ RECURRENT_PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
 )
 
 
+def _orthogonal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Initialize in float32, whatever the kernel's dtype: LAPACK has no QR of bfloat16."""
+    return nnx.initializers.orthogonal()(key, shape, jnp.float32).astype(dtype)
+
+
 class GRUCell(nnx.GRUCell):
     """``nnx.GRUCell`` with a bias on the recurrent product, as torch and cuDNN have it.
 
@@ -94,18 +100,28 @@ class GRUCell(nnx.GRUCell):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        super().__init__(features, hidden_features, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        super().__init__(
+            features,
+            hidden_features,
+            recurrent_kernel_init=_orthogonal,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
         self.dense_h = nnx.Linear(
             hidden_features,
             3 * hidden_features,
-            kernel_init=nnx.initializers.orthogonal(),
+            kernel_init=_orthogonal,
             dtype=dtype,
             param_dtype=param_dtype,
             rngs=rngs,
         )
 
 
-_CELLS: Final[dict[str, Any]] = {"lstm": nnx.OptimizedLSTMCell, "gru": GRUCell}
+_CELLS: Final[dict[str, Any]] = {
+    "lstm": partial(nnx.OptimizedLSTMCell, recurrent_kernel_init=_orthogonal),
+    "gru": GRUCell,
+}
 
 
 class Recurrent(nnx.Module):

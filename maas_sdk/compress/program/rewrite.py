@@ -17,7 +17,7 @@ for the whole chain (``y = (x·w + b - m)·k + c`` is ``x·(w·k) + ((b - m)·k 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -205,10 +205,19 @@ def _per_channel(pending: _Pending, numbers: Any) -> bool:
     )
 
 
+def _scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many of a scan's inputs are constants, and how many are carried."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    # jax 0.12 has the three groups of inputs as trees instead.
+    consts, carry, _ = params["ft_in"].unpack()
+    return len(consts), len(carry)
+
+
 def _scan(eqn: Any, given: Sequence[Any], products: Products, place: tuple[int, ...]) -> list[Any]:
     """Evaluate a scan with weights kept as weights: shared in its body, or cut per step."""
     params = eqn.params
-    closed, consts, carried = params["jaxpr"], params["num_consts"], params["num_carry"]
+    closed, (consts, carried) = params["jaxpr"], _scan_counts(params)
     shared = [
         value if isinstance(value, Weight) else _settle(value, products) for value in given[:consts]
     ]
